@@ -1,0 +1,254 @@
+//! The error body and its stable codes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::text_enum::text_enum;
+
+text_enum! {
+    /// What kind of failure it is. Programs decide by this, never by the message.
+    pub enum ErrorCode {
+        /// No API key was sent.
+        Unauthorized = "unauthorized",
+        /// The API key is not known.
+        InvalidApiKey = "invalid_api_key",
+        /// The caller is known and may not do this.
+        Forbidden = "forbidden",
+        /// There is no such route.
+        NotFound = "not_found",
+        /// The route exists, with another method.
+        MethodNotAllowed = "method_not_allowed",
+        /// The caller has no such sandbox.
+        SandboxNotFound = "sandbox_not_found",
+        /// There is no such user.
+        UserNotFound = "user_not_found",
+        /// There is no such image.
+        ImageNotFound = "image_not_found",
+        /// The path does not exist in the sandbox.
+        FileNotFound = "file_not_found",
+        /// A sandbox of that name exists with another specification.
+        NameTaken = "name_taken",
+        /// A user of that name exists.
+        UserExists = "user_exists",
+        /// The user still has sandboxes.
+        UserInUse = "user_in_use",
+        /// The request is well formed and makes no sense.
+        InvalidRequest = "invalid_request",
+        /// The name has a shape that is not allowed.
+        InvalidName = "invalid_name",
+        /// The body is not JSON, or not of the expected types.
+        InvalidJson = "invalid_json",
+        /// The body has a field that the daemon does not know.
+        UnknownField = "unknown_field",
+        /// An exec without a command.
+        CommandMissing = "command_missing",
+        /// The program was not found in the sandbox.
+        CommandNotFound = "command_not_found",
+        /// The program was found and cannot be executed.
+        CommandNotExecutable = "command_not_executable",
+        /// The user of an exec does not exist in the sandbox.
+        UnknownUserInGuest = "unknown_user_in_guest",
+        /// A directory stands where a file is wanted.
+        IsDirectory = "is_directory",
+        /// A file stands where a directory is wanted.
+        NotDirectory = "not_directory",
+        /// The sandbox's own permissions forbid it.
+        PermissionDenied = "permission_denied",
+        /// A path in a sandbox has to be absolute.
+        PathNotAbsolute = "path_not_absolute",
+        /// The body is larger than the route takes.
+        BodyTooLarge = "body_too_large",
+        /// The memory size is out of range.
+        MemoryInvalid = "memory_invalid",
+        /// The memory size is more than the host has.
+        MemoryExceedsHost = "memory_exceeds_host",
+        /// The number of vCPUs is out of range.
+        CpusInvalid = "cpus_invalid",
+        /// The disk size is out of range.
+        DiskInvalid = "disk_invalid",
+        /// The user has as many sandboxes as allowed.
+        QuotaSandboxes = "quota_sandboxes",
+        /// More vCPUs than the user may give one sandbox.
+        QuotaCpus = "quota_cpus",
+        /// More memory than the user may give one sandbox.
+        QuotaMemory = "quota_memory",
+        /// No guest kernel is installed.
+        NoKernel = "no_kernel",
+        /// The program that runs VMs is not installed.
+        EngineMissing = "engine_missing",
+        /// The program that runs VMs is too old.
+        EngineTooOld = "engine_too_old",
+        /// The sandbox's disk is full.
+        GuestDiskFull = "guest_disk_full",
+        /// The host's disk is full.
+        HostDiskFull = "host_disk_full",
+        /// The sandbox failed earlier; the message has the cause.
+        SandboxFailed = "sandbox_failed",
+        /// Another operation on the sandbox is under way.
+        SandboxBusy = "sandbox_busy",
+        /// The snapshot does not pass its checks.
+        SnapshotCorrupt = "snapshot_corrupt",
+        /// The sandbox is not in a state that allows it.
+        WrongState = "wrong_state",
+        /// The VM ended while it was needed.
+        VmDied = "vm_died",
+        /// The VM runs and its agent does not answer.
+        AgentUnreachable = "agent_unreachable",
+        /// The operation took longer than allowed.
+        Timeout = "timeout",
+        /// A failure of the daemon; the log has the details under the request id.
+        Internal = "internal",
+        /// The host has no room for more at the moment.
+        HostOverloaded = "host_overloaded",
+    }
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with the code.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::InvalidRequest
+            | Self::InvalidName
+            | Self::InvalidJson
+            | Self::UnknownField
+            | Self::CommandMissing
+            | Self::CommandNotFound
+            | Self::CommandNotExecutable
+            | Self::UnknownUserInGuest
+            | Self::PathNotAbsolute
+            | Self::MemoryInvalid
+            | Self::MemoryExceedsHost
+            | Self::CpusInvalid
+            | Self::DiskInvalid
+            | Self::QuotaCpus
+            | Self::QuotaMemory => 400,
+            Self::Unauthorized | Self::InvalidApiKey => 401,
+            Self::Forbidden | Self::PermissionDenied => 403,
+            Self::NotFound
+            | Self::SandboxNotFound
+            | Self::UserNotFound
+            | Self::ImageNotFound
+            | Self::FileNotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::NameTaken
+            | Self::UserExists
+            | Self::UserInUse
+            | Self::IsDirectory
+            | Self::NotDirectory
+            | Self::SandboxFailed
+            | Self::SandboxBusy
+            | Self::SnapshotCorrupt
+            | Self::WrongState => 409,
+            Self::BodyTooLarge => 413,
+            Self::QuotaSandboxes => 429,
+            Self::Internal | Self::Unknown(_) => 500,
+            Self::VmDied | Self::AgentUnreachable => 502,
+            Self::NoKernel | Self::EngineMissing | Self::EngineTooOld | Self::HostOverloaded => 503,
+            Self::Timeout => 504,
+            Self::GuestDiskFull | Self::HostDiskFull => 507,
+        }
+    }
+}
+
+/// The body of every answer that is not a success, and of error events in streams.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What went wrong, for people: a lower-case phrase without a full stop.
+    pub error: String,
+    /// What went wrong, for programs.
+    #[serde(default = "unknown_code")]
+    pub code: ErrorCode,
+    /// What the caller can do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Finds the details in the daemon's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// What stands for the code of a body that has none, such as one from a proxy in between.
+fn unknown_code() -> ErrorCode {
+    ErrorCode::Unknown("unknown".to_owned())
+}
+
+impl ErrorBody {
+    /// An error without hint and request id.
+    pub fn new(code: ErrorCode, error: impl Into<String>) -> Self {
+        Self { error: error.into(), code, hint: None, request_id: None }
+    }
+
+    /// Adds what the caller can do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the id under which the log has the details.
+    #[must_use]
+    pub fn with_request_id(mut self, id: impl Into<String>) -> Self {
+        self.request_id = Some(id.into());
+        self
+    }
+}
+
+impl fmt::Display for ErrorBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Clients out there match on these words: a line may be added, none may change or go.
+    const PROMISED: &str = "\
+        unauthorized 401, invalid_api_key 401, forbidden 403, not_found 404, \
+        method_not_allowed 405, sandbox_not_found 404, user_not_found 404, image_not_found 404, \
+        file_not_found 404, name_taken 409, user_exists 409, user_in_use 409, \
+        invalid_request 400, invalid_name 400, invalid_json 400, unknown_field 400, \
+        command_missing 400, command_not_found 400, command_not_executable 400, \
+        unknown_user_in_guest 400, is_directory 409, not_directory 409, permission_denied 403, \
+        path_not_absolute 400, body_too_large 413, memory_invalid 400, memory_exceeds_host 400, \
+        cpus_invalid 400, disk_invalid 400, quota_sandboxes 429, quota_cpus 400, \
+        quota_memory 400, no_kernel 503, engine_missing 503, engine_too_old 503, \
+        guest_disk_full 507, host_disk_full 507, sandbox_failed 409, sandbox_busy 409, \
+        snapshot_corrupt 409, wrong_state 409, vm_died 502, agent_unreachable 502, timeout 504, \
+        internal 500, host_overloaded 503";
+
+    #[test]
+    fn codes_and_their_statuses_are_the_promised_ones() {
+        let all: Vec<String> =
+            ErrorCode::KNOWN.iter().map(|code| format!("{code} {}", code.http_status())).collect();
+        assert_eq!(all.join(", "), PROMISED);
+        let unique: BTreeSet<&str> = ErrorCode::KNOWN.iter().map(ErrorCode::as_str).collect();
+        assert_eq!(unique.len(), ErrorCode::KNOWN.len());
+    }
+
+    #[test]
+    fn every_code_survives_the_wire_and_so_does_one_that_nobody_knows_yet() {
+        let newer = ErrorCode::Unknown("too_sunny".to_owned());
+        for code in ErrorCode::KNOWN.iter().chain([&newer]) {
+            let json = serde_json::to_string(code).unwrap();
+            assert_eq!(json, format!("\"{code}\""));
+            assert_eq!(&serde_json::from_str::<ErrorCode>(&json).unwrap(), code);
+        }
+    }
+
+    #[test]
+    fn a_body_without_a_code_is_still_an_error_body() {
+        let body: ErrorBody = serde_json::from_str(r#"{"error":"bad gateway"}"#).unwrap();
+        assert_eq!(body, ErrorBody::new(ErrorCode::Unknown("unknown".into()), "bad gateway"));
+        let full = ErrorBody::new(ErrorCode::Timeout, "too slow")
+            .with_hint("wait longer")
+            .with_request_id("req_1");
+        assert_eq!(
+            serde_json::to_string(&full).unwrap(),
+            r#"{"error":"too slow","code":"timeout","hint":"wait longer","request_id":"req_1"}"#
+        );
+    }
+}

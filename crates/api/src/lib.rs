@@ -1,0 +1,40 @@
+//! What daemon and clients say to each other over HTTP: the JSON types, the error codes and, with
+//! the feature `client`, the client itself.
+//!
+//! ```text
+//! cli, e2e, bench ──► client ──► HTTP/1.1 over a Unix socket or TCP ──► daemon
+//!                        └────────── the types of this crate ──────────────┘
+//! ```
+//!
+//! Invariant: the wire is additive. A field or a code may be added, none may change its meaning or
+//! go; a reader keeps what it does not know, so client and daemon need not be of one version.
+
+#![warn(missing_docs)]
+
+mod error;
+mod exec;
+mod file;
+mod image;
+mod payload;
+mod sandbox;
+mod system;
+mod text_enum;
+mod user;
+
+#[cfg(feature = "client")]
+pub mod client;
+pub mod headers;
+
+pub use error::{ErrorBody, ErrorCode};
+pub use exec::{
+    DEFAULT_TIMEOUT_SEC, ExecRequest, ExecResponse, MAX_STDIN_BYTES, MAX_TIMEOUT_SEC, StreamEvent,
+};
+pub use file::{FileInfo, FileKind, FileStat, FileWritten};
+pub use image::Image;
+pub use payload::Payload;
+pub use sandbox::{
+    CreateSandbox, Destroyed, Failure, ProgressEvent, Sandbox, StartFrom, StartSandbox,
+    StartedFrom, Status, Thermal,
+};
+pub use system::Health;
+pub use user::{CreateUser, User, UserDeleted, UserKey};

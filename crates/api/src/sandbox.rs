@@ -1,0 +1,226 @@
+//! Sandboxes: `/sandboxes`, `/sandboxes/:id`, `/sandboxes/:id/{stop,start,pause,resume}`.
+//!
+//! `:id` is an id or a name; the daemon resolves it. Create, start and stop answer one [`Sandbox`],
+//! or with `Accept: application/x-ndjson` a line per [`ProgressEvent`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ErrorBody, text_enum::text_enum};
+
+text_enum! {
+    /// Where a sandbox is in its life.
+    pub enum Status {
+        /// It is being made.
+        Creating = "creating",
+        /// It is being brought back.
+        Starting = "starting",
+        /// It answers, at once or after it was woken; see [`Thermal`].
+        Running = "running",
+        /// It is being put away.
+        Stopping = "stopping",
+        /// Its owner put it away; traffic does not wake it.
+        Stopped = "stopped",
+        /// It could not go on; see [`Failure`].
+        Failed = "failed",
+    }
+}
+
+text_enum! {
+    /// How near to running a running sandbox is.
+    pub enum Thermal {
+        /// Its vCPUs run.
+        Hot = "hot",
+        /// Its vCPUs are paused, its memory is in place.
+        Warm = "warm",
+        /// It is on disk.
+        Cold = "cold",
+    }
+}
+
+text_enum! {
+    /// What a start brought the sandbox back from.
+    pub enum StartedFrom {
+        /// Its saved memory: every process goes on.
+        Snapshot = "snapshot",
+        /// Its disk: the guest booted.
+        Disk = "disk",
+        /// Nothing had to be brought back: its memory was still in place.
+        Memory = "memory",
+    }
+}
+
+/// A sandbox as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// The name, unique among its owner's sandboxes.
+    pub name: String,
+    /// Where it is in its life.
+    pub status: Status,
+    /// How near to running it is; only while the status is `running`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thermal: Option<Thermal>,
+    /// The image that it was made of.
+    pub image: String,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Memory in MB.
+    pub memory_mb: u64,
+    /// Size of the writable disk in MB, as the guest sees it.
+    pub disk_size_mb: u64,
+    /// Address in its owner's network, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// The owner's labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Id of the owner.
+    pub created_by: String,
+    /// When it was created, RFC 3339.
+    pub created_at: String,
+    /// When it was stopped, RFC 3339; only while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<String>,
+    /// Engine and accelerator, such as `qemu/tcg`.
+    pub engine: String,
+    /// Why it failed; only while the status is `failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Grows with every change of state, so that a reader can tell which of two answers is newer.
+    pub generation: u64,
+    /// Size of its snapshot on disk in MB, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_size_mb: Option<u64>,
+    /// What it was brought back from; only in the answer to a start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_from: Option<StartedFrom>,
+}
+
+/// Why a sandbox could not go on, and what is left of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What happened, for people.
+    pub cause: String,
+    /// Whether a snapshot is there that it can be started from.
+    pub can_resume_snapshot: bool,
+    /// When that snapshot was taken, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_taken_at: Option<String>,
+}
+
+/// Asks for a sandbox. What is absent gets the daemon's default.
+///
+/// Answered with 201, or with 200 and [`EXISTING`](crate::headers::EXISTING) if a sandbox of that
+/// name and specification exists; one of another specification is the error `name_taken`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSandbox {
+    /// The name; `sandbox-` and six hexadecimal digits if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The image's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// vCPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Memory in MB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u64>,
+    /// Size of the writable disk in MB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_size_mb: Option<u64>,
+    /// Variables that every command in the sandbox sees.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Labels to find it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a start may be told to bring the sandbox back from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    /// Its saved memory, and nothing else.
+    Snapshot,
+    /// Its disk, giving up the saved memory.
+    Disk,
+}
+
+/// Asks for a start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartSandbox {
+    /// Where from; whatever keeps most if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<StartFrom>,
+}
+
+/// The answer to a deletion: VM, disk and snapshots are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destroyed {
+    /// Always `destroyed`.
+    pub status: String,
+    /// The id that it had.
+    pub id: String,
+    /// The name that it had, free again.
+    pub name: String,
+}
+
+/// One line of a create, start or stop that is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ProgressEvent {
+    /// What is being done now.
+    Progress {
+        /// For people: a lower-case phrase such as `booting the guest`.
+        message: String,
+    },
+    /// It is done; nothing follows.
+    Result {
+        /// The sandbox as it is now.
+        sandbox: Box<Sandbox>,
+        /// Whether a create found the sandbox there already. The header of a stream is sent before
+        /// that is known.
+        #[serde(default)]
+        existing: bool,
+    },
+    /// It failed; nothing follows.
+    Error(ErrorBody),
+    /// An event of a newer version, which means nothing to this one.
+    #[serde(other)]
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_fields_stay_absent_and_a_misspelt_one_is_named() {
+        let create = CreateSandbox { name: Some("dev".into()), ..CreateSandbox::default() };
+        assert_eq!(serde_json::to_string(&create).unwrap(), r#"{"name":"dev"}"#);
+        let error = serde_json::from_str::<CreateSandbox>(r#"{"memory":512}"#).unwrap_err();
+        assert!(error.to_string().contains("unknown field `memory`"), "{error}");
+    }
+
+    #[test]
+    fn a_status_of_a_newer_daemon_is_kept() {
+        let status: Status = serde_json::from_str("\"migrating\"").unwrap();
+        assert_eq!(status, Status::Unknown("migrating".into()));
+        assert_eq!(serde_json::to_string(&status).unwrap(), "\"migrating\"");
+        assert_eq!(serde_json::to_string(&StartFrom::Disk).unwrap(), "\"disk\"");
+    }
+
+    #[test]
+    fn progress_lines_have_the_documented_shape() {
+        let line = r#"{"type":"progress","message":"booting the guest"}"#;
+        let event: ProgressEvent = serde_json::from_str(line).unwrap();
+        assert_eq!(event, ProgressEvent::Progress { message: "booting the guest".into() });
+        assert_eq!(serde_json::to_string(&event).unwrap(), line);
+    }
+}

@@ -1,0 +1,15 @@
+//! What the standard library lacks and every other crate needs: the one door to processes, files
+//! that appear whole or not at all, typed ids, sizes, the clock and error chains.
+//!
+//! Invariant: knows nothing of sandboxes, engines or HTTP. Every child process of the host side
+//! is started in [`process`].
+
+pub mod clock;
+pub mod error;
+pub mod files;
+pub mod hash;
+pub mod ids;
+pub mod process;
+pub mod random;
+
+pub use error::chain;

@@ -1,0 +1,134 @@
+//! What every command is handed: the global flags, the printer and the way to the daemon.
+
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Context as _, Result};
+use api::{
+    ErrorCode,
+    client::{Client, ClientError},
+};
+
+use crate::{
+    config::{self, Given, Target},
+    human,
+    printer::Printer,
+};
+
+/// Flags that every command takes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Daemon to talk to: http://HOST:PORT or unix:///PATH
+    #[arg(long, global = true, env = "BHATTI_URL", value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// API key
+    #[arg(long, global = true, env = "BHATTI_TOKEN", value_name = "KEY", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Where the daemon of this machine keeps its data
+    #[arg(
+        long,
+        global = true,
+        env = "BHATTI_DATA_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/bhatti"
+    )]
+    pub(crate) data_dir: PathBuf,
+    /// Print JSON on stdout; an error is one JSON object on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say on stderr where the time went
+    #[arg(long, global = true)]
+    pub(crate) timing: bool,
+}
+
+/// One run of the program.
+#[derive(Debug)]
+pub(crate) struct App {
+    global: Global,
+    printer: Printer,
+    started: Instant,
+}
+
+impl App {
+    pub(crate) fn new(global: Global, started: Instant) -> Self {
+        let printer = Printer::new(global.json);
+        Self { global, printer, started }
+    }
+
+    pub(crate) fn printer(&self) -> &Printer {
+        &self.printer
+    }
+
+    pub(crate) fn global(&self) -> &Global {
+        &self.global
+    }
+
+    /// The daemon that the flags, the environment and the config file lead to, and the key for it.
+    pub(crate) fn target(&self) -> Result<Target> {
+        config::target(&Given {
+            // An empty variable is how a shell script says that there is none.
+            url: self.global.url.as_deref().filter(|url| !url.is_empty()),
+            token: self.global.token.as_deref().filter(|token| !token.is_empty()),
+            data_dir: &self.global.data_dir,
+        })
+    }
+
+    /// Does `work` with a client for the daemon.
+    pub(crate) fn with_client<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T>,
+    ) -> Result<T> {
+        let target = self.target()?;
+        self.with_client_for(target, work)
+    }
+
+    /// Does `work` with a client for this daemon.
+    pub(crate) fn with_client_for<T>(
+        &self,
+        target: Target,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T>,
+    ) -> Result<T> {
+        let has_key = target.token.is_some();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .context("start the async runtime")?;
+        let mut client = Client::new(target.endpoint, target.token);
+        let outcome = runtime.block_on(work(&mut client));
+        // A read of stdin may still be under way in its thread, and nobody wants its outcome.
+        runtime.shutdown_background();
+        if self.global.timing {
+            self.print_timing(&client);
+        }
+        outcome.map_err(|error| if has_key { error } else { hint_at_keys(error) })
+    }
+
+    fn print_timing(&self, client: &Client) {
+        let timing = client.timing();
+        self.printer.note(&format!(
+            "timing: connect {}, server {}, total {}",
+            human::fine_duration(timing.connect),
+            human::fine_duration(timing.server),
+            human::fine_duration(self.started.elapsed()),
+        ));
+    }
+}
+
+/// Only this side knows that no key was found.
+fn hint_at_keys(mut error: anyhow::Error) -> anyhow::Error {
+    if let Some(ClientError::Api(body)) = error.downcast_mut::<ClientError>()
+        && body.code == ErrorCode::Unauthorized
+        && body.hint.is_none()
+    {
+        body.hint = Some(
+            "no API key was found: set BHATTI_TOKEN, or store one with: \
+             bhatti setup --url URL --token KEY"
+                .to_owned(),
+        );
+    }
+    error
+}
+
+/// A command that did what it was asked to.
+pub(crate) const DONE: Result<ExitCode> = Ok(ExitCode::SUCCESS);

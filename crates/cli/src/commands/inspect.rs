@@ -1,0 +1,143 @@
+use std::process::ExitCode;
+
+use anyhow::Result;
+use api::Sandbox;
+
+use crate::{
+    app::{App, DONE},
+    table::Table,
+};
+
+/// Show everything about a sandbox, without waking it
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name or id
+    #[arg(value_name = "SANDBOX")]
+    sandbox: String,
+}
+
+pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
+    let sandbox = app.with_client(async |client| Ok(client.sandbox(&args.sandbox).await?))?;
+    if app.printer().is_json() {
+        app.printer().json(&sandbox)?;
+    } else {
+        app.printer().bytes(describe(&sandbox).as_bytes())?;
+    }
+    DONE
+}
+
+fn describe(sandbox: &Sandbox) -> String {
+    let mut table = Table::bare();
+    let mut field = |name: &str, value: String| table.row([format!("{name}:"), value]);
+    field("Name", sandbox.name.clone());
+    field("ID", sandbox.id.clone());
+    field(
+        "Status",
+        match &sandbox.thermal {
+            Some(thermal) => format!("{} ({thermal})", sandbox.status),
+            None => sandbox.status.to_string(),
+        },
+    );
+    if let Some(failure) = &sandbox.failure {
+        field("Cause", failure.cause.clone());
+        if failure.can_resume_snapshot {
+            let taken = failure.snapshot_taken_at.as_deref().unwrap_or("an earlier time");
+            let Sandbox { name, .. } = sandbox;
+            field("Way out", format!("bhatti start {name} --from snapshot (of {taken})"));
+        }
+    }
+    field("Image", sandbox.image.clone());
+    field("CPUs", sandbox.cpus.to_string());
+    field("Memory", format!("{} MB", sandbox.memory_mb));
+    field("Disk", format!("{} MB", sandbox.disk_size_mb));
+    if let Some(size) = sandbox.snapshot_size_mb {
+        field("Snapshot", format!("{size} MB on disk"));
+    }
+    if let Some(ip) = &sandbox.ip {
+        field("IP", ip.clone());
+    }
+    field("Engine", sandbox.engine.clone());
+    field("Created", format!("{} by {}", sandbox.created_at, sandbox.created_by));
+    if let Some(stopped) = &sandbox.stopped_at {
+        field("Stopped", stopped.clone());
+    }
+    if !sandbox.labels.is_empty() {
+        field("Labels", labels(sandbox));
+    }
+    table.render()
+}
+
+/// Labels as they are typed, with commas between them.
+pub(crate) fn labels(sandbox: &Sandbox) -> String {
+    let pairs: Vec<String> =
+        sandbox.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use api::{Failure, Status, Thermal};
+
+    use super::*;
+
+    /// A sandbox for the tests of all commands that print one.
+    pub(crate) fn sandbox() -> Sandbox {
+        Sandbox {
+            id: "00112233445566ff".into(),
+            name: "dev".into(),
+            status: Status::Running,
+            thermal: Some(Thermal::Hot),
+            image: "minimal".into(),
+            cpus: 2,
+            memory_mb: 1024,
+            disk_size_mb: 8192,
+            ip: None,
+            labels: [("team".to_owned(), "a".to_owned())].into(),
+            created_by: "usr_00000001".into(),
+            created_at: "2026-01-02T03:04:05Z".into(),
+            stopped_at: None,
+            engine: "qemu/tcg".into(),
+            failure: None,
+            generation: 3,
+            snapshot_size_mb: None,
+            started_from: None,
+        }
+    }
+
+    #[test]
+    fn a_failed_sandbox_shows_its_cause_and_the_way_out() {
+        let failure = Failure {
+            cause: "the VM ended".into(),
+            can_resume_snapshot: true,
+            snapshot_taken_at: Some("2026-01-02T04:00:00Z".into()),
+        };
+        let failed = Sandbox {
+            status: Status::Failed,
+            thermal: None,
+            failure: Some(failure),
+            snapshot_size_mb: Some(12),
+            ..sandbox()
+        };
+        assert_eq!(
+            describe(&failed),
+            "Name:       dev\n\
+             ID:         00112233445566ff\n\
+             Status:     failed\n\
+             Cause:      the VM ended\n\
+             Way out:    bhatti start dev --from snapshot (of 2026-01-02T04:00:00Z)\n\
+             Image:      minimal\n\
+             CPUs:       2\n\
+             Memory:     1024 MB\n\
+             Disk:       8192 MB\n\
+             Snapshot:   12 MB on disk\n\
+             Engine:     qemu/tcg\n\
+             Created:    2026-01-02T03:04:05Z by usr_00000001\n\
+             Labels:     team=a\n"
+        );
+    }
+
+    #[test]
+    fn a_running_sandbox_shows_how_hot_it_is() {
+        assert!(describe(&sandbox()).contains("Status:    running (hot)\n"));
+    }
+}

@@ -1,0 +1,108 @@
+//! The commands. Each file has a `clap::Args` struct and its `run`; what a command says of itself
+//! in `--help` is the comment on its struct.
+
+mod completion;
+mod create;
+mod destroy;
+mod exec;
+mod file;
+mod image;
+mod inspect;
+mod key_value;
+mod list;
+mod pause;
+mod resume;
+mod setup;
+mod start;
+mod stop;
+mod user;
+mod version;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::app::{App, Global};
+
+/// Real Linux VMs that manage themselves
+#[derive(Debug, clap::Parser)]
+#[command(name = "bhatti", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Makes the enum of all commands and calls the one that was asked for.
+macro_rules! commands {
+    ($($(#[$attribute:meta])* $variant:ident($module:ident),)+) => {
+        #[derive(Debug, clap::Subcommand)]
+        pub(crate) enum Command {
+            $($(#[$attribute])* $variant($module::Args),)+
+        }
+
+        impl Command {
+            /// Does it, and gives the exit code.
+            pub(crate) fn run(&self, app: &App) -> Result<ExitCode> {
+                match self {
+                    $(Self::$variant(args) => $module::run(args, app),)+
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    Create(create),
+    #[command(visible_alias = "ls")]
+    List(list),
+    #[command(visible_alias = "info")]
+    Inspect(inspect),
+    Exec(exec),
+    File(file),
+    Stop(stop),
+    Start(start),
+    Pause(pause),
+    Resume(resume),
+    #[command(visible_alias = "rm")]
+    Destroy(destroy),
+    Image(image),
+    User(user),
+    Setup(setup),
+    Version(version),
+    Completion(completion),
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    /// Reads a line whose words have no spaces in them.
+    pub(crate) fn try_args(line: &str) -> Result<Command, clap::Error> {
+        let words = ["bhatti"].into_iter().chain(line.split(' '));
+        Cli::try_parse_from(words).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_does() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{} has no text", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_short_names_lead_to_the_same_commands() {
+        for (short, long) in [("ls", "list"), ("info a", "inspect a"), ("rm a", "destroy a")] {
+            let parse = |line| format!("{:?}", try_args(line).unwrap());
+            assert_eq!(parse(short), parse(long));
+        }
+    }
+}

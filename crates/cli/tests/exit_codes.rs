@@ -1,0 +1,137 @@
+//! The program itself against a server that gives one canned answer a connection: what a script
+//! sees of it is its exit code, its stdout and its stderr.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    process::Output,
+    thread,
+};
+
+use base::process::Command;
+
+fn bhatti(directory: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bhatti"))
+        .env("HOME", directory)
+        .arg("--data-dir")
+        .arg(directory)
+        .args(args);
+    command.as_std_mut().output().unwrap()
+}
+
+/// Runs the program with a daemon that answers with these lines.
+fn answered(status: &str, media: &str, body: &str, args: &[&str]) -> (Output, String) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("admin.key"), "bht_admin\n").unwrap();
+    let listener = UnixListener::bind(directory.path().join("api.sock")).unwrap();
+    let length = body.len();
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {media}\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let request = read_request(&mut stream);
+        stream.write_all(answer.as_bytes()).unwrap();
+        request
+    });
+    let output = bhatti(directory.path(), args);
+    (output, server.join().unwrap())
+}
+
+/// Reads a head and the body that its content-length announces.
+fn read_request(stream: &mut UnixStream) -> String {
+    let mut bytes = Vec::new();
+    let mut byte = [0];
+    while !bytes.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        bytes.push(byte[0]);
+    }
+    let head = String::from_utf8(bytes).unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    head + &String::from_utf8(body).unwrap()
+}
+
+fn exec(lines: &str) -> (Output, String) {
+    answered("200 OK", "application/x-ndjson", lines, &["exec", "dev", "--", "sh"])
+}
+
+#[test]
+fn the_exit_code_of_a_command_is_the_programs_own() {
+    let (output, request) = exec(concat!(
+        "{\"type\":\"stdout\",\"data_b64\":\"/wo=\"}\n",
+        "{\"type\":\"stderr\",\"data\":\"oops\"}\n",
+        "{\"type\":\"exit\",\"exit_code\":42}\n",
+    ));
+    assert_eq!(output.status.code(), Some(42));
+    assert_eq!(output.stdout, [0xff, b'\n']);
+    assert_eq!(output.stderr, b"oops");
+    assert!(request.starts_with("POST /sandboxes/dev/exec HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("authorization: Bearer bht_admin\r\n"), "{request}");
+}
+
+#[test]
+fn a_stream_without_an_exit_is_a_failure() {
+    let (output, _) = exec("{\"type\":\"stdout\",\"data\":\"half\"}\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, b"half");
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: the stream ended"));
+}
+
+#[test]
+fn a_command_whose_time_was_up_exits_as_with_timeout() {
+    let (output, _) = exec("{\"type\":\"exit\",\"exit_code\":137,\"timed_out\":true}\n");
+    assert_eq!(output.status.code(), Some(124));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("time was up"));
+}
+
+#[test]
+fn errors_are_two_lines_for_people_and_one_object_for_programs() {
+    let body = r#"{"error":"sandbox dev not found","code":"sandbox_not_found","hint":"bhatti ls"}"#;
+    let args = ["inspect", "dev"];
+    let (output, _) = answered("404 Not Found", "application/json", body, &args);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: sandbox dev not found\nhint: bhatti ls\n"
+    );
+    let args = ["--json", "inspect", "dev"];
+    let (output, _) = answered("404 Not Found", "application/json", body, &args);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("{body}\n"));
+}
+
+#[test]
+fn nothing_is_destroyed_when_nobody_can_be_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = bhatti(directory.path(), &["destroy", "dev"]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.contains("stdin is not a terminal") && words.contains("-y"), "{words}");
+}
+
+#[test]
+fn a_daemon_that_does_not_run_is_said_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("unix://{}/api.sock", directory.path().display());
+    let output = bhatti(directory.path(), &["--url", &url, "list"]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.contains("not running") && words.contains("bhatti serve"), "{words}");
+}
+
+#[test]
+fn setup_stores_nothing_that_does_not_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("unix://{}/api.sock", directory.path().display());
+    let output = bhatti(directory.path(), &["setup", "--url", &url, "--token", "bht_x"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!directory.path().join(".bhatti").exists());
+}

@@ -1,0 +1,227 @@
+//! What the daemon is told: a file, overridden by flags, checked once.
+
+use std::{
+    env, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use fs_err as fs;
+use serde::Deserialize;
+
+/// The file that is read if nothing else is said; it need not exist.
+const DEFAULT_FILE: &str = "/etc/bhatti/config.toml";
+/// The variable that names another file, which must exist.
+const FILE_VARIABLE: &str = "BHATTI_CONFIG";
+const DEFAULT_DATA_DIR: &str = "/var/lib/bhatti";
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// What turns the TCP listener off.
+const LISTEN_NONE: &str = "none";
+/// Largest JSON body, KiB.
+const DEFAULT_JSON_BODY_KB: usize = 1024;
+
+/// The daemon's configuration, valid as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where everything is kept; absolute.
+    pub data_dir: PathBuf,
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// The TCP address, if there is to be one.
+    pub listen: Option<SocketAddr>,
+    /// Largest JSON body in bytes; standard input of a command comes on top.
+    pub json_body_max: usize,
+    /// What a sandbox gets that does not say, for whoever makes the orchestrator's settings.
+    pub sandbox: SandboxDefaults,
+}
+
+/// Defaults for new sandboxes, as far as the file sets them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxDefaults {
+    /// Image name.
+    pub image: Option<String>,
+    /// Guest memory, MB.
+    pub memory_mb: Option<u64>,
+    /// Size of the writable disk, MB.
+    pub disk_size_mb: Option<u64>,
+}
+
+/// What the command line says; it has the last word.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--socket`.
+    pub socket: Option<PathBuf>,
+    /// `--listen`: an address with port, or `none`.
+    pub listen: Option<String>,
+    /// `--insecure-listen`.
+    pub insecure_listen: bool,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration cannot be read")]
+    Unreadable(#[source] io::Error),
+    /// The file is not what it should be.
+    #[error("{} is not a valid configuration", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and where.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// The listen address is none.
+    #[error("listen address {0:?} is neither IP:PORT, such as 127.0.0.1:8080, nor \"none\"")]
+    Listen(String),
+    /// The listen address can be reached from other hosts.
+    #[error(
+        "{0} can be reached from other hosts, and API keys would cross the network unencrypted: \
+         listen on 127.0.0.1 behind a proxy that does TLS, or set insecure_listen = true \
+         (--insecure-listen) if the network itself is private"
+    )]
+    Insecure(SocketAddr),
+}
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    data_dir: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    listen: Option<String>,
+    #[serde(default)]
+    insecure_listen: bool,
+    #[serde(default)]
+    limits: RawLimits,
+    #[serde(default)]
+    sandbox: SandboxDefaults,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    json_body_kb: Option<usize>,
+}
+
+impl Config {
+    /// Reads the file, if there is one, and applies the flags.
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let named = env::var_os(FILE_VARIABLE).map(PathBuf::from);
+        let path = named.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+        let raw = match fs::read_to_string(path) {
+            Ok(text) => parse(&text, path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
+                Raw::default()
+            }
+            Err(error) => return Err(ConfigError::Unreadable(error)),
+        };
+        resolve(raw, flags)
+    }
+}
+
+fn parse(text: &str, path: &Path) -> Result<Raw, ConfigError> {
+    toml::from_str(text)
+        .map_err(|source| ConfigError::Invalid { path: path.to_owned(), source: Box::new(source) })
+}
+
+fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
+    let data_dir = flags.data_dir.or(raw.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+    // Absolute, because it is handed to child processes that run elsewhere.
+    let data_dir = std::path::absolute(data_dir).map_err(ConfigError::Unreadable)?;
+    let socket = flags.socket.or(raw.socket).unwrap_or_else(|| data_dir.join("api.sock"));
+    let listen = match flags.listen.or(raw.listen) {
+        Some(text) => parse_listen(text)?,
+        None => Some(DEFAULT_LISTEN),
+    };
+    if let Some(address) = listen {
+        let insecure = flags.insecure_listen || raw.insecure_listen;
+        if !address.ip().is_loopback() && !insecure {
+            return Err(ConfigError::Insecure(address));
+        }
+    }
+    let json_body_kb = raw.limits.json_body_kb.unwrap_or(DEFAULT_JSON_BODY_KB);
+    let json_body_max = json_body_kb.saturating_mul(1024);
+    Ok(Config { data_dir, socket, listen, json_body_max, sandbox: raw.sandbox })
+}
+
+fn parse_listen(text: String) -> Result<Option<SocketAddr>, ConfigError> {
+    if text == LISTEN_NONE {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| ConfigError::Listen(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str, flags: Flags) -> Result<Config, String> {
+        parse(text, Path::new("/c.toml"))
+            .and_then(|raw| resolve(raw, flags))
+            .map_err(|error| base::chain(&error))
+    }
+
+    #[test]
+    fn nothing_said_means_the_documented_defaults() {
+        let config = config("", Flags::default()).unwrap();
+        assert_eq!(config.data_dir, Path::new("/var/lib/bhatti"));
+        assert_eq!(config.socket, Path::new("/var/lib/bhatti/api.sock"));
+        assert_eq!(config.listen, Some("127.0.0.1:8080".parse().unwrap()));
+        assert_eq!(config.json_body_max, 1 << 20);
+    }
+
+    #[test]
+    fn flags_override_the_file_and_the_socket_follows_the_data_directory() {
+        let text = "data_dir = '/d'\nlisten = '[::1]:1'\n[limits]\njson_body_kb = 2\n\
+                    [sandbox]\nimage = 'debian'\nmemory_mb = 512\n";
+        let from_file = config(text, Flags::default()).unwrap();
+        assert_eq!(from_file.socket, Path::new("/d/api.sock"));
+        assert_eq!(from_file.listen, Some("[::1]:1".parse().unwrap()));
+        assert_eq!(from_file.json_body_max, 2048);
+        assert_eq!(from_file.sandbox.image.as_deref(), Some("debian"));
+        let flags =
+            Flags { data_dir: Some("/e".into()), listen: Some("none".into()), ..Flags::default() };
+        let overridden = config(text, flags).unwrap();
+        assert_eq!(overridden.socket, Path::new("/e/api.sock"));
+        assert_eq!(overridden.listen, None);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line() {
+        for (text, wrong, line) in [
+            ("\ndata_dri = '/d'", "data_dri", "line 2"),
+            ("[sandbox]\nmemory = 1", "memory", "line 2"),
+            ("[limits]\njson_body_kb = 'x'", "json_body_kb", "line 2"),
+        ] {
+            let error = config(text, Flags::default()).unwrap_err();
+            assert!(error.contains(wrong) && error.contains(line), "{error}");
+            assert!(error.contains("/c.toml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_others_can_reach_need_an_explicit_word() {
+        for address in ["0.0.0.0:80", "192.168.1.2:80", "[::]:80"] {
+            let text = format!("listen = '{address}'");
+            let error = config(&text, Flags::default()).unwrap_err();
+            assert!(error.contains("insecure_listen = true"), "{error}");
+            let allowed = config(&format!("{text}\ninsecure_listen = true"), Flags::default());
+            assert_eq!(allowed.unwrap().listen, Some(address.parse().unwrap()));
+            let flags = Flags { insecure_listen: true, ..Flags::default() };
+            assert!(config(&text, flags).is_ok());
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_refused() {
+        for text in ["localhost", "127.0.0.1", ":8080", ""] {
+            let flags = Flags { listen: Some(text.into()), ..Flags::default() };
+            assert!(config("", flags).unwrap_err().contains("IP:PORT"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Accepting connections, serving HTTP/1.1 on them, and ending without cutting answers short.
+
+use std::{io, pin::pin, time::Duration};
+
+use axum::{Router, body::Body, extract::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+use tower::Service as _;
+
+use crate::auth::Peer;
+
+/// Most connections of one listener; further ones wait in its backlog.
+const MAX_CONNECTIONS: usize = 1024;
+/// How long a request's head may take, and so how long a connection may idle between requests.
+const HEAD_TIME: Duration = Duration::from_secs(75);
+/// How long requests may take to end after the daemon was told to.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+/// How long to let be when the host has no descriptors or memory for another connection.
+const PRESSURE_TIME: Duration = Duration::from_millis(200);
+
+/// Either listener.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+#[derive(Debug)]
+enum Connection {
+    Tcp(TcpStream),
+    Unix(UnixStream, Peer),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Connection> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Answers are small and somebody waits for each.
+                stream.set_nodelay(true)?;
+                Ok(Connection::Tcp(stream))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream.peer_cred()?.uid();
+                Ok(Connection::Unix(stream, Peer::Local { uid }))
+            }
+        }
+    }
+}
+
+/// Serves until `stop` says so, then drains.
+pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stopped(&mut stop) => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+        };
+        let (router, stop_one) = (router.clone(), stop.clone());
+        match accepted {
+            Ok(Connection::Tcp(stream)) => {
+                connections.spawn(serve_one(stream, Peer::Tcp, router, stop_one));
+            }
+            Ok(Connection::Unix(stream, peer)) => {
+                connections.spawn(serve_one(stream, peer, router, stop_one));
+            }
+            Err(error) if is_of_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!("accepting connections fails: {error}");
+                let _ = timeout(PRESSURE_TIME, stopped(&mut stop)).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(DRAIN_TIME, drained).await.is_err() {
+        tracing::warn!(requests = connections.len(), "requests were cut off at the end");
+        connections.shutdown().await;
+    }
+}
+
+async fn serve_one(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().call(request.map(Body::new))
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .serve_connection(TokioIo::new(io), service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("connection ended: {}", base::chain(&error));
+    }
+}
+
+/// Waits for the word to stop; whoever could give it being gone is the same.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Whether only the connection that was about to be accepted is lost.
+fn is_of_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | InvalidInput | NotConnected)
+}

@@ -1,0 +1,27 @@
+//! The orchestrator over HTTP.
+//!
+//! ```text
+//!  Unix socket ─┐               ┌─ auth: Caller, Admin, OwnedSandbox ─┐
+//!               ├─ connections ─┤                                     ├─ routes ──► orchestrator
+//!  TCP ─────────┘               └─ request id, error bodies, log ─────┘
+//! ```
+//!
+//! Invariant: status codes, headers and bodies are known here and nowhere below. A handler reaches
+//! a sandbox only through [`auth::OwnedSandbox`], which cannot be had without being its owner.
+
+mod app;
+mod auth;
+mod body;
+mod config;
+mod connections;
+mod failure;
+mod listen;
+mod notify;
+mod routes;
+mod serve;
+mod show;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, ConfigError, Flags, SandboxDefaults};
+pub use serve::{Bound, ServeError, serve};

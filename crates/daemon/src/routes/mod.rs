@@ -1,0 +1,32 @@
+//! The routes, one module a resource.
+
+mod exec;
+mod files;
+mod sandboxes;
+mod system;
+mod users;
+
+use axum::{
+    Router,
+    routing::{delete, get, post},
+};
+
+use crate::app::App;
+
+/// Every route. The handlers' arguments say what each requires of its caller.
+pub(crate) fn all() -> Router<App> {
+    Router::new()
+        .route("/health", get(system::health))
+        .route("/images", get(system::images))
+        .route("/sandboxes", get(sandboxes::list).post(sandboxes::create))
+        .route("/sandboxes/{id}", get(sandboxes::get).delete(sandboxes::destroy))
+        .route("/sandboxes/{id}/stop", post(sandboxes::stop))
+        .route("/sandboxes/{id}/start", post(sandboxes::start))
+        .route("/sandboxes/{id}/pause", post(sandboxes::pause))
+        .route("/sandboxes/{id}/resume", post(sandboxes::resume))
+        .route("/sandboxes/{id}/exec", post(exec::exec))
+        .route("/sandboxes/{id}/files", get(files::read).head(files::stat).put(files::write))
+        .route("/users", get(users::list).post(users::create))
+        .route("/users/{id}", delete(users::delete))
+        .route("/users/{id}/rotate-key", post(users::rotate_key))
+}

@@ -1,0 +1,22 @@
+//! The node itself.
+
+use api::{Health, Image};
+use axum::{Json, extract::State};
+
+use crate::{app::App, auth::Caller, failure::Failure, show};
+
+/// For load balancers and people alike, so without a key.
+pub(crate) async fn health(State(app): State<App>) -> Json<Health> {
+    Json(Health {
+        status: "ok".to_owned(),
+        uptime: show::uptime(app.started.elapsed()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: app.node.engine.clone(),
+        accelerator: app.node.accelerator.clone(),
+    })
+}
+
+pub(crate) async fn images(State(app): State<App>, _: Caller) -> Result<Json<Vec<Image>>, Failure> {
+    let images = app.orchestrator.images().await?;
+    Ok(Json(images.into_iter().map(show::image).collect()))
+}

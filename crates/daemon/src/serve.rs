@@ -1,0 +1,166 @@
+//! From configuration to a running daemon and to its end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use orchestrator::{NodeInfo, Orchestrator, Settings};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::{
+    app::{self, App},
+    config::Config,
+    connections::{self, Listener},
+    listen::{DataDir, LocalSocket, bind_tcp},
+    notify,
+};
+
+/// What the daemon serves on, once it does.
+#[derive(Debug)]
+pub struct Bound {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// The TCP address with its actual port.
+    pub listen: Option<SocketAddr>,
+    /// What VMs run on.
+    pub node: NodeInfo,
+    /// Where the first admin's key is, if it was made just now.
+    pub new_admin_key: Option<PathBuf>,
+}
+
+/// Why the daemon does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be used.
+    #[error("the data directory {} cannot be used", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another daemon works on the data directory.
+    #[error(
+        "another daemon{} uses the data directory {}; end it, or choose another with --data-dir",
+        holder.map_or(String::new(), |pid| format!(" (process {pid})")),
+        path.display()
+    )]
+    DataDirTaken {
+        /// The directory.
+        path: PathBuf,
+        /// The other daemon.
+        holder: Option<u32>,
+    },
+    /// The Unix socket cannot be made.
+    #[error("the socket {} cannot be made", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody listens on the Unix socket.
+    #[error("another process listens on {}; choose another with --socket", .0.display())]
+    SocketTaken(PathBuf),
+    /// Somebody listens on the TCP address.
+    #[error("{0} is taken by another process; choose another with --listen, or --listen none")]
+    AddressTaken(SocketAddr),
+    /// The TCP address cannot be used.
+    #[error("{address}, the address of --listen, cannot be used")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The sandboxes cannot be taken up.
+    #[error(transparent)]
+    Orchestrator(#[from] orchestrator::Error),
+    /// The first admin's key cannot be written.
+    #[error("the admin's key cannot be written")]
+    AdminKey(#[source] io::Error),
+    /// Signals cannot be waited for.
+    #[error("signals cannot be waited for")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs the daemon until SIGTERM or SIGINT; `ready` is called once requests are served. VMs go on
+/// running, and the next daemon takes them up. A second signal ends at once.
+pub async fn serve(
+    config: Config,
+    mut settings: Settings,
+    ready: impl FnOnce(&Bound),
+) -> Result<(), ServeError> {
+    let data_dir = DataDir::lock(&config.data_dir)?;
+    let mut socket = LocalSocket::bind(&config.socket, &data_dir)?;
+    let tcp = config.listen.map(bind_tcp).transpose()?;
+    let listen = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
+    let mut signals = Signals::new().map_err(ServeError::Signals)?;
+
+    // What is locked is what is worked on, whatever the settings say.
+    settings.data_dir.clone_from(&config.data_dir);
+    let orchestrator = Orchestrator::open(settings).await?;
+    let new_admin_key = ensure_admin(&orchestrator, &config.data_dir).await?;
+    let router = app::router(App::new(orchestrator.clone(), config.json_body_max));
+
+    let (stop, stopping) = watch::channel(false);
+    let mut listeners = JoinSet::new();
+    let unix = socket.listener.take().map(Listener::Unix);
+    for listener in unix.into_iter().chain(tcp.map(Listener::Tcp)) {
+        listeners.spawn(connections::run(listener, router.clone(), stopping.clone()));
+    }
+    drop(router);
+    let node = orchestrator.node();
+    ready(&Bound { socket: config.socket, listen, node, new_admin_key });
+    notify::notify(notify::READY);
+
+    signals.next().await;
+    tracing::info!("ending; sandboxes go on running");
+    notify::notify(notify::STOPPING);
+    let _ = stop.send(true);
+    tokio::select! {
+        () = async { while listeners.join_next().await.is_some() {} } => {}
+        () = signals.next() => listeners.shutdown().await,
+    }
+    orchestrator.close().await;
+    drop((socket, data_dir));
+    Ok(())
+}
+
+/// Makes the first admin, if there is none, and writes its key where only the owner can read it.
+async fn ensure_admin(
+    orchestrator: &Orchestrator,
+    data_dir: &Path,
+) -> Result<Option<PathBuf>, ServeError> {
+    let Some(key) = orchestrator.store().ensure_admin().await? else { return Ok(None) };
+    let path = data_dir.join("admin.key");
+    base::files::write_atomic(&path, format!("{key}\n").as_bytes(), 0o600)
+        .map_err(ServeError::AdminKey)?;
+    Ok(Some(path))
+}
+
+/// The signals that end the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

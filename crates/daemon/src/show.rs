@@ -1,0 +1,140 @@
+//! The orchestrator's values as the API shows them.
+
+use std::time::Duration;
+
+use api::{Failure, FileInfo, FileKind, Image, Sandbox, StartedFrom, Status, Thermal, User};
+use orchestrator::{ImageView, NodeInfo, guest, model};
+
+const MIB: u64 = 1 << 20;
+
+pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
+    let spec = view.spec;
+    let running = view.status == model::Status::Running;
+    Sandbox {
+        id: view.id.into(),
+        name: view.name.into(),
+        status: status(view.status),
+        thermal: view.thermal.filter(|_| running).map(thermal),
+        image: spec.image.into(),
+        cpus: spec.cpus,
+        memory_mb: spec.memory_mib,
+        disk_size_mb: spec.disk_mib,
+        ip: None,
+        labels: spec.labels,
+        created_by: view.owner.into(),
+        created_at: time(view.created_at),
+        stopped_at: view.stopped_at.map(time),
+        engine: format!("{}/{}", node.engine, node.accelerator),
+        failure: view.failure.map(|failure| Failure {
+            cause: failure.cause,
+            can_resume_snapshot: failure.snapshot_taken_at.is_some(),
+            snapshot_taken_at: failure.snapshot_taken_at.map(time),
+        }),
+        generation: view.generation,
+        snapshot_size_mb: view.snapshot_bytes.map(|bytes| bytes.div_ceil(MIB)),
+        started_from: None,
+    }
+}
+
+fn status(status: model::Status) -> Status {
+    match status {
+        model::Status::Creating => Status::Creating,
+        model::Status::Running => Status::Running,
+        model::Status::Stopped => Status::Stopped,
+        model::Status::Failed => Status::Failed,
+        // Being put away for good; the next look finds nothing.
+        model::Status::Destroying => Status::Stopping,
+    }
+}
+
+fn thermal(thermal: model::Thermal) -> Thermal {
+    match thermal {
+        model::Thermal::Hot => Thermal::Hot,
+        model::Thermal::Warm => Thermal::Warm,
+        model::Thermal::Cold => Thermal::Cold,
+    }
+}
+
+pub(crate) fn started_from(from: model::StartFrom) -> StartedFrom {
+    match from {
+        model::StartFrom::Memory => StartedFrom::Memory,
+        model::StartFrom::Snapshot => StartedFrom::Snapshot,
+        model::StartFrom::Disk => StartedFrom::Disk,
+    }
+}
+
+pub(crate) fn user(user: model::User, sandboxes: u32) -> User {
+    User {
+        id: user.id.into(),
+        name: user.name.into(),
+        admin: user.admin,
+        max_sandboxes: user.limits.sandboxes,
+        max_cpus_per_sandbox: user.limits.cpus_per_sandbox,
+        max_memory_mb_per_sandbox: user.limits.memory_mib_per_sandbox,
+        created_at: time(user.created_at),
+        sandboxes,
+    }
+}
+
+pub(crate) fn image(image: ImageView) -> Image {
+    Image {
+        name: image.name,
+        size_mb: image.size_bytes.div_ceil(MIB),
+        digest: image.digest,
+        source: image.source,
+        created_at: time(image.created_at),
+    }
+}
+
+pub(crate) fn file(entry: guest::FileEntry) -> FileInfo {
+    FileInfo {
+        name: entry.name,
+        size: entry.stat.size,
+        mode: mode(entry.stat.mode),
+        is_dir: entry.stat.kind == guest::FileKind::Directory,
+        mtime: entry.stat.mtime,
+        kind: match entry.stat.kind {
+            guest::FileKind::File => FileKind::File,
+            guest::FileKind::Directory => FileKind::Directory,
+            guest::FileKind::Symlink => FileKind::Symlink,
+            guest::FileKind::Other => FileKind::Other,
+        },
+    }
+}
+
+/// Permission bits as people write them.
+pub(crate) fn mode(mode: u32) -> String {
+    format!("{:04o}", mode & 0o7777)
+}
+
+/// Unix seconds as RFC 3339; times that no calendar has are shown as its beginning.
+fn time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+/// A duration such as `1h2m3s`.
+pub(crate) fn uptime(up: Duration) -> String {
+    let seconds = up.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_modes_and_durations_read_as_documented() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(i64::MAX), "1970-01-01T00:00:00Z");
+        assert_eq!(mode(0o100_644), "0644");
+        assert_eq!(mode(0o4755), "4755");
+        for (seconds, text) in [(0, "0s"), (60, "1m0s"), (3723, "1h2m3s"), (90_000, "25h0m0s")] {
+            assert_eq!(uptime(Duration::from_secs(seconds)), text);
+        }
+    }
+}

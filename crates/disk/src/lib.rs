@@ -1,0 +1,62 @@
+//! What sandboxes boot from and write to: kernels, the initramfs, base images, writable disks.
+//!
+//! ```text
+//! <data>/kernels/<id>/        manifest.json  vmlinux  boot/NNN-name.ko  modules.erofs
+//!        kernels/current      the id of the default kernel
+//!        initramfs/<hash>.cpio
+//!        images/content/<sha256>/   manifest.json  root.erofs
+//!        images/names/<name>  which content the name means
+//! ```
+//!
+//! Everything stored is content addressed and immutable: it is built in a temporary sibling,
+//! flushed, described by a manifest with the hash of every file, and made visible by one rename.
+//! Images come from signed distribution packages; nothing here mounts, walks or unpacks a file
+//! system or archive that a guest could have written.
+//!
+//! All functions block.
+
+pub mod image;
+pub mod initramfs;
+pub mod kernel;
+pub mod qcow2;
+pub mod scratch;
+pub mod sparse;
+
+mod apt;
+mod erofs;
+mod error;
+mod manifest;
+mod staging;
+
+use std::{io, path::Path};
+
+pub use apt::AptError;
+pub use error::DiskError;
+pub use manifest::FileEntry;
+
+/// A step of a longer preparation that has just begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done, for people: a lower-case phrase without a full stop.
+    pub step: String,
+}
+
+/// Who hears about progress.
+pub type Listener<'a> = &'a dyn Fn(Progress);
+
+fn report(progress: Listener<'_>, step: impl Into<String>) {
+    progress(Progress { step: step.into() });
+}
+
+/// Removes what crashed preparations left below `data` and says how much that was. Running
+/// preparations, in this process or any other, are left alone, so this may run at any time.
+///
+/// # Errors
+/// If a directory cannot be read or something left behind cannot be removed.
+pub fn sweep(data: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    for directory in [kernel::directory(data), image::content_directory(data)] {
+        removed += staging::sweep(&directory)?;
+    }
+    Ok(removed)
+}

@@ -1,0 +1,123 @@
+//! What all sessions of this agent share.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use proto::message::{Activity, ErrorCode, WireError};
+use rustix::fs::{Mode, OFlags, open};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use crate::identity::Kernel;
+use crate::reaper::Reaper;
+use crate::users::Users;
+
+/// Commands that may run at once.
+pub(crate) const EXECS_MAX: u32 = 1000;
+
+/// File operations that may run at once. Together with [`EXECS_MAX`] below what a session can
+/// have open, so that there is always room for a question.
+pub(crate) const FILE_OPERATIONS_MAX: usize = 64;
+
+/// Who this guest is.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) sandbox_id: String,
+    pub(crate) token: Vec<u8>,
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+/// See the module.
+pub(crate) struct Agent {
+    /// Where the guest's files are.
+    pub(crate) root: PathBuf,
+    pub(crate) kernel: Box<dyn Kernel>,
+    pub(crate) users: Users,
+    pub(crate) reaper: Reaper,
+    /// `/dev/null`, for commands without input.
+    pub(crate) null: OwnedFd,
+    pub(crate) file_operations: Semaphore,
+    /// Told when the host wants the guest off.
+    pub(crate) power_off: Notify,
+    identity: Mutex<Option<Arc<Identity>>>,
+    running: AtomicU32,
+    last_operation: Mutex<Instant>,
+}
+
+/// Held while a command runs.
+pub(crate) struct Running(Arc<Agent>);
+
+impl Agent {
+    /// An agent that nobody has told yet who it is.
+    ///
+    /// # Errors
+    /// A descriptor that it needs cannot be had.
+    pub(crate) fn blank(root: PathBuf, kernel: Box<dyn Kernel>) -> io::Result<Self> {
+        Ok(Self {
+            users: Users::at(&root),
+            root,
+            kernel,
+            reaper: Reaper::new()?,
+            null: open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
+            file_operations: Semaphore::new(FILE_OPERATIONS_MAX),
+            power_off: Notify::new(),
+            identity: Mutex::default(),
+            running: AtomicU32::new(0),
+            last_operation: Mutex::new(Instant::now()),
+        })
+    }
+
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        lock(&self.identity).clone()
+    }
+
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        *lock(&self.identity) = Some(Arc::new(identity));
+    }
+
+    /// Notes that an operation begins, goes on or ends.
+    pub(crate) fn touch(&self) {
+        *lock(&self.last_operation) = Instant::now();
+    }
+
+    /// Counts a command as running.
+    ///
+    /// # Errors
+    /// [`EXECS_MAX`] do already.
+    pub(crate) fn begin_command(self: &Arc<Self>) -> Result<Running, WireError> {
+        if self.running.load(Ordering::Relaxed) >= EXECS_MAX {
+            let message = format!("{EXECS_MAX} commands are running already");
+            return Err(WireError { code: ErrorCode::Limit, message });
+        }
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Ok(Running(Arc::clone(self)))
+    }
+
+    pub(crate) fn activity(&self) -> Activity {
+        let idle = lock(&self.last_operation).elapsed();
+        Activity {
+            running: self.running.load(Ordering::Relaxed),
+            idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.touch();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An error answer.
+pub(crate) fn refuse(code: ErrorCode, message: impl Into<String>) -> WireError {
+    WireError { code, message: message.into() }
+}

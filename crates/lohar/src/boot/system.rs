@@ -1,0 +1,81 @@
+//! What programs expect of a running system, inside the new root.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use rustix::mount::{MountFlags, mount};
+use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::system::sethostname;
+
+use super::root::{make_directory, mount_on};
+use super::{BootError, Doing};
+use crate::{identity, log, sys};
+
+/// Until the guest is told its name.
+const HOSTNAME: &str = "bhatti";
+
+/// Open files that a process may have, at once and at most.
+const FILES: (u64, u64) = (65_536, 1_048_576);
+
+const CONTROLLERS: [&str; 6] = ["+cpu", "+cpuset", "+io", "+memory", "+pids", "+hugetlb"];
+
+/// Mounts, limits, loopback, name.
+pub(super) fn set_up(modules: Option<&Path>) -> Result<(), BootError> {
+    let quiet = MountFlags::NOSUID | MountFlags::NODEV;
+    let quieter = quiet | MountFlags::NOEXEC;
+    let terminals = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount_on("devpts", "/dev/pts", "devpts", terminals, "gid=5,mode=0620,ptmxmode=0666")?;
+    mount_on("tmpfs", "/dev/shm", "tmpfs", quiet, "mode=1777")?;
+    mount_on("tmpfs", "/run", "tmpfs", quiet, "mode=0755")?;
+    make_directory("/run/lock")?;
+    make_directory("/tmp")?;
+    open_to_all("/tmp")?;
+    for (name, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")]
+        .map(|(name, number)| (format!("/dev/{name}"), format!("/proc/self/fd{number}")))
+    {
+        // There already if the kernel made it.
+        let _ = symlink(target, name);
+    }
+    match mount_on("cgroup2", "/sys/fs/cgroup", "cgroup2", quieter, "nsdelegate") {
+        Ok(()) => delegate_controllers(),
+        Err(error) => log::warn(&error.to_string()),
+    }
+    if let Some(device) = modules {
+        make_directory("/lib/modules")?;
+        mount(device, "/lib/modules", "erofs", MountFlags::RDONLY, c"")
+            .doing(|| format!("mount {} on /lib/modules", device.display()))?;
+    }
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)
+        .doing(|| "make a socket".to_owned())?;
+    sys::loopback_up(&socket).doing(|| "bring loopback up".to_owned())?;
+    sethostname(HOSTNAME.as_bytes()).doing(|| "set the host name".to_owned())?;
+    name_host();
+    let limit = Rlimit { current: Some(FILES.0), maximum: Some(FILES.1) };
+    setrlimit(Resource::Nofile, limit).doing(|| "set the limit of open files".to_owned())?;
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+    Ok(())
+}
+
+/// Everybody may make files here, and remove only his own.
+fn open_to_all(path: &str) -> Result<(), BootError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o1777))
+        .doing(|| format!("set permissions of {path}"))
+}
+
+fn delegate_controllers() {
+    for controller in CONTROLLERS {
+        // One that the kernel lacks is no loss to the others.
+        let _ = fs::write("/sys/fs/cgroup/cgroup.subtree_control", controller);
+    }
+}
+
+/// Lets the machine find itself by name even before it is told a better one.
+fn name_host() {
+    let hosts = fs::read("/etc/hosts").unwrap_or_default();
+    let text = identity::name_in_hosts(&String::from_utf8_lossy(&hosts), HOSTNAME);
+    if let Err(error) = fs::write("/etc/hosts", text) {
+        log::warn(&format!("write /etc/hosts: {error}"));
+    }
+}

@@ -1,0 +1,232 @@
+//! From a request to everything that the exec itself needs.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use proto::message::{ErrorCode, Exec, WireError};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::agent::{Agent, refuse};
+use crate::sys::{self, Launch, Stage};
+use crate::users::User;
+
+/// Bytes that arguments and environment together may have.
+pub(crate) const ARGUMENTS_MAX: usize = 2 * 1024 * 1024;
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A command that can be started.
+#[derive(Debug)]
+pub(crate) struct Command {
+    program: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    cwd: Vec<CString>,
+    /// Absent if this process may not become anybody else.
+    user: Option<User>,
+}
+
+impl Command {
+    /// Finds out who runs what, where and with which environment.
+    ///
+    /// # Errors
+    /// The user or the command does not exist, or the request makes no sense.
+    pub(crate) fn prepare(agent: &Agent, request: &Exec) -> Result<Self, WireError> {
+        let Some(name) = request.argv.first().filter(|name| !name.is_empty()) else {
+            return Err(refuse(ErrorCode::Invalid, "no command is given"));
+        };
+        let user = agent.users.find(request.user.as_deref()).ok_or_else(|| {
+            let wanted = request.user.as_deref().unwrap_or_default();
+            refuse(ErrorCode::UnknownUser, format!("user {wanted} does not exist in the guest"))
+        })?;
+        let mut variables = defaults(&user);
+        if let Some(identity) = agent.identity() {
+            variables.extend(identity.env.clone());
+        }
+        variables.extend(request.env.clone());
+        check_size(&request.argv, &variables)?;
+        let cwd = match &request.cwd {
+            Some(cwd) => vec![cwd.clone()],
+            None => vec![user.home.clone(), "/".to_owned()],
+        };
+        let path = variables.get("PATH").map_or("", String::as_str);
+        let program = find_program(name, path, cwd.first().map_or("/", String::as_str))?;
+        Ok(Self {
+            program: c_string(program.into_os_string().into_encoded_bytes())?,
+            argv: request.argv.iter().cloned().map(c_string).collect::<Result<_, _>>()?,
+            env: environment(variables)?,
+            cwd: cwd.into_iter().map(c_string).collect::<Result<_, _>>()?,
+            user: rustix::process::geteuid().is_root().then_some(user),
+        })
+    }
+
+    /// Starts the command on three descriptors.
+    ///
+    /// # Errors
+    /// What failed, in the host's terms.
+    pub(crate) fn start(&self, stdio: [BorrowedFd<'_>; 3]) -> Result<Pid, WireError> {
+        let launch = Launch {
+            program: &self.program,
+            argv: &self.argv,
+            env: &self.env,
+            cwd: &self.cwd,
+            user: self.user.as_ref(),
+            stdio,
+        };
+        sys::spawn(&launch).map_err(|(stage, errno)| self.explain(stage, errno))
+    }
+
+    /// Starts the command without input or output.
+    ///
+    /// # Errors
+    /// As [`Command::start`].
+    pub(crate) fn start_silent(&self, agent: &Agent) -> Result<Pid, WireError> {
+        let null = agent.null.as_fd();
+        self.start([null, null, null])
+    }
+
+    fn explain(&self, stage: Stage, errno: Errno) -> WireError {
+        let program = self.program.to_string_lossy();
+        let cwd = self.cwd.first().map(|cwd| cwd.to_string_lossy()).unwrap_or_default();
+        let (code, message) = match (stage, errno) {
+            (Stage::Exec, Errno::NOENT | Errno::NOTDIR) => {
+                (ErrorCode::CommandNotFound, format!("{program} or its interpreter is missing"))
+            }
+            (Stage::Exec, Errno::ACCESS | Errno::NOEXEC | Errno::ISDIR | Errno::PERM) => {
+                (ErrorCode::CommandNotExecutable, format!("{program} cannot be executed: {errno}"))
+            }
+            (Stage::Exec, Errno::TOOBIG) => {
+                (ErrorCode::Limit, "arguments and environment are too large".to_owned())
+            }
+            (Stage::Exec, _) => (ErrorCode::Failed, format!("execute {program}: {errno}")),
+            (Stage::Cwd, Errno::NOENT) => {
+                (ErrorCode::NotFound, format!("working directory {cwd} does not exist"))
+            }
+            (Stage::Cwd, Errno::NOTDIR) => {
+                (ErrorCode::NotDirectory, format!("working directory {cwd} is no directory"))
+            }
+            (Stage::Cwd, Errno::ACCESS) => {
+                (ErrorCode::Permission, format!("working directory {cwd} may not be entered"))
+            }
+            (Stage::Cwd, _) => (ErrorCode::Failed, format!("enter directory {cwd}: {errno}")),
+            (Stage::User, _) => (ErrorCode::Failed, format!("become the user: {errno}")),
+            (Stage::Fork, Errno::AGAIN | Errno::NOMEM | Errno::MFILE) => {
+                (ErrorCode::Limit, format!("start a process: {errno}"))
+            }
+            (Stage::Fork, _) => (ErrorCode::Failed, format!("start a process: {errno}")),
+        };
+        WireError { code, message }
+    }
+}
+
+fn defaults(user: &User) -> BTreeMap<String, String> {
+    [
+        ("HOME", user.home.as_str()),
+        ("USER", &user.name),
+        ("LOGNAME", &user.name),
+        ("SHELL", &user.shell),
+        ("PATH", DEFAULT_PATH),
+        ("LANG", "C.UTF-8"),
+        ("TERM", "xterm-256color"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn check_size(argv: &[String], env: &BTreeMap<String, String>) -> Result<(), WireError> {
+    // As the kernel counts: each string with its end, and a pointer to it.
+    let overhead = 1 + size_of::<usize>();
+    let arguments: usize = argv.iter().map(|text| text.len() + overhead).sum();
+    let variables: usize =
+        env.iter().map(|(name, value)| name.len() + 1 + value.len() + overhead).sum();
+    if arguments + variables > ARGUMENTS_MAX {
+        let message = format!("arguments and environment have more than {ARGUMENTS_MAX} bytes");
+        return Err(refuse(ErrorCode::Limit, message));
+    }
+    Ok(())
+}
+
+fn environment(variables: BTreeMap<String, String>) -> Result<Vec<CString>, WireError> {
+    let line = |(name, value): (String, String)| {
+        if name.is_empty() || name.contains('=') {
+            let message = format!("{name:?} cannot be the name of a variable");
+            return Err(refuse(ErrorCode::Invalid, message));
+        }
+        c_string(format!("{name}={value}"))
+    };
+    variables.into_iter().map(line).collect()
+}
+
+fn c_string(text: impl Into<Vec<u8>>) -> Result<CString, WireError> {
+    CString::new(text)
+        .map_err(|_| refuse(ErrorCode::Invalid, "arguments cannot hold a null character"))
+}
+
+/// Where `name` is: itself if it has a slash, else in the first directory of `path` that has it as
+/// an executable file. Relative directories are relative to `cwd`.
+pub(crate) fn find_program(name: &str, path: &str, cwd: &str) -> Result<PathBuf, WireError> {
+    if name.contains('/') {
+        return Ok(PathBuf::from(name));
+    }
+    let mut found_unusable = None;
+    for directory in path.split(':') {
+        let candidate = Path::new(cwd).join(directory).join(name);
+        let Ok(meta) = std::fs::metadata(&candidate) else { continue };
+        if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
+            return Ok(candidate);
+        }
+        found_unusable.get_or_insert(candidate);
+    }
+    Err(match found_unusable {
+        None => refuse(ErrorCode::CommandNotFound, format!("command {name} was not found")),
+        Some(path) => {
+            let message = format!("{} is not an executable file", path.display());
+            refuse(ErrorCode::CommandNotExecutable, message)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_first_executable_on_the_path_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        for (path, mode) in
+            [("a/tool", 0o644), ("b/tool", 0o755), ("c/tool", 0o755), ("a/x", 0o600)]
+        {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        fs::create_dir_all(root.path().join("a/dir")).unwrap();
+        let cwd = root.path().to_str().unwrap();
+        let path = format!("{cwd}/a:{cwd}/b:c");
+        assert_eq!(find_program("tool", &path, cwd).unwrap(), root.path().join("b/tool"));
+        assert_eq!(find_program("tool", "c", cwd).unwrap(), root.path().join("c/tool"));
+        assert_eq!(find_program("./x", "", cwd).unwrap(), Path::new("./x"));
+        let code = |name: &str| find_program(name, &path, cwd).unwrap_err().code;
+        assert_eq!(code("x"), ErrorCode::CommandNotExecutable);
+        assert_eq!(code("dir"), ErrorCode::CommandNotExecutable);
+        assert_eq!(code("nothing"), ErrorCode::CommandNotFound);
+    }
+
+    #[test]
+    fn names_and_sizes_that_make_no_sense_are_refused() {
+        let env = |name: &str| environment([(name.to_owned(), "v".to_owned())].into());
+        assert_eq!(env("A").unwrap(), [c"A=v".to_owned()]);
+        for name in ["", "A=B", "A\0"] {
+            assert_eq!(env(name).unwrap_err().code, ErrorCode::Invalid);
+        }
+        let long = ["x".repeat(ARGUMENTS_MAX)];
+        assert_eq!(check_size(&long, &BTreeMap::new()).unwrap_err().code, ErrorCode::Limit);
+    }
+}

@@ -1,0 +1,198 @@
+//! One session with the host: who may ask for what, and who answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use proto::message::{ErrorCode, Hello, Request, Response, Welcome, WireError};
+use proto::mux::{Incoming, MuxError, Session, Side, Stream, establish};
+use proto::preamble::{Role, VERSION, prove, verify};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use crate::agent::{Agent, refuse};
+use crate::{exec, files, identity};
+
+/// How long the host may take to hear that the guest is about to power off.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// What the host may do in this session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Standing {
+    /// Only introduce itself.
+    Stranger = 0,
+    /// Give this guest an identity.
+    Maker = 1,
+    /// Everything.
+    Owner = 2,
+}
+
+struct Shared {
+    agent: Arc<Agent>,
+    session: Session,
+    standing: AtomicU8,
+}
+
+/// Serves one session over `io` until it ends; `io` is closed then.
+///
+/// # Errors
+/// The session could not begin, or broke.
+pub(crate) async fn serve<T>(agent: &Arc<Agent>, io: T) -> Result<(), MuxError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let nonce = nonce(agent).map_err(std::io::Error::from)?;
+    let (session, incoming, driver) = establish(io, Side::Guest, nonce).await?;
+    let standing = AtomicU8::new(Standing::Stranger as u8);
+    let shared = Arc::new(Shared { agent: Arc::clone(agent), session, standing });
+    tokio::select! {
+        biased;
+        result = driver => result,
+        () = dispatch(shared, incoming) => Ok(()),
+    }
+}
+
+async fn dispatch(shared: Arc<Shared>, mut incoming: Incoming) {
+    while let Some(stream) = incoming.next().await {
+        tokio::spawn(answer(Arc::clone(&shared), stream));
+    }
+    // The driver ends it: what was said last must still get out.
+    std::future::pending::<()>().await;
+}
+
+fn nonce(agent: &Agent) -> Result<[u8; 32], rustix::io::Errno> {
+    use rustix::rand::{GetRandomFlags, getrandom};
+    // A blank agent has no secret to prove, and must not wait for its first entropy.
+    let blank = agent.identity().is_none();
+    let flags = if blank { GetRandomFlags::INSECURE } else { GetRandomFlags::empty() };
+    let mut nonce = [0; 32];
+    getrandom(&mut nonce, flags)?;
+    Ok(nonce)
+}
+
+async fn answer(shared: Arc<Shared>, mut stream: Stream) {
+    let request = match stream.recv_json::<Request>().await {
+        Ok(Some(request)) => request,
+        Ok(None) | Err(MuxError::SessionEnded) => return,
+        Err(error) => {
+            let code = match error {
+                MuxError::Message(_) => ErrorCode::Unsupported,
+                _ => ErrorCode::Invalid,
+            };
+            let response = Response::Error(refuse(code, format!("request: {error}")));
+            // Whoever asked may be gone.
+            let _ = stream.send_json(&response).await;
+            return;
+        }
+    };
+    let quiet = matches!(request, Request::Activity | Request::Ping | Request::Hello(_));
+    if !quiet {
+        shared.agent.touch();
+    }
+    let response = match shared.allowed(&request) {
+        Err(error) => Some((stream, Response::Error(error))),
+        Ok(()) => shared.perform(request, stream).await,
+    };
+    if let Some((mut stream, response)) = response {
+        let refused = matches!(&response, Response::Error(error)
+            if error.code == ErrorCode::Unauthenticated);
+        let _ = stream.send_json(&response).await;
+        if refused && shared.standing() == Standing::Stranger {
+            shared.session.close();
+        }
+    }
+    if !quiet {
+        shared.agent.touch();
+    }
+}
+
+impl Shared {
+    fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::Relaxed) {
+            0 => Standing::Stranger,
+            1 => Standing::Maker,
+            _ => Standing::Owner,
+        }
+    }
+
+    fn set_standing(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::Relaxed);
+    }
+
+    fn allowed(&self, request: &Request) -> Result<(), WireError> {
+        let allowed = match (self.standing(), request) {
+            (_, Request::Hello(_)) | (Standing::Owner, _) => true,
+            (Standing::Stranger, _) => false,
+            (Standing::Maker, request) => {
+                matches!(request, Request::Identify(_) | Request::Ping | Request::TimeSpawn)
+            }
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(refuse(ErrorCode::Unauthenticated, "this session may not ask for that"))
+    }
+
+    /// Does what was asked; what is left to say, if anything.
+    async fn perform(&self, request: Request, stream: Stream) -> Option<(Stream, Response)> {
+        let agent = &self.agent;
+        let response = match request {
+            Request::Hello(hello) => self.hello(&hello),
+            Request::Identify(wanted) => identity::identify(agent, &wanted).map(|()| {
+                self.set_standing(Standing::Owner);
+                Response::Identified
+            }),
+            Request::Refresh(wanted) => identity::refresh(agent, &wanted).map(|()| Response::Done),
+            Request::Ping => Ok(Response::Done),
+            Request::Activity => Ok(Response::Activity(agent.activity())),
+            Request::TimeSpawn => {
+                exec::time_spawn(agent).map(|nanos| Response::SpawnTimed { nanos })
+            }
+            Request::PowerOff => {
+                self.power_off(stream).await;
+                return None;
+            }
+            Request::Exec(exec) => {
+                let (send, recv) = stream.split();
+                exec::serve(agent, &exec, send, recv).await;
+                return None;
+            }
+            Request::FileRead(_)
+            | Request::FileWrite(_)
+            | Request::FileStat { .. }
+            | Request::FileList { .. } => return files::serve(agent, request, stream).await,
+        };
+        Some((stream, response.unwrap_or_else(Response::Error)))
+    }
+
+    async fn power_off(&self, mut stream: Stream) {
+        let _ = stream.send_json(&Response::Done).await;
+        // The host leaves when it has heard; one that does not is not waited for.
+        let _ = timeout(GOODBYE, stream.recv()).await;
+        self.agent.power_off.notify_one();
+    }
+
+    fn hello(&self, hello: &Hello) -> Result<Response, WireError> {
+        let identity = self.agent.identity();
+        let mut proof = None;
+        match &identity {
+            None => self.set_standing(Standing::Maker),
+            Some(identity) => {
+                let own = self.session.own_nonce();
+                let given = hello.proof.as_deref().unwrap_or_default();
+                if !verify(&identity.token, Role::Host, own, given) {
+                    return Err(refuse(ErrorCode::Unauthenticated, "the proof is wrong"));
+                }
+                self.set_standing(Standing::Owner);
+                proof = Some(prove(&identity.token, Role::Guest, &self.session.peer().nonce));
+            }
+        }
+        Ok(Response::Welcome(Welcome {
+            version: VERSION,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            sandbox_id: identity.map(|identity| identity.sandbox_id.clone()),
+            proof,
+        }))
+    }
+}

@@ -1,0 +1,121 @@
+//! Taking a sandbox up after the daemon was away.
+
+use vmm::{Vm, VmHandle};
+
+use super::{Driver, Live, Phase};
+use crate::{
+    Result,
+    guest::{Channel, Patience},
+    record::State,
+};
+
+impl Driver {
+    /// Makes the store and the world agree; says whether the sandbox goes on.
+    pub(super) async fn recover(&mut self) -> bool {
+        match self.record.state.clone() {
+            State::Creating | State::Destroying => {
+                self.phase = Phase::Gone;
+                self.remove_all().await;
+                return false;
+            }
+            State::Stopped { .. } | State::Failed(_) => {
+                if let Err(error) = self.directory.sweep() {
+                    tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
+                        "half-made files could not be removed");
+                }
+                self.node.clean_run(self.record.id.as_str());
+                self.show();
+            }
+            State::Running { pid, start_time, paused } => {
+                self.take_up(VmHandle { pid, start_time }, paused).await;
+            }
+        }
+        true
+    }
+
+    async fn take_up(&mut self, handle: VmHandle, paused: bool) {
+        let swept = self.directory.sweep();
+        let run_dir = self.node.layout.run(self.record.id.as_str());
+        match Vm::adopt(handle, run_dir) {
+            Ok(Some(vm)) => {
+                if let Err(error) = self.vouch_for(vm, paused).await {
+                    tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
+                        "a running VM could not be vouched for");
+                    self.fail(format!(
+                        "the VM did not prove itself after the daemon's restart: {error}"
+                    ))
+                    .await;
+                } else {
+                    tracing::info!(sandbox = %self.record.id, pid = handle.pid, "VM taken up");
+                }
+            }
+            Ok(None) => self.ended_meanwhile().await,
+            Err(error) => self.fail(error.to_string()).await,
+        }
+        if let Err(error) = swept {
+            tracing::warn!(error = base::chain(&error), "half-made files could not be removed");
+        }
+    }
+
+    /// The VM ended while no daemon looked. If that was in the middle of a stop that had already
+    /// put everything on disk, the stop is simply complete.
+    async fn ended_meanwhile(&mut self) {
+        match self.complete_snapshot() {
+            Some(taken_at) => self.finish_stop(taken_at).await,
+            None => self.fail("the VM ended while the daemon was not running".to_owned()).await,
+        }
+    }
+
+    /// When a snapshot was committed that covers the disk as it is now, if so. A VM that is still
+    /// there must then not run on: it would write to what the snapshot holds.
+    fn complete_snapshot(&self) -> Option<i64> {
+        let snapshot = self.directory.snapshot().ok()??;
+        let layers = self.directory.layers().ok()?;
+        (layers == snapshot.manifest.layers).then_some(snapshot.manifest.taken_at)
+    }
+
+    async fn finish_stop(&mut self, taken_at: i64) {
+        self.node.clean_run(self.record.id.as_str());
+        self.phase = Phase::Cold;
+        if let Err(error) = self.enter(State::Stopped { since: taken_at }).await {
+            tracing::error!(error = base::chain(&error), "a state could not be recorded");
+        }
+    }
+
+    async fn vouch_for(&mut self, vm: Vm, paused: bool) -> Result<()> {
+        let running = match vm.is_running().await {
+            Ok(running) => running,
+            Err(error) => {
+                self.phase = Phase::Hot(Live { vm, channel: None });
+                return Err(error.into());
+            }
+        };
+        if paused && !running {
+            // A paused guest cannot answer; it is challenged when it is resumed.
+            self.phase = Phase::Warm(Live { vm, channel: None });
+            self.show();
+            return Ok(());
+        }
+        if !running && let Some(taken_at) = self.complete_snapshot() {
+            vm.kill().await;
+            self.finish_stop(taken_at).await;
+            return Ok(());
+        }
+        // A stop or a pause may have been under way.
+        let resumed = if running { Ok(()) } else { vm.resume().await };
+        self.phase = Phase::Hot(Live { vm, channel: None });
+        resumed?;
+        self.challenge().await
+    }
+
+    async fn challenge(&mut self) -> Result<()> {
+        if let Phase::Hot(live) = &mut self.phase {
+            let channel = Channel::open(&live.vm, Patience::Running).await?;
+            channel.meet(self.record.id.as_str(), &self.record.identity).await?;
+            channel.refresh().await?;
+            live.channel = Some(channel);
+        }
+        let state = self.running_state(false)?;
+        self.enter(state).await
+    }
+}

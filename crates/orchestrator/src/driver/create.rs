@@ -1,0 +1,39 @@
+//! From nothing to hot.
+
+use vmm::Boot;
+
+use super::{Driver, launch::BootFiles};
+use crate::{
+    Result,
+    facade::Progress,
+    guest::Patience,
+    sandbox_dir::{Origin, SandboxDir},
+    template,
+};
+
+impl Driver {
+    /// Makes the sandbox as a child of its shape's template. After an error the caller removes what
+    /// there is of it.
+    pub(super) async fn create(&mut self, progress: &Progress) -> Result<()> {
+        let engine = self.node.engine().await?;
+        let shape = self.node.shape(&self.record.spec)?;
+        let template = self.node.templates.of_shape(&self.node, &shape, progress).await?;
+        let _turn = self.node.turn().await?;
+        let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());
+        self.directory = SandboxDir::create(
+            self.node.layout.sandbox(&self.record.id),
+            &origin,
+            self.record.spec.disk_mib,
+        )?;
+        let files = BootFiles {
+            ram: template.ram.clone(),
+            image: shape.image.path().to_owned(),
+            modules: shape.bundle.modules_image(),
+            scratch: template::disk(&template.directory),
+            boot: Boot::Restore { state: template.devices()? },
+        };
+        let vm = self.launch(&engine, files, &[0])?;
+        let channel = self.identify(&vm, Patience::Running).await?;
+        self.is_hot(vm, channel).await
+    }
+}

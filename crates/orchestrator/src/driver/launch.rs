@@ -1,0 +1,88 @@
+//! What create, wake and cold boot have in common.
+
+use proto::message::Identify;
+use vmm::{Boot, Disks, Machine, Plan, Vm, memory::Ram};
+
+use super::{Driver, Live, Phase};
+use crate::{
+    Error, Kind, Result,
+    admission,
+    guest::{Channel, Patience, fresh},
+    node::Engine,
+    record::State,
+    template,
+};
+
+/// A host with less available memory than this starts no more VMs, MiB.
+const RESERVE_MIB: u64 = 256;
+
+impl Driver {
+    pub(super) fn machine(&self) -> Machine {
+        Machine { cpus: self.record.spec.cpus, memory_mib: self.record.spec.memory_mib }
+    }
+
+    /// Launches a VM over the given disk layers, the last of which it may write.
+    pub(super) fn launch(
+        &self,
+        engine: &Engine,
+        files: BootFiles,
+        layers: &[u32],
+    ) -> Result<Vm> {
+        if admission::available_mib().is_some_and(|mib| mib < RESERVE_MIB) {
+            let message = "the host has not enough free memory to start another sandbox";
+            return Err(Error::new(Kind::HostOverloaded, message)
+                .hint("stop or destroy some sandboxes, then try again"));
+        }
+        let name = self.record.id.as_str();
+        let plan = Plan {
+            machine: self.machine(),
+            ram: files.ram,
+            disks: Disks {
+                base: template::open(&files.image)?,
+                modules: template::open(&files.modules)?,
+                scratch: template::open(&files.scratch)?,
+                layers: self.directory.open_layers(layers)?,
+            },
+            boot: files.boot,
+            run_dir: self.node.make_run(name)?,
+            confinement: self.node.confinement(name, self.record.slot + 1, self.machine())?,
+        };
+        Ok(engine.qemu.launch(plan)?)
+    }
+
+    /// Tells a guest that is nobody yet who it is.
+    pub(super) async fn identify(&self, vm: &Vm, patience: Patience) -> Result<Channel> {
+        let channel = Channel::open(vm, patience).await?;
+        channel.meet_blank().await?;
+        let identity = &self.record.identity;
+        let identify = Identify {
+            sandbox_id: self.record.id.as_str().to_owned(),
+            hostname: self.record.name.as_str().to_owned(),
+            machine_id: identity.machine_id.clone(),
+            token: identity.token.clone(),
+            env: self.record.spec.env.clone(),
+            refresh: fresh(),
+        };
+        channel.identify(identify).await?;
+        Ok(channel)
+    }
+
+    /// The VM is up and its agent answers: from now on the sandbox is hot.
+    pub(super) async fn is_hot(&mut self, vm: Vm, channel: Channel) -> Result<()> {
+        let handle = vm.handle();
+        let state =
+            State::Running { pid: handle.pid, start_time: handle.start_time, paused: false };
+        self.phase = Phase::Hot(Live { vm, channel: Some(channel) });
+        self.enter(state).await
+    }
+}
+
+/// What a launch needs besides the sandbox's own directory.
+pub(super) struct BootFiles {
+    pub ram: Ram,
+    pub image: std::path::PathBuf,
+    pub modules: std::path::PathBuf,
+    /// The template's disk, which lies below all layers.
+    pub scratch: std::path::PathBuf,
+    pub boot: Boot,
+}

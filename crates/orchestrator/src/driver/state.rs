@@ -1,0 +1,113 @@
+//! The states of a driver and what others see of them.
+
+use proto::mux::Session;
+
+use super::Live;
+use crate::{
+    model::{Failure, Status, Thermal},
+    record::{Record, State},
+};
+
+/// What exists only in a state lives only in that state.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Being made or taken up.
+    Beginning,
+    /// vCPUs run.
+    Hot(Live),
+    /// vCPUs are paused.
+    Warm(Live),
+    /// No VM.
+    Cold,
+    /// No VM, and nobody asked for that.
+    Failed,
+    /// Nothing is left.
+    Gone,
+}
+
+impl Phase {
+    pub(super) fn of_record(state: &State) -> Self {
+        match state {
+            State::Creating | State::Running { .. } | State::Destroying => Self::Beginning,
+            State::Stopped { .. } => Self::Cold,
+            State::Failed(_) => Self::Failed,
+        }
+    }
+
+    pub(super) fn live(&self) -> Option<&Live> {
+        match self {
+            Self::Hot(live) | Self::Warm(live) => Some(live),
+            Self::Beginning | Self::Cold | Self::Failed | Self::Gone => None,
+        }
+    }
+
+    pub(super) fn live_mut(&mut self) -> Option<&mut Live> {
+        match self {
+            Self::Hot(live) | Self::Warm(live) => Some(live),
+            Self::Beginning | Self::Cold | Self::Failed | Self::Gone => None,
+        }
+    }
+
+    /// Takes the VM out, leaving no state but `Beginning` behind: the caller says what is next.
+    pub(super) fn take_live(&mut self) -> Option<Live> {
+        if self.live().is_none() {
+            return None;
+        }
+        match std::mem::replace(self, Self::Beginning) {
+            Self::Hot(live) | Self::Warm(live) => Some(live),
+            Self::Beginning | Self::Cold | Self::Failed | Self::Gone => None,
+        }
+    }
+
+    pub(super) fn cool_down(&mut self) {
+        if let Some(live) = self.take_live() {
+            *self = Self::Warm(live);
+        }
+    }
+
+    pub(super) fn warm_up(&mut self) {
+        if let Some(live) = self.take_live() {
+            *self = Self::Hot(live);
+        }
+    }
+}
+
+/// What everybody may see at any time without asking the driver.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub status: Status,
+    pub thermal: Option<Thermal>,
+    pub failure: Option<Failure>,
+    pub generation: u64,
+    pub snapshot_bytes: Option<u64>,
+    pub stopped_at: Option<i64>,
+    /// The way to the agent while the sandbox is hot.
+    pub session: Option<Session>,
+}
+
+impl Published {
+    pub(super) fn of(record: &Record, phase: &Phase, snapshot_bytes: Option<u64>) -> Self {
+        let (status, thermal) = match (&record.state, phase) {
+            (State::Creating, _) => (Status::Creating, None),
+            (State::Running { .. }, Phase::Warm(_)) => (Status::Running, Some(Thermal::Warm)),
+            (State::Running { .. }, _) => (Status::Running, Some(Thermal::Hot)),
+            (State::Stopped { .. }, _) => (Status::Stopped, Some(Thermal::Cold)),
+            (State::Failed(_), _) => (Status::Failed, None),
+            (State::Destroying, _) => (Status::Destroying, None),
+        };
+        let failure = match &record.state {
+            State::Failed(failure) => Some(failure.clone()),
+            _ => None,
+        };
+        let stopped_at = match record.state {
+            State::Stopped { since } => Some(since),
+            _ => None,
+        };
+        let session = match phase {
+            Phase::Hot(live) => live.channel.as_ref().map(|c| c.session().clone()),
+            _ => None,
+        };
+        let generation = record.generation;
+        Self { status, thermal, failure, generation, snapshot_bytes, stopped_at, session }
+    }
+}

@@ -1,0 +1,257 @@
+//! The orchestrator as the daemon uses it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use base::{
+    clock,
+    ids::{Name, SandboxId, UserId},
+};
+use disk::image;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Error, Kind, Result,
+    admission::{self, Defaults},
+    driver::Begin,
+    model::{CreateRequest, SandboxView, Spec, StartFrom, User},
+    node::{Node, blocking},
+    record::{Identity, Record, State},
+    recovery,
+    sandbox::Sandbox,
+    store::Store,
+};
+
+/// How a node is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The guest agent's binary.
+    pub lohar: &'static [u8],
+    /// What a create takes when it does not say.
+    pub defaults: Defaults,
+}
+
+/// What runs the VMs, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// The engine.
+    pub engine: String,
+    /// Its version.
+    pub engine_version: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Why this accelerator.
+    pub reason: String,
+    /// Which limits monitors get: some of memory, cpu, pids.
+    pub limits: Vec<&'static str>,
+}
+
+/// An image that sandboxes can be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageView {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its content, hexadecimal.
+    pub digest: String,
+    /// What it takes on disk, bytes.
+    pub size_bytes: u64,
+    /// Where it comes from.
+    pub source: String,
+    /// Unix seconds.
+    pub created_at: i64,
+}
+
+/// Where a long operation says what it is doing. Cheap, never waits, may be nobody.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Option<mpsc::Sender<String>>);
+
+impl Progress {
+    /// Progress that is read from the other end of `sender`.
+    pub fn to(sender: mpsc::Sender<String>) -> Self {
+        Self(Some(sender))
+    }
+
+    /// Says what begins now. A listener that is too slow misses steps.
+    pub fn say(&self, step: impl Into<String>) {
+        if let Some(sender) = &self.0 {
+            let _ = sender.try_send(step.into());
+        }
+    }
+}
+
+/// The outcome of a create.
+#[derive(Debug)]
+pub struct Created {
+    /// The sandbox.
+    pub sandbox: SandboxView,
+    /// Whether it was there already, with the same specification.
+    pub existing: bool,
+}
+
+/// The outcome of a start.
+#[derive(Debug)]
+pub struct Started {
+    /// The sandbox.
+    pub sandbox: SandboxView,
+    /// What it was started from.
+    pub from: StartFrom,
+}
+
+/// All sandboxes of one node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Orchestrator {
+    node: Arc<Node>,
+}
+
+impl Orchestrator {
+    /// Opens the data directory and takes up what an earlier daemon left: VMs that run are adopted,
+    /// what is half-made or unknown is removed.
+    ///
+    /// # Errors
+    /// If the data directory cannot be used. A missing engine or kernel is told when a sandbox
+    /// needs it.
+    pub async fn open(settings: Settings) -> Result<Self> {
+        let node = Arc::new(blocking(move || Node::open(settings)).await?);
+        recovery::take_up(&node).await?;
+        Ok(Self { node })
+    }
+
+    /// What runs the VMs.
+    ///
+    /// # Errors
+    /// [`Kind::EngineMissing`], [`Kind::EngineTooOld`], [`Kind::NoKernel`].
+    pub async fn node(&self) -> Result<NodeInfo> {
+        let engine = self.node.engine().await?;
+        Ok(NodeInfo {
+            engine: "qemu".to_owned(),
+            engine_version: engine.qemu.version().to_owned(),
+            accelerator: engine.verdict.accelerator.to_string(),
+            reason: engine.verdict.reason,
+            limits: self.node.limits(),
+        })
+    }
+
+    /// Users and their keys.
+    pub fn store(&self) -> &Store {
+        &self.node.store
+    }
+
+    /// Makes a sandbox, or finds the one that has this name and specification already. Goes on to
+    /// its end even if the caller leaves.
+    pub async fn create(
+        &self,
+        owner: &User,
+        request: CreateRequest,
+        progress: Progress,
+    ) -> Result<Created> {
+        let defaults = &self.node.settings.defaults;
+        let (name, spec) = admission::admit(request, defaults, owner.limits, admission::host())?;
+        if let Some(name) = &name
+            && let Some(existing) = self.node.registry.find(&owner.id, name.as_str())
+        {
+            return same_or_taken(existing, &spec).await;
+        }
+        // Whether it can be made at all is asked before anything is made.
+        self.node.engine().await?;
+        self.node.shape(&spec)?;
+        let name = match name {
+            Some(name) => name,
+            None => format!("sandbox-{}", base::random::hex::<3>()).parse()?,
+        };
+        self.make(owner, name, spec, progress).await
+    }
+
+    async fn make(
+        &self,
+        owner: &User,
+        name: Name,
+        spec: Spec,
+        progress: Progress,
+    ) -> Result<Created> {
+        let record = Record {
+            id: SandboxId::random(),
+            owner: owner.id.clone(),
+            name,
+            spec,
+            identity: Identity::random(),
+            slot: 0,
+            generation: 0,
+            state: State::Creating,
+            created_at: clock::unix_seconds(),
+        };
+        let (reply, created) = oneshot::channel();
+        let (node, limit) = (Arc::clone(&self.node), owner.limits.sandboxes);
+        // A task of its own, because between the row and the driver nobody may leave.
+        let started = tokio::spawn(async move {
+            let record = node.store.insert_sandbox(&record, limit).await?;
+            Ok::<_, Error>(Sandbox::start_driver(&node, record, Begin::Create { progress, reply }))
+        });
+        let sandbox = match started.await {
+            Ok(sandbox) => sandbox?,
+            Err(error) => return Err(Error::internal("a task failed", error)),
+        };
+        match created.await {
+            Ok(created) => created?,
+            Err(_) => return Err(Error::new(Kind::Internal, "the sandbox's driver ended")),
+        }
+        Ok(Created { sandbox: sandbox.view(), existing: false })
+    }
+
+    /// The owner's sandboxes by name. Wakes none.
+    pub fn list(&self, owner: &UserId) -> Vec<SandboxView> {
+        let mut views: Vec<SandboxView> =
+            self.node.registry.of(owner).iter().map(Sandbox::view).collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+
+    /// One of the owner's sandboxes by name or id.
+    ///
+    /// # Errors
+    /// [`Kind::SandboxNotFound`], also for what belongs to somebody else.
+    pub fn find(&self, owner: &UserId, name_or_id: &str) -> Result<Sandbox> {
+        self.node.registry.find(owner, name_or_id).ok_or_else(|| {
+            let shown: String = name_or_id.chars().take(80).collect();
+            Error::new(Kind::SandboxNotFound, format!("there is no sandbox {shown:?}"))
+                .hint("see what there is: bhatti list")
+        })
+    }
+
+    /// The images of this node.
+    pub async fn images(&self) -> Result<Vec<ImageView>> {
+        let data = self.node.layout.data().to_owned();
+        blocking(move || {
+            let images = image::list(&data)?;
+            Ok(images
+                .iter()
+                .map(|image| ImageView {
+                    name: image.name().map(ToString::to_string).unwrap_or_default(),
+                    digest: image.digest().to_owned(),
+                    size_bytes: image.size(),
+                    source: image.source().to_owned(),
+                    created_at: image.created_at(),
+                })
+                .collect())
+        })
+        .await
+    }
+
+    /// Lets go of everything. VMs run on and are taken up by the next daemon.
+    pub async fn close(&self) {
+        for sandbox in self.node.registry.all() {
+            sandbox.release().await;
+        }
+    }
+}
+
+async fn same_or_taken(existing: Sandbox, spec: &Spec) -> Result<Created> {
+    let record = existing.record();
+    if record.spec != *spec {
+        let message = format!("a sandbox {} with another specification exists", record.name);
+        return Err(Error::new(Kind::NameTaken, message)
+            .hint("choose another name, or destroy the other sandbox first"));
+    }
+    existing.created().await?;
+    Ok(Created { sandbox: existing.view(), existing: true })
+}

@@ -1,0 +1,59 @@
+//! The host's side of the conversation with the guest agent.
+
+mod channel;
+mod exec;
+mod files;
+
+use std::time::Duration;
+
+use proto::{
+    message::{Request, Response},
+    mux::Stream,
+};
+
+pub(crate) use channel::{Channel, Patience, fresh, time_spawn};
+pub use exec::{ExecEvent, ExecInput, Execution};
+pub use files::{FileReading, FileWriting};
+pub(crate) use files::{list, stat};
+
+use crate::{Error, Kind, Result};
+
+/// How long the agent may take over a request that needs no work worth mentioning.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// Opens a stream, sends the request and returns the first answer with the stream.
+async fn ask(session: &proto::mux::Session, request: &Request) -> Result<(Stream, Response)> {
+    let asked = async {
+        let mut stream = session.open().await?;
+        stream.send_json(request).await?;
+        let answer = answer(&mut stream).await?;
+        Ok((stream, answer))
+    };
+    within(ANSWER, asked).await
+}
+
+/// The next JSON answer of a stream; an error answer becomes our error.
+async fn answer(stream: &mut Stream) -> Result<Response> {
+    match stream.recv_json::<Response>().await? {
+        Some(Response::Error(error)) => Err(error.into()),
+        Some(response) => Ok(response),
+        None => Err(cut_off()),
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let seconds = limit.as_secs();
+        let message = format!("the guest agent did not answer in {seconds} s");
+        Err(Error::new(Kind::AgentUnreachable, message))
+    })
+}
+
+fn cut_off() -> Error {
+    Error::new(Kind::AgentUnreachable, "the guest agent broke off in the middle of an answer")
+}
+
+fn unexpected(response: &Response) -> Error {
+    let shown: String = format!("{response:?}").chars().take(80).collect();
+    Error::new(Kind::AgentUnreachable, format!("the guest agent gave an odd answer: {shown}"))
+}

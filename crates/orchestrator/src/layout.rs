@@ -1,0 +1,69 @@
+//! Where things lie below the data directory.
+
+use std::path::{Path, PathBuf};
+
+use base::ids::SandboxId;
+
+/// The longest path that a Unix socket can have, bytes, without the terminating zero.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The data directory of one node.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    data: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(data: PathBuf) -> Self {
+        Self { data }
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.data.join("state.db")
+    }
+
+    pub(crate) fn kvm_verdict(&self) -> PathBuf {
+        self.data.join("kvm-verdict.json")
+    }
+
+    pub(crate) fn templates(&self) -> PathBuf {
+        self.data.join("templates")
+    }
+
+    pub(crate) fn template(&self, key: &str) -> PathBuf {
+        self.templates().join(key)
+    }
+
+    pub(crate) fn sandboxes(&self) -> PathBuf {
+        self.data.join("sandboxes")
+    }
+
+    pub(crate) fn sandbox(&self, id: &SandboxId) -> PathBuf {
+        self.sandboxes().join(id.as_str())
+    }
+
+    /// Control sockets of running VMs.
+    pub(crate) fn runs(&self) -> PathBuf {
+        self.data.join("run")
+    }
+
+    pub(crate) fn run(&self, name: &str) -> PathBuf {
+        self.runs().join(name)
+    }
+
+    /// Why no control socket could be made below this data directory, if so.
+    pub(crate) fn too_long(&self) -> Option<String> {
+        let longest = self.run("0123456789abcdef").join("agent.sock");
+        let length = longest.as_os_str().len();
+        (length > SOCKET_PATH_MAX).then(|| {
+            format!(
+                "the data directory's path is {} bytes too long for control sockets below it",
+                length - SOCKET_PATH_MAX
+            )
+        })
+    }
+}

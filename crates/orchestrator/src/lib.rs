@@ -1,0 +1,33 @@
+//! Turns requests about sandboxes into running VMs and keeps them true.
+//!
+//! ```text
+//! Orchestrator ─► Registry ─► Sandbox (handle) ─ commands ─► Driver (task, one a sandbox)
+//!      │                                                        │
+//!      └─► Store (SQLite: rows)          vmm, disk, guest agent ┘
+//! ```
+//! Invariant: knows nothing of HTTP. Everything that changes a sandbox happens in its driver.
+
+mod admission;
+mod convert;
+mod driver;
+pub mod error;
+mod facade;
+mod guest;
+mod layout;
+pub mod model;
+mod node;
+mod record;
+mod recorder;
+mod recovery;
+mod registry;
+mod sandbox;
+mod sandbox_dir;
+pub mod store;
+mod template;
+
+pub use admission::Defaults;
+pub use error::{Error, Kind, Result};
+pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
+pub use guest::{ExecEvent, ExecInput, Execution, FileReading, FileWriting};
+pub use proto::message;
+pub use sandbox::Sandbox;

@@ -1,0 +1,152 @@
+//! What the orchestrator is asked for and what it shows.
+
+use std::collections::BTreeMap;
+
+use base::ids::{Name, SandboxId, UserId};
+use serde::{Deserialize, Serialize};
+
+/// What a sandbox is made of; two creates with an equal specification mean the same sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// Image name.
+    pub image: Name,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Guest memory, MiB.
+    pub memory_mib: u64,
+    /// Size of the writable disk, MiB.
+    pub disk_mib: u64,
+    /// Variables that every command sees.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The owner's labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A create request before defaults and limits are applied.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// Wanted name; one is made up if absent.
+    pub name: Option<String>,
+    /// Image name; the default image if absent.
+    pub image: Option<String>,
+    /// Number of vCPUs; 1 if absent.
+    pub cpus: Option<u32>,
+    /// Guest memory, MiB; the default if absent.
+    pub memory_mib: Option<u64>,
+    /// Size of the writable disk, MiB; the default if absent.
+    pub disk_mib: Option<u64>,
+    /// Variables that every command sees.
+    pub env: BTreeMap<String, String>,
+    /// The owner's labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Whether a sandbox's VM exists, as callers see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Being made.
+    Creating,
+    /// There is a VM, running or paused.
+    Running,
+    /// No VM; everything is on disk.
+    Stopped,
+    /// The VM ended without being asked to; the owner decides how to go on.
+    Failed,
+    /// Being removed.
+    Destroying,
+}
+
+/// How warm a sandbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Thermal {
+    /// vCPUs run.
+    Hot,
+    /// In memory, vCPUs paused.
+    Warm,
+    /// On disk.
+    Cold,
+}
+
+/// Why a sandbox failed and what is left of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What happened, with what the VM monitor said last.
+    pub cause: String,
+    /// When the snapshot that can be resumed was taken, Unix seconds; absent if there is none.
+    pub snapshot_taken_at: Option<i64>,
+}
+
+/// A sandbox as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxView {
+    /// Its id.
+    pub id: SandboxId,
+    /// Its name, unique among its owner's sandboxes.
+    pub name: Name,
+    /// Its owner.
+    pub owner: UserId,
+    /// What it is made of.
+    pub spec: Spec,
+    /// Whether its VM exists.
+    pub status: Status,
+    /// How warm it is, while it is running or stopped.
+    pub thermal: Option<Thermal>,
+    /// Set while it is failed.
+    pub failure: Option<Failure>,
+    /// Goes up by one with every change of state.
+    pub generation: u64,
+    /// What its last snapshot takes on disk, bytes.
+    pub snapshot_bytes: Option<u64>,
+    /// Unix seconds.
+    pub created_at: i64,
+    /// Unix seconds, while it is stopped.
+    pub stopped_at: Option<i64>,
+}
+
+/// Where a start takes the sandbox's state from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    /// It was running or paused in memory; nothing was read.
+    Memory,
+    /// Its memory snapshot: processes go on.
+    Snapshot,
+    /// A boot from its disk: files are there, processes are not.
+    Disk,
+}
+
+/// A user of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// Its unique name.
+    pub name: Name,
+    /// Whether it may manage users.
+    pub admin: bool,
+    /// What it may have.
+    pub limits: UserLimits,
+    /// Unix seconds.
+    pub created_at: i64,
+}
+
+/// What a user may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UserLimits {
+    /// Most sandboxes at a time, stopped ones included.
+    pub sandboxes: u32,
+    /// Most vCPUs in one sandbox.
+    pub cpus_per_sandbox: u32,
+    /// Most memory in one sandbox, MiB.
+    pub memory_mib_per_sandbox: u64,
+}
+
+impl Default for UserLimits {
+    fn default() -> Self {
+        Self { sandboxes: 5, cpus_per_sandbox: 4, memory_mib_per_sandbox: 4096 }
+    }
+}

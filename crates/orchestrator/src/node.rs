@@ -1,0 +1,231 @@
+//! What all sandboxes of a node share.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use base::{files, hash};
+use disk::{
+    image::{self, Image},
+    kernel::{self, KernelBundle},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use vmm::{
+    Confinement, Machine, NetworkNamespace, Qemu,
+    accel::{self, Accelerator, Verdict},
+    cgroup::Hierarchy,
+};
+
+use crate::{
+    Error, Kind, Result,
+    facade::Settings,
+    layout::Layout,
+    model::Spec,
+    registry::Registry,
+    sandbox_dir::Origin,
+    store::Store,
+    template::{Shape, Templates},
+};
+
+/// The first user id that monitors run under; one a sandbox.
+const FIRST_UID: u32 = 600_000;
+/// VMs that may start at the same time for every CPU of the host: more would only make each other
+/// slower.
+const STARTS_PER_CPU: usize = 4;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub settings: Settings,
+    pub layout: Layout,
+    pub store: Store,
+    pub templates: Templates,
+    pub registry: Registry,
+    starts: Arc<Semaphore>,
+    /// Tells this node's control groups and processes from another node's on the same host.
+    pub tag: String,
+    cgroups: Hierarchy,
+    network: NetworkNamespace,
+    engine: tokio::sync::Mutex<Option<Engine>>,
+    initramfs: Mutex<Option<(String, PathBuf)>>,
+}
+
+/// The engine in use and why.
+#[derive(Debug, Clone)]
+pub(crate) struct Engine {
+    pub qemu: Qemu,
+    pub verdict: Verdict,
+}
+
+/// Runs file work on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::internal("a worker thread failed", error)),
+    }
+}
+
+impl Node {
+    pub(crate) fn open(settings: Settings) -> Result<Self> {
+        let layout = Layout::new(settings.data_dir.clone());
+        if let Some(reason) = layout.too_long() {
+            return Err(Error::new(Kind::InvalidRequest, reason)
+                .hint("choose a shorter one with --data-dir"));
+        }
+        for directory in [layout.sandboxes(), layout.templates().join("keys"), layout.runs()] {
+            fs_err::create_dir_all(directory)?;
+        }
+        let store = Store::open(&layout.store())?;
+        files::sweep_temporary(&layout.templates())?;
+        disk::sweep(layout.data())?;
+        let tag = hash::bytes(layout.data().as_os_str().as_encoded_bytes())[..8].to_owned();
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let network = NetworkNamespace::empty().map_err(|error| {
+            Error::internal("no network namespace can be made", error)
+                .hint("the daemon has to run as root")
+        })?;
+        Ok(Self {
+            settings,
+            layout,
+            store,
+            templates: Templates::default(),
+            registry: Registry::default(),
+            starts: Arc::new(Semaphore::new(cpus * STARTS_PER_CPU)),
+            tag,
+            cgroups: Hierarchy::detect(),
+            network,
+            engine: tokio::sync::Mutex::new(None),
+            initramfs: Mutex::new(None),
+        })
+    }
+
+    /// The engine, chosen at first need and again until there is one.
+    pub(crate) async fn engine(&self) -> Result<Engine> {
+        let mut engine = self.engine.lock().await;
+        if let Some(engine) = &*engine {
+            return Ok(engine.clone());
+        }
+        let found = blocking(|| Ok(Qemu::find(Accelerator::Tcg)?)).await?;
+        let bundle = kernel::current(self.layout.data())?;
+        let initramfs = self.initramfs(&bundle)?;
+        let memory = self.layout.kvm_verdict();
+        let verdict = accel::decide(&found, &bundle.vmlinux(), &initramfs, &memory).await;
+        tracing::info!(
+            engine = "qemu",
+            version = found.version(),
+            accelerator = %verdict.accelerator,
+            reason = verdict.reason,
+            "engine chosen"
+        );
+        let qemu = found.with_accelerator(verdict.accelerator);
+        Ok(engine.insert(Engine { qemu, verdict }).clone())
+    }
+
+    /// What kernel and image a new sandbox gets.
+    pub(crate) fn shape(&self, spec: &Spec) -> Result<Shape> {
+        let bundle = kernel::current(self.layout.data())?;
+        let image = image::open(self.layout.data(), spec.image.as_str())?;
+        self.shape_of(spec, bundle, image)
+    }
+
+    /// What kernel and image an existing sandbox has.
+    pub(crate) fn shape_again(&self, spec: &Spec, origin: &Origin) -> Result<Shape> {
+        let bundle = kernel::open(self.layout.data(), &origin.kernel_id)?;
+        let image = image::open_digest(self.layout.data(), &origin.image_digest)?;
+        self.shape_of(spec, bundle, image)
+    }
+
+    fn shape_of(&self, spec: &Spec, bundle: KernelBundle, image: Image) -> Result<Shape> {
+        let initramfs = self.initramfs(&bundle)?;
+        let machine = Machine { cpus: spec.cpus, memory_mib: spec.memory_mib };
+        Ok(Shape { machine, disk_mib: spec.disk_mib, image, bundle, initramfs })
+    }
+
+    /// The initramfs for a bundle; the last one is remembered, because making sure costs a hash.
+    fn initramfs(&self, bundle: &KernelBundle) -> Result<PathBuf> {
+        let mut known = self.initramfs.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((id, path)) = &*known
+            && id == bundle.id()
+        {
+            return Ok(path.clone());
+        }
+        let path = disk::initramfs::cached(self.layout.data(), bundle, self.settings.lohar)?;
+        *known = Some((bundle.id().to_owned(), path.clone()));
+        Ok(path)
+    }
+
+    /// A turn to start a VM; waits while enough others are starting.
+    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.starts).acquire_owned().await;
+        turn.map_err(|error| Error::internal("the daemon is ending", error))
+    }
+
+    /// An empty directory for a VM's control sockets.
+    pub(crate) fn make_run(&self, name: &str) -> Result<PathBuf> {
+        let path = self.layout.run(name);
+        files::remove_any(&path)?;
+        fs_err::create_dir(&path)?;
+        Ok(path)
+    }
+
+    /// Under which limits a VM's monitor runs. `slot` is 0 for templates.
+    pub(crate) fn confinement(
+        &self,
+        name: &str,
+        slot: u32,
+        machine: Machine,
+    ) -> Result<Confinement> {
+        let uid = FIRST_UID
+            .checked_add(slot)
+            .ok_or_else(|| Error::new(Kind::Internal, "there are no user ids left"))?;
+        Ok(Confinement {
+            uid,
+            covered: vec![self.layout.data().to_owned()],
+            cgroup: self.cgroups.create(&self.group(name), machine.cpus, machine.memory_mib),
+            network: self.network.clone(),
+            marker: self.marker(name),
+        })
+    }
+
+    /// The environment variable by which a monitor is known to be ours.
+    pub(crate) fn marker(&self, name: &str) -> String {
+        format!("{}/{name}", self.tag)
+    }
+
+    fn group(&self, name: &str) -> String {
+        format!("{}-{name}", self.tag)
+    }
+
+    /// Removes what a VM that is gone leaves: sockets and control group.
+    pub(crate) fn clean_run(&self, name: &str) {
+        if let Err(error) = files::remove_any(&self.layout.run(name)) {
+            tracing::warn!(%error, "control sockets stay behind");
+        }
+        self.cgroups.adopt(&self.group(name)).remove();
+    }
+
+    /// Names of VMs that have control sockets or a control group.
+    pub(crate) fn leftovers(&self) -> Result<Vec<String>> {
+        let prefix = format!("{}-", self.tag);
+        let mut names: Vec<String> = self
+            .cgroups
+            .existing()
+            .into_iter()
+            .filter_map(|name| name.strip_prefix(&prefix).map(str::to_owned))
+            .collect();
+        for entry in fs_err::read_dir(self.layout.runs())? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Which limits monitors get: some of memory, cpu, pids.
+    pub(crate) fn limits(&self) -> Vec<&'static str> {
+        self.cgroups.limits()
+    }
+}

@@ -1,0 +1,77 @@
+//! What the store keeps of a sandbox: enough to take it up again after the daemon was killed.
+
+use base::ids::{Name, SandboxId, UserId};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Failure, Spec};
+
+/// One sandbox as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its id.
+    pub id: SandboxId,
+    /// Its owner.
+    pub owner: UserId,
+    /// Its name, unique among the owner's sandboxes.
+    pub name: Name,
+    /// What it is made of.
+    pub spec: Spec,
+    /// Who the guest is told that it is.
+    pub identity: Identity,
+    /// A small number that no other living sandbox has; the VM's own uid follows from it.
+    pub slot: u32,
+    /// Goes up by one with every change of state.
+    pub generation: u64,
+    /// What it is doing.
+    pub state: State,
+    /// Unix seconds.
+    pub created_at: i64,
+}
+
+/// What makes a guest different from its siblings and stays the same for its whole life.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// `/etc/machine-id`, 32 hexadecimal digits.
+    pub machine_id: String,
+    /// The secret that host and agent share, hexadecimal.
+    pub token: String,
+}
+
+impl Identity {
+    /// A new one.
+    pub fn random() -> Self {
+        Self { machine_id: base::random::hex::<16>(), token: base::random::hex::<32>() }
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("machine_id", &self.machine_id).finish_non_exhaustive()
+    }
+}
+
+/// The states that survive the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum State {
+    /// A create is under way; found after a restart, what there is of it is removed.
+    Creating,
+    /// A VM exists.
+    Running {
+        /// The VM monitor's process id.
+        pid: i32,
+        /// Its start time, clock ticks after boot: with the pid, its identity.
+        start_time: u64,
+        /// Whether the vCPUs are paused.
+        paused: bool,
+    },
+    /// No VM.
+    Stopped {
+        /// Unix seconds.
+        since: i64,
+    },
+    /// The VM ended unasked.
+    Failed(Failure),
+    /// Being removed; found after a restart, the removal is finished.
+    Destroying,
+}

@@ -1,0 +1,108 @@
+//! Recording a template: boot once, wait until the agent is ready, keep what is there.
+
+use std::{path::Path, sync::Arc};
+
+use base::files;
+use vmm::{Boot, Disks, Plan, Vm, memory::Ram};
+
+use crate::{
+    Error, Kind, Result,
+    guest::{Channel, Patience},
+    node::{Node, blocking},
+    template::{self, Shape, Template},
+};
+
+/// Kernel messages would only slow the boot down; a panic must end the VM.
+pub(crate) const COMMAND_LINE: &str =
+    "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on";
+
+/// How often the guest forks before it is recorded, so that its page cache holds what every
+/// command needs.
+const WARM_UP: usize = 3;
+
+/// Boots a VM of this shape and makes a template of it.
+pub(crate) async fn record(node: &Arc<Node>, shape: &Shape, key: String) -> Result<Template> {
+    let templates = node.layout.templates();
+    let directory = files::temporary_sibling(&templates.join("recording"));
+    fs_err::create_dir_all(&directory)?;
+    let name = format!("t{}", base::random::hex::<7>());
+    let recorded = record_in(node, shape, key, &directory, &name).await;
+    node.clean_run(&name);
+    if recorded.is_err() {
+        let _ = files::remove_any(&directory);
+    }
+    recorded
+}
+
+async fn record_in(
+    node: &Arc<Node>,
+    shape: &Shape,
+    key: String,
+    directory: &Path,
+    name: &str,
+) -> Result<Template> {
+    let engine = node.engine().await?;
+    let disk = template::disk(directory);
+    let (at, mib) = (disk.clone(), shape.disk_mib);
+    blocking(move || Ok(disk::scratch::create_ext4(&at, mib)?)).await?;
+    let ram = Ram::fresh(shape.machine.memory_mib)?;
+    let scratch = fs_err::OpenOptions::new().read(true).write(true).open(&disk)?;
+    let plan = Plan {
+        machine: shape.machine,
+        ram: ram.clone(),
+        disks: Disks {
+            base: template::open(shape.image.path())?,
+            modules: template::open(&shape.bundle.modules_image())?,
+            scratch: scratch.into_parts().0.into(),
+            layers: Vec::new(),
+        },
+        boot: cold_boot(shape)?,
+        run_dir: node.make_run(name)?,
+        confinement: node.confinement(name, 0, shape.machine)?,
+    };
+    let vm = engine.qemu.launch(plan)?;
+    let saved = boot_and_save(&vm, directory).await;
+    vm.kill().await;
+    drop(vm);
+    saved?;
+    let (templates, directory) = (node.layout.templates(), directory.to_owned());
+    let fingerprint = engine.qemu.fingerprint();
+    blocking(move || {
+        let ram = ram.seal()?;
+        let checksum = ram.save(&directory.join("ram"))?;
+        fs_err::File::open(template::disk(&directory))?.sync_all()?;
+        template::commit(&templates, &directory, key, fingerprint, ram, checksum)
+    })
+    .await
+}
+
+async fn boot_and_save(vm: &Vm, directory: &Path) -> Result<()> {
+    let channel = match Channel::open(vm, Patience::Booting).await {
+        Ok(channel) => channel,
+        Err(error) => {
+            let console = vm.console_tail().await.0;
+            let message = format!("the guest did not boot; its console ends with: {console}");
+            return Err(Error::new(Kind::AgentUnreachable, message).caused_by(error));
+        }
+    };
+    channel.meet_blank().await?;
+    for _ in 0..WARM_UP {
+        channel.time_spawn().await?;
+    }
+    if !channel.hang_up(vm).await {
+        let message = "the guest agent did not notice that the host hung up";
+        return Err(Error::new(Kind::AgentUnreachable, message));
+    }
+    vm.pause().await?;
+    vm.save_devices(&directory.join("devices")).await?;
+    Ok(())
+}
+
+/// A boot from the kernel.
+pub(crate) fn cold_boot(shape: &Shape) -> Result<Boot> {
+    Ok(Boot::Cold {
+        kernel: template::open(&shape.bundle.vmlinux())?,
+        initramfs: template::open(&shape.initramfs)?,
+        command_line: COMMAND_LINE.to_owned(),
+    })
+}

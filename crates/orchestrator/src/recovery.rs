@@ -1,0 +1,86 @@
+//! Making store and world agree after a start.
+
+use std::{collections::HashSet, sync::Arc};
+
+use base::{files, process::Process};
+
+use crate::{
+    Result,
+    driver::Begin,
+    node::{Node, blocking},
+    record::{Record, State},
+    sandbox::Sandbox,
+};
+
+/// Starts a driver for every sandbox and removes what belongs to none: monitors without a record,
+/// their sockets and control groups, directories without a row.
+///
+/// Directories are removed only if they hold no committed data of a sandbox, which is so exactly if
+/// the row was never written; a directory that has a row is never touched here.
+pub(crate) async fn take_up(node: &Arc<Node>) -> Result<()> {
+    let records = node.store.sandboxes().await?;
+    let running: HashSet<i32> = records
+        .iter()
+        .filter_map(|r| match r.state {
+            State::Running { pid, .. } => Some(pid),
+            _ => None,
+        })
+        .collect();
+    kill_strays(node, &running).await?;
+    let known: HashSet<String> = records.iter().map(|r| r.id.as_str().to_owned()).collect();
+    sweep(node, known).await?;
+    for record in records {
+        start(node, record);
+    }
+    Ok(())
+}
+
+fn start(node: &Arc<Node>, record: Record) {
+    Sandbox::start_driver(node, record, Begin::Recover);
+}
+
+/// Kills monitors of ours that no record speaks of: their daemon was killed between starting them
+/// and writing that down.
+async fn kill_strays(node: &Arc<Node>, running: &HashSet<i32>) -> Result<()> {
+    let prefix = node.marker("");
+    let marked = blocking(move || Ok(vmm::marked(&prefix)?)).await?;
+    for (pid, marker) in marked {
+        if running.contains(&pid) {
+            continue;
+        }
+        let Ok(start_time) = base::process::start_time(pid) else { continue };
+        if let Ok(Some(stray)) = Process::adopt(pid, start_time) {
+            tracing::warn!(pid, marker, "killing a VM that no sandbox owns");
+            stray.kill_and_wait().await;
+        }
+    }
+    Ok(())
+}
+
+async fn sweep(node: &Arc<Node>, known: HashSet<String>) -> Result<()> {
+    for name in node.leftovers()? {
+        if !known.contains(&name) {
+            node.clean_run(&name);
+        }
+    }
+    let directory = node.layout.sandboxes();
+    blocking(move || {
+        for entry in fs_err::read_dir(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if known.contains(&name) {
+                continue;
+            }
+            // The row is written before the directory is made and removed after it is gone, so
+            // without a row this can only be what an older copy of the store does not know.
+            let aside = entry.path().with_file_name(format!("lost-{name}"));
+            if !name.starts_with("lost-") {
+                tracing::warn!(from = name, "a sandbox directory without a row is set aside");
+                fs_err::rename(entry.path(), aside)?;
+                files::sync_directory(&directory)?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}

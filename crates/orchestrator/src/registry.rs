@@ -1,0 +1,65 @@
+//! The sandboxes of a node, by id and by their owners' names for them.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard},
+};
+
+use base::ids::{SandboxId, UserId};
+
+use crate::sandbox::Sandbox;
+
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_id: HashMap<SandboxId, Sandbox>,
+    by_name: HashMap<(UserId, String), SandboxId>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(crate) fn insert(&self, sandbox: Sandbox) {
+        let record = sandbox.record();
+        let key = (record.owner.clone(), record.name.as_str().to_owned());
+        let id = record.id.clone();
+        let mut inner = self.lock();
+        inner.by_name.insert(key, id.clone());
+        inner.by_id.insert(id, sandbox);
+    }
+
+    pub(crate) fn remove(&self, id: &SandboxId) {
+        let mut inner = self.lock();
+        if let Some(sandbox) = inner.by_id.remove(id) {
+            let record = sandbox.record();
+            let key = (record.owner.clone(), record.name.as_str().to_owned());
+            // The name may be in use again by the time the old sandbox is forgotten.
+            if inner.by_name.get(&key) == Some(id) {
+                inner.by_name.remove(&key);
+            }
+        }
+    }
+
+    /// By name first: an owner may well name a sandbox like another one's id.
+    pub(crate) fn find(&self, owner: &UserId, name_or_id: &str) -> Option<Sandbox> {
+        let inner = self.lock();
+        let by_name = inner.by_name.get(&(owner.clone(), name_or_id.to_owned()));
+        let id = by_name.cloned().or_else(|| name_or_id.parse().ok())?;
+        inner.by_id.get(&id).filter(|s| s.record().owner == *owner).cloned()
+    }
+
+    pub(crate) fn of(&self, owner: &UserId) -> Vec<Sandbox> {
+        let inner = self.lock();
+        inner.by_id.values().filter(|s| s.record().owner == *owner).cloned().collect()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Sandbox> {
+        self.lock().by_id.values().cloned().collect()
+    }
+}

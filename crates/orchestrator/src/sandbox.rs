@@ -1,0 +1,186 @@
+//! The handle through which everybody but the driver deals with a sandbox.
+
+use std::sync::Arc;
+
+use proto::{
+    message::{Exec, FileEntry, FileRead, FileStat, FileWrite},
+    mux::Session,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    Error, Kind, Result,
+    driver::{self, Begin, Command, Published},
+    facade::{Progress, Started},
+    guest::{self, Execution, FileReading, FileWriting},
+    model::{SandboxView, StartFrom},
+    node::Node,
+    record::Record,
+};
+
+/// How often an operation is tried again because the session that it was given ended before it
+/// began, which happens when a stop comes in between.
+const ATTEMPTS: usize = 3;
+
+/// One sandbox. Cheap to clone; operations on a sandbox that sleeps wake it.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    record: Record,
+    commands: mpsc::Sender<Command>,
+    published: watch::Receiver<Published>,
+}
+
+impl Sandbox {
+    /// Starts the driver and registers the sandbox.
+    pub(crate) fn start_driver(node: &Arc<Node>, record: Record, begin: Begin) -> Self {
+        let (driver, (commands, published)) = driver::prepare(Arc::clone(node), record.clone());
+        let sandbox = Self { shared: Arc::new(Shared { record, commands, published }) };
+        node.registry.insert(sandbox.clone());
+        // Only now, because a driver that gives up takes its sandbox out of the registry.
+        tokio::spawn(driver.run(begin));
+        sandbox
+    }
+
+    /// What does not change: id, owner, name, specification.
+    pub(crate) fn record(&self) -> &Record {
+        &self.shared.record
+    }
+
+    /// The sandbox as it is now. Never wakes it.
+    pub fn view(&self) -> SandboxView {
+        let record = &self.shared.record;
+        let now = self.shared.published.borrow();
+        SandboxView {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            owner: record.owner.clone(),
+            spec: record.spec.clone(),
+            status: now.status,
+            thermal: now.thermal,
+            failure: now.failure.clone(),
+            generation: now.generation,
+            snapshot_bytes: now.snapshot_bytes,
+            created_at: record.created_at,
+            stopped_at: now.stopped_at,
+        }
+    }
+
+    /// Waits until a create that is under way has ended. An error if it failed.
+    pub(crate) async fn created(&self) -> Result<()> {
+        let mut published = self.shared.published.clone();
+        let settled = published.wait_for(|p| p.status != crate::model::Status::Creating).await;
+        settled.map(drop).map_err(|_| self.gone())
+    }
+
+    /// Puts the whole VM on disk and frees its memory.
+    ///
+    /// # Errors
+    /// If it cannot be saved it runs on and nothing is lost.
+    pub async fn stop(&self) -> Result<SandboxView> {
+        self.ask(Command::Stop).await?;
+        Ok(self.view())
+    }
+
+    /// Starts a stopped or failed sandbox; `from` says from what, if the owner minds.
+    pub async fn start(&self, from: Option<StartFrom>, progress: Progress) -> Result<Started> {
+        let from = self.ask(|reply| Command::Start { from, progress, reply }).await?;
+        Ok(Started { sandbox: self.view(), from })
+    }
+
+    /// Stops the vCPUs; the next operation lets them run again.
+    pub async fn pause(&self) -> Result<SandboxView> {
+        self.ask(Command::Pause).await?;
+        Ok(self.view())
+    }
+
+    /// Lets paused vCPUs run.
+    pub async fn resume(&self) -> Result<SandboxView> {
+        self.ask(Command::Resume).await?;
+        Ok(self.view())
+    }
+
+    /// Removes the sandbox and all that belongs to it.
+    pub async fn destroy(&self) -> Result<()> {
+        self.ask(Command::Destroy).await
+    }
+
+    /// Lets go of the sandbox; its VM runs on.
+    pub(crate) async fn release(&self) {
+        let (reply, released) = oneshot::channel();
+        if self.shared.commands.send(Command::Release(reply)).await.is_ok() {
+            let _ = released.await;
+        }
+    }
+
+    /// Runs a command. Dropping the execution kills it.
+    pub async fn exec(&self, exec: Exec) -> Result<Execution> {
+        if exec.argv.is_empty() {
+            return Err(Error::new(Kind::CommandMissing, "there is no command to run")
+                .hint("give one after --, for instance: bhatti exec NAME -- uname -a"));
+        }
+        Execution::start(&self.session().await?, exec).await
+    }
+
+    /// Reads a file.
+    pub async fn file_read(&self, read: FileRead) -> Result<FileReading> {
+        FileReading::start(&self.session().await?, read).await
+    }
+
+    /// Replaces a file in one step.
+    pub async fn file_write(&self, write: FileWrite) -> Result<FileWriting> {
+        FileWriting::start(&self.session().await?, write).await
+    }
+
+    /// Facts about one path.
+    pub async fn file_stat(&self, path: &str) -> Result<FileStat> {
+        guest::stat(&self.session().await?, path).await
+    }
+
+    /// All entries of a directory, by name.
+    pub async fn file_list(&self, path: &str) -> Result<Vec<FileEntry>> {
+        guest::list(&self.session().await?, path).await
+    }
+
+    /// Nanoseconds that a fork, exec and exit of `/bin/true` take inside the guest.
+    pub async fn time_spawn(&self) -> Result<u64> {
+        guest::time_spawn(&self.session().await?).await
+    }
+
+    /// A session with the agent: at once if the sandbox is hot, else by waking it.
+    async fn session(&self) -> Result<Session> {
+        for _ in 0..ATTEMPTS {
+            let hot = self.shared.published.borrow().session.clone();
+            if let Some(session) = hot
+                && !session.is_closed()
+            {
+                return Ok(session);
+            }
+            let session = self.ask(Command::Wake).await?;
+            if !session.is_closed() {
+                return Ok(session);
+            }
+        }
+        Err(Error::new(Kind::AgentUnreachable, "the sandbox is stopped again and again"))
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        if self.shared.commands.send(command(reply)).await.is_err() {
+            return Err(self.gone());
+        }
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    fn gone(&self) -> Error {
+        let name = &self.shared.record.name;
+        Error::new(Kind::SandboxNotFound, format!("sandbox {name} does not exist any more"))
+    }
+}

@@ -1,0 +1,172 @@
+//! What the node remembers: users, and sandboxes well enough to be taken up again.
+//!
+//! ```text
+//!  async callers ──bounded queue──► writer thread ──► SQLite (WAL)
+//!        ▲                              │ after each commit that changes users
+//!        └── user_by_key ◄── Directory ◄┘
+//! ```
+//!
+//! One thread owns the only connection, so what is checked in a transaction cannot change before
+//! its commit, and a caller that goes away leaves no half-done work. Keys are looked up in memory.
+//!
+//! Invariant: nothing else writes to the file. The daemon holds a lock on the data directory
+//! before it opens the store.
+
+mod directory;
+mod sandboxes;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod users;
+mod writer;
+
+use std::{path::Path, sync::Arc};
+
+use base::ids::{SandboxId, UserId};
+use rusqlite::Transaction;
+
+use self::{directory::Directory, writer::Writer};
+pub use crate::record::{Identity, Record, State};
+use crate::{
+    Error, Kind, Result,
+    model::{User, UserLimits},
+};
+
+/// The name of the first admin, which [`Store::ensure_admin`] makes.
+pub const FIRST_ADMIN: &str = "admin";
+
+/// What the first admin may have: whatever the host can bear.
+const ADMIN_LIMITS: UserLimits =
+    UserLimits { sandboxes: 200, cpus_per_sandbox: 64, memory_mib_per_sandbox: 1 << 30 };
+
+/// A handle to the store; clones share it, and it ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct Store {
+    writer: Writer,
+    directory: Arc<Directory>,
+}
+
+impl Store {
+    /// Opens or makes the store at `path` and brings its schema up to date. Blocks.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut connection = schema::open(path)?;
+        let directory = Arc::new(Directory::default());
+        let reading = connection.transaction()?;
+        directory.replace(users::list_with_keys(&reading)?);
+        reading.finish()?;
+        Ok(Self { writer: Writer::start(connection)?, directory })
+    }
+
+    /// All sandboxes of all users, oldest first.
+    pub async fn sandboxes(&self) -> Result<Vec<Record>> {
+        self.writer.run(|c| sandboxes::list(c)).await
+    }
+
+    /// Keeps a new sandbox if its name is free and its owner has less than `limit`, and returns
+    /// what was stored: `slot` is chosen here, the smallest that is free.
+    pub async fn insert_sandbox(&self, record: &Record, limit: u32) -> Result<Record> {
+        let record = record.clone();
+        self.writer.transaction(move |t| sandboxes::insert(t, record, limit)).await
+    }
+
+    /// Keeps a new state. `generation` must be above the stored one: an older writer never undoes
+    /// a newer one.
+    pub async fn update_state(&self, id: &SandboxId, generation: u64, state: &State) -> Result<()> {
+        let (id, state) = (id.clone(), state.clone());
+        self.writer.transaction(move |t| sandboxes::update(t, &id, generation, &state)).await
+    }
+
+    /// Forgets a sandbox; its name and slot are free then. That it is not there is no error.
+    pub async fn delete_sandbox(&self, id: &SandboxId) -> Result<()> {
+        let id = id.clone();
+        self.writer.transaction(move |t| sandboxes::delete(t, &id)).await
+    }
+
+    /// Makes a user and returns it with its key, which is not stored and cannot be had again.
+    pub async fn create_user(
+        &self,
+        name: &str,
+        admin: bool,
+        limits: UserLimits,
+    ) -> Result<(User, String)> {
+        let user = users::new(name, admin, limits)?;
+        self.change_users(move |t| users::insert(t, user)).await
+    }
+
+    /// All users, oldest first, with the number of sandboxes that each owns.
+    pub async fn users(&self) -> Result<Vec<(User, u32)>> {
+        self.writer.run(|c| users::list_with_counts(c)).await
+    }
+
+    /// The user of that id or name.
+    pub async fn find_user(&self, name_or_id: &str) -> Result<User> {
+        let wanted = name_or_id.to_owned();
+        self.writer.run(move |c| users::find(c, &wanted)).await
+    }
+
+    /// Removes a user that owns nothing, and returns it. One admin must remain.
+    pub async fn delete_user(&self, name_or_id: &str) -> Result<User> {
+        let wanted = name_or_id.to_owned();
+        self.change_users(move |t| users::delete(t, &wanted)).await
+    }
+
+    /// Gives a user a new key; the old one is void from the moment that this returns.
+    pub async fn rotate_key(&self, name_or_id: &str) -> Result<(User, String)> {
+        let wanted = name_or_id.to_owned();
+        self.change_users(move |t| users::rotate(t, &wanted)).await
+    }
+
+    /// Makes the first admin and returns its key, unless there is an admin.
+    pub async fn ensure_admin(&self) -> Result<Option<String>> {
+        if self.directory.admin().is_some() {
+            return Ok(None);
+        }
+        let user = users::new(FIRST_ADMIN, true, ADMIN_LIMITS)?;
+        self.change_users(move |t| match users::any_admin(t)? {
+            true => Ok(None),
+            false => users::insert(t, user).map(|(_, key)| Some(key)),
+        })
+        .await
+    }
+
+    /// Whom a key belongs to. Memory only, so that every request can afford it.
+    pub fn user_by_key(&self, key: &str) -> Option<User> {
+        self.directory.by_key(key)
+    }
+
+    /// The oldest admin: who the host's own root is. Memory only.
+    pub fn admin(&self) -> Option<User> {
+        self.directory.admin()
+    }
+
+    /// The user of that id. Memory only.
+    pub fn user_by_id(&self, id: &UserId) -> Option<User> {
+        self.directory.by_id(id)
+    }
+
+    /// Runs a transaction that may change users. What the directory will say is read before the
+    /// commit and put in place right after it, in the writer thread: there is no moment at which a
+    /// void key is still good because a read failed or a caller went away.
+    async fn change_users<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let directory = Arc::clone(&self.directory);
+        self.writer
+            .run(move |connection| {
+                let transaction = writer::begin(connection)?;
+                let done = work(&transaction)?;
+                let users = users::list_with_keys(&transaction)?;
+                transaction.commit()?;
+                directory.replace(users);
+                Ok(done)
+            })
+            .await
+    }
+}
+
+/// A stored value that no version of this program can have written.
+fn corrupt(what: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(Kind::Internal, format!("the store holds {what} that cannot be read"))
+        .caused_by(source)
+}

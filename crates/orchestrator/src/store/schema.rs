@@ -1,0 +1,90 @@
+//! Opening the file and bringing its schema up to date.
+
+use std::{path::Path, time::Duration};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::{Error, Kind, Result};
+
+/// Every step from an empty file to the present schema. Append only: a step that was released is
+/// never edited, for files that have taken it will not take it again.
+pub(super) const MIGRATIONS: &[&str] = &["
+    CREATE TABLE users (
+        id             TEXT PRIMARY KEY NOT NULL,
+        name           TEXT NOT NULL UNIQUE,
+        admin          INTEGER NOT NULL CHECK (admin IN (0, 1)),
+        key_sha256     TEXT NOT NULL UNIQUE CHECK (length(key_sha256) = 64),
+        max_sandboxes  INTEGER NOT NULL,
+        max_cpus       INTEGER NOT NULL,
+        max_memory_mib INTEGER NOT NULL,
+        created_at     INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE sandboxes (
+        id         TEXT PRIMARY KEY NOT NULL,
+        owner      TEXT NOT NULL REFERENCES users (id),
+        name       TEXT NOT NULL,
+        slot       INTEGER NOT NULL UNIQUE CHECK (slot >= 0),
+        generation INTEGER NOT NULL CHECK (generation >= 0),
+        spec       TEXT NOT NULL CHECK (json_valid(spec)),
+        identity   TEXT NOT NULL CHECK (json_valid(identity)),
+        state      TEXT NOT NULL CHECK (json_valid(state)),
+        created_at INTEGER NOT NULL,
+        UNIQUE (owner, name)
+    ) STRICT;
+"];
+
+/// How long to wait for another process that reads the file, such as a backup.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Opens the file, ready for use.
+pub(super) fn open(path: &Path) -> Result<Connection> {
+    // Made here rather than by SQLite because it holds the agents' secrets: nobody else may read
+    // it, and SQLite gives its journals the permissions of the file itself.
+    fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| Error::internal("the store cannot be opened", error))?;
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    migrate(&mut connection, MIGRATIONS)?;
+    Ok(connection)
+}
+
+/// Applies the steps that the file has not taken, all or none.
+pub(super) fn migrate(connection: &mut Connection, steps: &[&str]) -> Result<()> {
+    let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
+    // Asked before the lock is taken, so that opening an up-to-date store writes nothing.
+    if version(connection)? == known {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    let found = version(&transaction)?;
+    let taken = usize::try_from(found).ok().filter(|taken| *taken <= steps.len());
+    let Some(taken) = taken else {
+        return Err(Error::new(
+            Kind::Internal,
+            format!(
+                "the store was written by a newer bhatti (schema {found}, this one knows {known})"
+            ),
+        )
+        .hint("install the newer version again, or restore the data directory from a backup"));
+    };
+    for step in &steps[taken..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    Ok(transaction.commit()?)
+}
+
+fn version(connection: &Connection) -> Result<i64> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}

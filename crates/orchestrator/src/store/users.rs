@@ -1,0 +1,164 @@
+//! The users table.
+
+use base::ids::{Name, UserId};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+
+use super::corrupt;
+use crate::{
+    Error, Kind, Result,
+    model::{User, UserLimits},
+};
+
+/// What every key begins with, so that people and scanners recognise one.
+pub(super) const KEY_PREFIX: &str = "bht_";
+
+const COLUMNS: &str =
+    "id, name, admin, max_sandboxes, max_cpus, max_memory_mib, created_at, key_sha256";
+
+/// A user and the digest of its key.
+pub(super) struct WithKey {
+    pub(super) user: User,
+    pub(super) key_sha256: String,
+}
+
+/// A user that is not stored yet.
+pub(super) fn new(name: &str, admin: bool, limits: UserLimits) -> Result<User> {
+    let name: Name = name.parse()?;
+    if name.as_str().parse::<UserId>().is_ok() {
+        // It could be taken for another user wherever a name or an id is given.
+        let message =
+            format!("{:?} has the shape of a user id and cannot be a name", name.as_str());
+        return Err(Error::new(Kind::InvalidName, message));
+    }
+    let created_at = base::clock::unix_seconds();
+    Ok(User { id: UserId::random(), name, admin, limits, created_at })
+}
+
+/// Keeps a new user and returns it with its key.
+pub(super) fn insert(transaction: &Transaction<'_>, user: User) -> Result<(User, String)> {
+    let (key, key_sha256) = new_key();
+    let memory = i64::try_from(user.limits.memory_mib_per_sandbox).unwrap_or(i64::MAX);
+    let inserted = transaction
+        .prepare_cached(
+            "INSERT INTO users (id, name, admin, max_sandboxes, max_cpus, max_memory_mib,
+             created_at, key_sha256) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (name) DO NOTHING",
+        )?
+        .execute(params![
+            user.id.as_str(),
+            user.name.as_str(),
+            user.admin,
+            user.limits.sandboxes,
+            user.limits.cpus_per_sandbox,
+            memory,
+            user.created_at,
+            key_sha256,
+        ])?;
+    if inserted == 0 {
+        let message = format!("a user named {:?} exists", user.name.as_str());
+        return Err(Error::new(Kind::UserExists, message));
+    }
+    Ok((user, key))
+}
+
+/// All users with their keys' digests, oldest first.
+pub(super) fn list_with_keys(connection: &Connection) -> Result<Vec<WithKey>> {
+    let mut rows = Vec::new();
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM users ORDER BY created_at, rowid"))?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        rows.push(WithKey { user: read(row)?, key_sha256: row.get("key_sha256")? });
+    }
+    Ok(rows)
+}
+
+/// All users with the number of sandboxes that each owns, oldest first.
+pub(super) fn list_with_counts(connection: &Connection) -> Result<Vec<(User, u32)>> {
+    let mut rows = Vec::new();
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS}, (SELECT count(*) FROM sandboxes WHERE owner = users.id) AS sandboxes
+         FROM users ORDER BY created_at, rowid"
+    ))?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        rows.push((read(row)?, row.get("sandboxes")?));
+    }
+    Ok(rows)
+}
+
+/// The user of that id or name.
+pub(super) fn find(connection: &Connection, name_or_id: &str) -> Result<User> {
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM users WHERE id = ?1 OR name = ?1"))?;
+    let mut rows = statement.query([name_or_id])?;
+    match rows.next()? {
+        Some(row) => read(row),
+        None => {
+            let shown: String = name_or_id.chars().take(80).collect();
+            Err(Error::new(Kind::UserNotFound, format!("there is no user {shown:?}")))
+        }
+    }
+}
+
+/// Removes a user that owns nothing and is not the last admin.
+pub(super) fn delete(transaction: &Transaction<'_>, name_or_id: &str) -> Result<User> {
+    let user = find(transaction, name_or_id)?;
+    let name = user.name.as_str();
+    let owned: u32 = transaction.query_row(
+        "SELECT count(*) FROM sandboxes WHERE owner = ?1",
+        [user.id.as_str()],
+        |row| row.get(0),
+    )?;
+    if owned > 0 {
+        let message = format!("user {name:?} owns {owned} sandboxes");
+        return Err(Error::new(Kind::UserInUse, message).hint("destroy the sandboxes first"));
+    }
+    transaction.execute("DELETE FROM users WHERE id = ?1", [user.id.as_str()])?;
+    if user.admin && !any_admin(transaction)? {
+        return Err(Error::new(Kind::UserInUse, format!("{name:?} is the last admin"))
+            .hint("create another admin first"));
+    }
+    Ok(user)
+}
+
+/// Gives a user a new key.
+pub(super) fn rotate(transaction: &Transaction<'_>, name_or_id: &str) -> Result<(User, String)> {
+    let user = find(transaction, name_or_id)?;
+    let (key, key_sha256) = new_key();
+    transaction.execute(
+        "UPDATE users SET key_sha256 = ?2 WHERE id = ?1",
+        params![user.id.as_str(), key_sha256],
+    )?;
+    Ok((user, key))
+}
+
+/// Whether there is an admin.
+pub(super) fn any_admin(connection: &Connection) -> Result<bool> {
+    let found = connection
+        .query_row("SELECT 1 FROM users WHERE admin = 1 LIMIT 1", [], |_| Ok(()))
+        .optional()?;
+    Ok(found.is_some())
+}
+
+/// A new key and its digest.
+fn new_key() -> (String, String) {
+    let key = format!("{KEY_PREFIX}{}", base::random::hex::<32>());
+    let digest = base::hash::bytes(key.as_bytes());
+    (key, digest)
+}
+
+fn read(row: &Row<'_>) -> Result<User> {
+    let memory: i64 = row.get("max_memory_mib")?;
+    Ok(User {
+        id: row.get::<_, String>("id")?.parse().map_err(|e| corrupt("a user's id", e))?,
+        name: row.get::<_, String>("name")?.parse().map_err(|e| corrupt("a user's name", e))?,
+        admin: row.get("admin")?,
+        limits: UserLimits {
+            sandboxes: row.get("max_sandboxes")?,
+            cpus_per_sandbox: row.get("max_cpus")?,
+            memory_mib_per_sandbox: u64::try_from(memory).unwrap_or(0),
+        },
+        created_at: row.get("created_at")?,
+    })
+}

@@ -1,0 +1,159 @@
+//! Which accelerator works on this host.
+//!
+//! That `/dev/kvm` opens proves nothing: there are hosts where it opens, a VM is created, and the
+//! kernel then hangs in early boot. So the question is answered by booting the real kernel once
+//! under a deadline; the answer is kept for this boot of the host, kernel and QEMU.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use base::process::Command;
+use serde::{Deserialize, Serialize};
+
+use crate::Qemu;
+
+/// How guest instructions are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accelerator {
+    /// By the processor.
+    Kvm,
+    /// By QEMU's own translator.
+    Tcg,
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+/// A choice and the reason for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The choice.
+    pub accelerator: Accelerator,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A boot that takes longer than this means that KVM does not work. A working one takes less than
+/// half a second until init speaks.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// What the agent prints when it finds no disk to boot from: proof that user space was reached.
+const REACHED: &str = "bhatti";
+
+/// A remembered verdict and what it holds for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    holds_for: String,
+    verdict: Verdict,
+}
+
+/// Answers from memory if there is an answer for this boot of the host, else probes and remembers.
+pub async fn decide(qemu: &Qemu, kernel: &Path, initramfs: &Path, memory: &Path) -> Verdict {
+    if let Some(verdict) = without_probe() {
+        return verdict;
+    }
+    let holds_for = situation(qemu, kernel);
+    if let Some(verdict) = recall(memory, &holds_for) {
+        return verdict;
+    }
+    let verdict = probe(qemu, kernel, initramfs).await;
+    let remembered = Remembered { holds_for, verdict: verdict.clone() };
+    if let Ok(text) = serde_json::to_vec(&remembered)
+        && let Err(error) = base::files::write_atomic(memory, &text, 0o644)
+    {
+        tracing::debug!(%error, "the KVM verdict could not be kept");
+    }
+    verdict
+}
+
+/// The verdict if no probe is needed: the remembered one or the plain absence of KVM.
+pub fn known(qemu: &Qemu, kernel: &Path, memory: &Path) -> Option<Verdict> {
+    without_probe().or_else(|| recall(memory, &situation(qemu, kernel)))
+}
+
+fn without_probe() -> Option<Verdict> {
+    let opened = fs_err::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    let reason = match opened {
+        Ok(_) => return None,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            "this host has no /dev/kvm".to_owned()
+        }
+        Err(error) => format!("/dev/kvm cannot be opened: {error}"),
+    };
+    Some(Verdict { accelerator: Accelerator::Tcg, reason })
+}
+
+fn situation(qemu: &Qemu, kernel: &Path) -> String {
+    let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("{} {} {}", boot.trim(), qemu.version(), kernel.display())
+}
+
+fn recall(memory: &Path, holds_for: &str) -> Option<Verdict> {
+    let text = fs_err::read(memory).ok()?;
+    let remembered: Remembered = serde_json::from_slice(&text).ok()?;
+    (remembered.holds_for == holds_for).then_some(remembered.verdict)
+}
+
+async fn probe(qemu: &Qemu, kernel: &Path, initramfs: &Path) -> Verdict {
+    let tcg = |reason: String| Verdict { accelerator: Accelerator::Tcg, reason };
+    let console = match tempfile_path(initramfs) {
+        Ok(path) => path,
+        Err(error) => return tcg(format!("KVM could not be probed: {error}")),
+    };
+    let verdict = match boot(qemu, kernel, initramfs, &console).await {
+        Ok(true) => {
+            Verdict { accelerator: Accelerator::Kvm, reason: "a test VM booted with KVM".into() }
+        }
+        Ok(false) => tcg(format!(
+            "/dev/kvm opens, but a test VM did not boot with it in {} s",
+            DEADLINE.as_secs()
+        )),
+        Err(error) => tcg(format!("/dev/kvm opens, but {}", base::chain(&error))),
+    };
+    let _ = base::files::remove_any(&console);
+    verdict
+}
+
+fn tempfile_path(near: &Path) -> std::io::Result<PathBuf> {
+    let path = base::files::temporary_sibling(near);
+    fs_err::File::create(&path)?;
+    Ok(path)
+}
+
+/// Boots with no disks; the agent then says so on the console and powers off.
+async fn boot(
+    qemu: &Qemu,
+    kernel: &Path,
+    initramfs: &Path,
+    console: &Path,
+) -> Result<bool, base::process::ProcessError> {
+    let process = Command::new(qemu.binary())
+        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+        .args(["-machine", "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on"])
+        .args(["-accel", "kvm", "-cpu", "host", "-m", "256M"])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 quiet panic=-1 reboot=t"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()?;
+    let ended = tokio::time::timeout(DEADLINE, process.exited()).await.is_ok();
+    if !ended {
+        process.kill_and_wait().await;
+    }
+    let printed = fs_err::read(console).unwrap_or_default();
+    Ok(String::from_utf8_lossy(&printed).contains(REACHED))
+}

@@ -1,0 +1,24 @@
+//! From a [`Plan`] to a running virtual machine, and from a running one to a snapshot.
+//!
+//! ```text
+//! Plan ──► Qemu::launch ──► Vm ── pause, resume, save, kill
+//!            │  jail           │
+//!            │  cgroup         └─ memory: dirty pages out of a stopped VM, pages into a new one
+//!            └─ argv (pure)
+//! ```
+//!
+//! Invariant: knows no users, images or database, and never speaks to the guest agent; it hands
+//! out the socket that leads there.
+
+pub mod accel;
+pub mod cgroup;
+mod error;
+mod jail;
+pub mod memory;
+mod plan;
+mod qemu;
+
+pub use error::VmError;
+pub use jail::{Confinement, NetworkNamespace, marked};
+pub use plan::{Boot, Disks, Machine, Plan};
+pub use qemu::{Console, GuestPort, PortWatch, Qemu, Vm, VmHandle};

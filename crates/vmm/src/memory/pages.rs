@@ -1,0 +1,302 @@
+//! The file that holds a child's own pages.
+//!
+//! ```text
+//! data     the stored pages, one u64 xxh3 after every megabyte of them
+//! runs     (u64 first page, u32 pages, u32 zero?) each, in ascending order
+//! footer   magic "BHATTIPG", u32 version, u32 page size, u64 guest pages, u64 runs,
+//!          32 bytes template key, u64 xxh3 of the run table, u64 xxh3 of the footer so far
+//! ```
+//! All numbers are little-endian. The table comes last because which pages are zero is known only
+//! when they have been read. Everything is bounded by the guest's size before it is trusted.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::PAGE;
+use crate::VmError;
+
+const MAGIC: &[u8; 8] = b"BHATTIPG";
+const VERSION: u32 = 1;
+const FOOTER: usize = 8 + 4 + 4 + 8 + 8 + 32 + 8 + 8;
+const RUN: usize = 16;
+/// Bytes of page data that one checksum covers.
+pub(super) const SEGMENT: usize = 1 << 20;
+
+/// Pages that lie next to each other and are stored, or are all zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub first: u64,
+    pub pages: u32,
+    pub zero: bool,
+}
+
+/// What a page file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PageStats {
+    /// Pages stored.
+    pub stored: u64,
+    /// Pages that are zero in the child though perhaps not in its template.
+    pub zero: u64,
+}
+
+/// An open, checked page file.
+#[derive(Debug)]
+pub struct PageFile {
+    path: PathBuf,
+    file: File,
+    pub(super) runs: Vec<Run>,
+}
+
+fn corrupt(path: &Path, reason: impl Into<String>) -> VmError {
+    VmError::Corrupt { path: path.to_owned(), reason: reason.into() }
+}
+
+impl PageFile {
+    /// Opens a page file and checks its footer and run table; the data is checked while it is
+    /// read. `template` is the key of the template that the pages belong on.
+    pub fn open(path: &Path, template: &[u8; 32], guest_pages: u64) -> Result<Self, VmError> {
+        let mut file = fs_err::File::open(path).map_err(VmError::io("open the page file"))?.into();
+        let (table, table_at) = read_table(&mut file, path, template, guest_pages)?;
+        let runs = decode_runs(&table, guest_pages).map_err(|why| corrupt(path, why))?;
+        let data = stats(&runs).stored * PAGE as u64;
+        if data + data.div_ceil(SEGMENT as u64) * 8 != table_at {
+            return Err(corrupt(path, "its data has another length than its run table says"));
+        }
+        file.rewind().map_err(VmError::io("read the page file"))?;
+        Ok(Self { path: path.to_owned(), file, runs })
+    }
+
+    /// How many pages it holds.
+    pub fn stats(&self) -> PageStats {
+        stats(&self.runs)
+    }
+
+    /// Reads the stored pages in order, a segment at a time, each checked before `visit` sees it.
+    /// `visit` gets whole pages.
+    pub(super) fn each_segment(
+        mut self,
+        mut visit: impl FnMut(&[u8]) -> Result<(), VmError>,
+    ) -> Result<(), VmError> {
+        let mut left = usize::try_from(self.stats().stored).unwrap_or(usize::MAX) * PAGE;
+        let mut buffer = vec![0u8; SEGMENT];
+        while left > 0 {
+            let n = left.min(SEGMENT);
+            let mut sum = [0u8; 8];
+            self.file
+                .read_exact(&mut buffer[..n])
+                .and_then(|()| self.file.read_exact(&mut sum))
+                .map_err(|_| corrupt(&self.path, "its data is cut off"))?;
+            if xxh3_64(&buffer[..n]) != u64::from_le_bytes(sum) {
+                return Err(corrupt(&self.path, "its data does not match its checksum"));
+            }
+            visit(&buffer[..n])?;
+            left -= n;
+        }
+        Ok(())
+    }
+}
+
+/// The checked run table, still encoded, and where in the file it starts.
+fn read_table(
+    file: &mut File,
+    path: &Path,
+    template: &[u8; 32],
+    guest_pages: u64,
+) -> Result<(Vec<u8>, u64), VmError> {
+    let too_short = |_| corrupt(path, "it is too short");
+    let footer_at = file.seek(SeekFrom::End(-(FOOTER as i64))).map_err(too_short)?;
+    let mut footer = [0u8; FOOTER];
+    file.read_exact(&mut footer).map_err(too_short)?;
+    let u64_at =
+        |at: usize| u64::from_le_bytes(footer[at..at + 8].try_into().expect("eight bytes"));
+    let u32_at = |at: usize| u32::from_le_bytes(footer[at..at + 4].try_into().expect("four bytes"));
+    if &footer[..8] != MAGIC || xxh3_64(&footer[..FOOTER - 8]) != u64_at(FOOTER - 8) {
+        return Err(corrupt(path, "its footer is not whole"));
+    }
+    if u32_at(8) != VERSION || u32_at(12) as usize != PAGE {
+        return Err(corrupt(path, format!("it has format {}", u32_at(8))));
+    }
+    if u64_at(16) != guest_pages || &footer[32..64] != template {
+        return Err(corrupt(path, "it belongs to another template"));
+    }
+    let count = u64_at(24);
+    if count > guest_pages {
+        return Err(corrupt(path, "it has more runs than the guest has pages"));
+    }
+    let table_at = footer_at
+        .checked_sub(count * RUN as u64)
+        .ok_or_else(|| corrupt(path, "its run table is cut off"))?;
+    let mut table = vec![0u8; usize::try_from(footer_at - table_at).unwrap_or(0)];
+    file.seek(SeekFrom::Start(table_at))
+        .and_then(|_| file.read_exact(&mut table))
+        .map_err(|_| corrupt(path, "its run table is cut off"))?;
+    if xxh3_64(&table) != u64_at(64) {
+        return Err(corrupt(path, "its run table does not match its checksum"));
+    }
+    Ok((table, table_at))
+}
+
+fn stats(runs: &[Run]) -> PageStats {
+    let count = |zero| runs.iter().filter(|r| r.zero == zero).map(|r| u64::from(r.pages)).sum();
+    PageStats { stored: count(false), zero: count(true) }
+}
+
+fn decode_runs(table: &[u8], guest_pages: u64) -> Result<Vec<Run>, &'static str> {
+    let mut runs = Vec::with_capacity(table.len() / RUN);
+    let mut next = 0;
+    for entry in table.chunks_exact(RUN) {
+        let first = u64::from_le_bytes(entry[..8].try_into().expect("eight bytes"));
+        let pages = u32::from_le_bytes(entry[8..12].try_into().expect("four bytes"));
+        let zero = entry[12] != 0;
+        let end = first.checked_add(u64::from(pages)).ok_or("a run wraps around")?;
+        if pages == 0 || first < next || end > guest_pages {
+            return Err("its runs are out of order or out of the guest's memory");
+        }
+        next = end;
+        runs.push(Run { first, pages, zero });
+    }
+    Ok(runs)
+}
+
+/// Writes a page file in one pass.
+#[derive(Debug)]
+pub(super) struct Writer {
+    file: File,
+    segment: Vec<u8>,
+    runs: Vec<Run>,
+}
+
+impl Writer {
+    /// Starts a new file.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        let file = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?.into();
+        Ok(Self { file, segment: Vec::with_capacity(SEGMENT + 8), runs: Vec::new() })
+    }
+
+    /// Adds the next page. Pages come in ascending order.
+    pub(super) fn push(&mut self, index: u64, page: &[u8]) -> io::Result<()> {
+        let zero = page.iter().all(|b| *b == 0);
+        match self.runs.last_mut() {
+            Some(run)
+                if run.zero == zero
+                    && run.first + u64::from(run.pages) == index
+                    && run.pages < u32::MAX =>
+            {
+                run.pages += 1;
+            }
+            _ => self.runs.push(Run { first: index, pages: 1, zero }),
+        }
+        if zero {
+            return Ok(());
+        }
+        self.segment.extend_from_slice(page);
+        if self.segment.len() == SEGMENT { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.segment.is_empty() {
+            return Ok(());
+        }
+        let sum = xxh3_64(&self.segment);
+        self.segment.extend_from_slice(&sum.to_le_bytes());
+        self.file.write_all(&self.segment)?;
+        self.segment.clear();
+        Ok(())
+    }
+
+    /// Completes the file, flushes it to the disk and says what it holds.
+    pub(super) fn finish(
+        mut self,
+        template: &[u8; 32],
+        guest_pages: u64,
+    ) -> io::Result<PageStats> {
+        self.flush()?;
+        let mut tail = Vec::with_capacity(self.runs.len() * RUN + FOOTER);
+        for run in &self.runs {
+            tail.extend_from_slice(&run.first.to_le_bytes());
+            tail.extend_from_slice(&run.pages.to_le_bytes());
+            tail.extend_from_slice(&u32::from(run.zero).to_le_bytes());
+        }
+        let footer_at = tail.len();
+        let table_sum = xxh3_64(&tail);
+        tail.extend_from_slice(MAGIC);
+        tail.extend_from_slice(&VERSION.to_le_bytes());
+        tail.extend_from_slice(&(PAGE as u32).to_le_bytes());
+        tail.extend_from_slice(&guest_pages.to_le_bytes());
+        tail.extend_from_slice(&(self.runs.len() as u64).to_le_bytes());
+        tail.extend_from_slice(template);
+        tail.extend_from_slice(&table_sum.to_le_bytes());
+        let footer_sum = xxh3_64(&tail[footer_at..]);
+        tail.extend_from_slice(&footer_sum.to_le_bytes());
+        self.file.write_all(&tail)?;
+        self.file.sync_data()?;
+        Ok(stats(&self.runs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: [u8; 32] = [9; 32];
+
+    fn read(path: &Path) -> Result<Vec<u8>, VmError> {
+        let mut out = Vec::new();
+        PageFile::open(path, &KEY, 1 << 20)?.each_segment(|s| {
+            out.extend_from_slice(s);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn sample(dir: &Path) -> (PathBuf, Vec<u8>) {
+        let path = dir.join("pages");
+        let data: Vec<u8> = (0..600 * PAGE).map(|i| (i / 7 % 251) as u8 | 1).collect();
+        let mut writer = Writer::create(&path).unwrap();
+        for (index, page) in data.chunks(PAGE).enumerate() {
+            let gap = if index < 500 { 3 } else { 500 };
+            writer.push(index as u64 + gap, page).unwrap();
+        }
+        for index in 2000..2009 {
+            writer.push(index, &[0; PAGE]).unwrap();
+        }
+        let stats = writer.finish(&KEY, 1 << 20).unwrap();
+        assert_eq!(stats, PageStats { stored: 600, zero: 9 });
+        (path, data)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, data) = sample(dir.path());
+        assert!(read(&path).unwrap() == data);
+        let file = PageFile::open(&path, &KEY, 1 << 20).unwrap();
+        assert_eq!(file.stats(), PageStats { stored: 600, zero: 9 });
+        assert_eq!(file.runs.len(), 3);
+        assert!(PageFile::open(&path, &[8; 32], 1 << 20).is_err(), "another template");
+        assert!(PageFile::open(&path, &KEY, 1 << 19).is_err(), "another size");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_flipped_bit_or_a_cut_is_always_noticed(
+            at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<bool>(),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, _) = sample(dir.path());
+            let mut bytes = fs_err::read(&path).unwrap();
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] ^= 1 << bit }
+            fs_err::write(&path, &bytes).unwrap();
+            prop_assert!(read(&path).is_err());
+        }
+    }
+}

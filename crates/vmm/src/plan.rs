@@ -1,0 +1,70 @@
+//! What a virtual machine is made of, as plain data and open files.
+
+use std::{os::fd::OwnedFd, path::PathBuf};
+
+use crate::{Confinement, memory::Ram};
+
+/// The shape of a machine. Two VMs can only share memory snapshots if theirs are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Guest memory, MiB.
+    pub memory_mib: u64,
+}
+
+/// Open files of a VM's disks. The monitor gets descriptors and never a path.
+#[derive(Debug)]
+pub struct Disks {
+    /// The image's root file system, read-only.
+    pub base: OwnedFd,
+    /// The kernel's modules, read-only.
+    pub modules: OwnedFd,
+    /// The lowest layer of the writable disk, raw; opened for writing only if there are no layers
+    /// above it.
+    pub scratch: OwnedFd,
+    /// qcow2 layers over `scratch`, lowest first; only the last is written.
+    pub layers: Vec<OwnedFd>,
+}
+
+/// How a VM begins.
+#[derive(Debug)]
+pub enum Boot {
+    /// From a kernel.
+    Cold {
+        /// An uncompressed kernel with a PVH note.
+        kernel: OwnedFd,
+        /// The initial RAM file system.
+        initramfs: OwnedFd,
+        /// The kernel's command line.
+        command_line: String,
+    },
+    /// From a device state; the guest runs as soon as it is loaded.
+    Restore {
+        /// The device state, at offset 0.
+        state: OwnedFd,
+    },
+    /// From a device state that is loaded only when [`crate::Vm::load`] says so, because pages
+    /// have to be put in place first.
+    RestoreLater {
+        /// The device state, at offset 0.
+        state: OwnedFd,
+    },
+}
+
+/// Everything that is needed to launch one VM.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its shape.
+    pub machine: Machine,
+    /// Its memory.
+    pub ram: Ram,
+    /// Its disks.
+    pub disks: Disks,
+    /// How it begins.
+    pub boot: Boot,
+    /// Where its control sockets are made; must exist and be empty.
+    pub run_dir: PathBuf,
+    /// Under which limits its monitor runs.
+    pub confinement: Confinement,
+}

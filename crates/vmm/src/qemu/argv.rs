@@ -1,0 +1,206 @@
+//! The monitor's command line, as a value.
+//!
+//! Two VMs can share a template only if their command lines describe the same devices in the same
+//! order, so everything that shapes a device stands here and nowhere else.
+
+use std::os::fd::RawFd;
+
+use crate::{Machine, accel::Accelerator};
+
+/// Bumped whenever the devices below change, which makes older templates and snapshots unusable.
+pub(crate) const LAYOUT: u32 = 1;
+
+/// The host's name for the agent's port.
+const AGENT_PORT: &str = "bhatti.agent";
+/// Translated code that TCG keeps, MiB.
+const TRANSLATION_CACHE_MIB: u32 = 128;
+/// How much of the guest's console is kept, in bytes; a power of two.
+pub(crate) const CONSOLE_RING: usize = 1 << 16;
+
+/// Descriptor numbers in the monitor.
+#[derive(Debug, Clone)]
+pub(crate) struct Numbers {
+    pub qmp: RawFd,
+    pub agent: RawFd,
+    pub ram: RawFd,
+    pub base: RawFd,
+    pub modules: RawFd,
+    pub scratch: RawFd,
+    pub layers: Vec<RawFd>,
+}
+
+/// How the VM begins, as far as the command line is concerned.
+#[derive(Debug, Clone)]
+pub(crate) enum Start {
+    Cold { kernel: RawFd, initramfs: RawFd, command_line: String },
+    Incoming { state: RawFd },
+    IncomingDeferred,
+}
+
+/// All of the monitor's arguments.
+pub(crate) fn arguments(
+    machine: Machine,
+    accelerator: Accelerator,
+    ram_bytes: u64,
+    share_ram: bool,
+    numbers: &Numbers,
+    start: &Start,
+) -> Vec<String> {
+    let mut argv = Argv::default();
+    argv.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot");
+    argv.pair("-display", "none");
+    argv.pair(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    match accelerator {
+        Accelerator::Kvm => argv.pair("-accel", "kvm").pair("-cpu", "host"),
+        Accelerator::Tcg => argv
+            .pair("-accel", format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"))
+            .pair("-cpu", "max"),
+    };
+    // TCG has no paravirtual clock and needs the PIT and the PIC to boot.
+    argv.pair(
+        "-machine",
+        "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,\
+         dump-guest-core=off,memory-backend=ram",
+    );
+    argv.pair("-smp", machine.cpus.to_string());
+    argv.pair("-m", format!("{}M", machine.memory_mib));
+    let share = if share_ram { "on" } else { "off" };
+    argv.pair(
+        "-object",
+        format!(
+            "memory-backend-file,id=ram,mem-path=/proc/self/fd/{},size={ram_bytes},share={share}",
+            numbers.ram
+        ),
+    );
+    argv.pair("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", numbers.qmp));
+    argv.pair("-mon", "chardev=qmp,mode=control");
+    argv.pair("-chardev", format!("ringbuf,id=console,size={CONSOLE_RING}"));
+    argv.pair("-serial", "chardev:console");
+    argv.pair("-object", "rng-random,id=entropy,filename=/dev/urandom");
+    argv.pair("-device", "virtio-rng-device,rng=entropy");
+    argv.pair("-chardev", format!("socket,id=agent,fd={},server=on,wait=off", numbers.agent));
+    argv.pair("-device", "virtio-serial-device");
+    argv.pair("-device", format!("virtserialport,chardev=agent,id=agent,name={AGENT_PORT}"));
+    disks(&mut argv, numbers);
+    match start {
+        Start::Cold { kernel, initramfs, command_line } => {
+            argv.pair("-kernel", format!("/proc/self/fd/{kernel}"));
+            argv.pair("-initrd", format!("/proc/self/fd/{initramfs}"));
+            argv.pair("-append", command_line);
+        }
+        Start::Incoming { state } => {
+            argv.pair("-global", "migration.send-configuration=off");
+            argv.pair("-incoming", format!("fd:{state}"));
+        }
+        Start::IncomingDeferred => {
+            argv.pair("-global", "migration.send-configuration=off");
+            argv.pair("-incoming", "defer");
+        }
+    }
+    argv.0
+}
+
+fn disks(argv: &mut Argv, numbers: &Numbers) {
+    argv.set(numbers.base).set(numbers.modules).set(numbers.scratch);
+    for layer in &numbers.layers {
+        argv.set(*layer);
+    }
+    for (name, fd) in [("base", numbers.base), ("modules", numbers.modules)] {
+        argv.pair("-blockdev", format!("{},read-only=on,driver=raw,node-name={name}", file(fd)));
+        argv.pair("-device", format!("virtio-blk-device,drive={name},serial=bhatti-{name}"));
+    }
+    let keep_sparse = "discard=unmap,detect-zeroes=unmap";
+    let read_only = if numbers.layers.is_empty() { "off" } else { "on" };
+    argv.pair(
+        "-blockdev",
+        format!(
+            "{},driver=raw,node-name=scratch0,read-only={read_only},{keep_sparse}",
+            file(numbers.scratch)
+        ),
+    );
+    let mut top = "scratch0".to_owned();
+    for (index, fd) in numbers.layers.iter().enumerate() {
+        let node = format!("scratch{}", index + 1);
+        let read_only = if index + 1 == numbers.layers.len() { "off" } else { "on" };
+        argv.pair(
+            "-blockdev",
+            format!(
+                "{},driver=qcow2,node-name={node},backing={top},read-only={read_only},\
+                 {keep_sparse}",
+                file(*fd)
+            ),
+        );
+        top = node;
+    }
+    argv.pair("-device", format!("virtio-blk-device,drive={top},serial=bhatti-scratch"));
+}
+
+/// The protocol layer of a disk: a descriptor set, so that no path is opened. One driver owns each
+/// file, so QEMU's own locks would only cost time.
+fn file(fd: RawFd) -> String {
+    format!("file.driver=file,file.filename=/dev/fdset/{fd},file.locking=off,file.discard=unmap")
+}
+
+#[derive(Debug, Default)]
+struct Argv(Vec<String>);
+
+impl Argv {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.to_owned());
+        self
+    }
+
+    fn pair(&mut self, flag: &str, value: impl Into<String>) -> &mut Self {
+        self.0.extend([flag.to_owned(), value.into()]);
+        self
+    }
+
+    /// Puts a descriptor into the set of the same number.
+    fn set(&mut self, fd: RawFd) -> &mut Self {
+        self.pair("-add-fd", format!("fd={fd},set={fd}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(start: &Start, layers: Vec<RawFd>) -> String {
+        let numbers =
+            Numbers { qmp: 3, agent: 4, ram: 5, base: 6, modules: 7, scratch: 8, layers };
+        let machine = Machine { cpus: 2, memory_mib: 256 };
+        arguments(machine, Accelerator::Tcg, 256 << 20, false, &numbers, start).join(" ")
+    }
+
+    #[test]
+    fn parent_and_child_have_the_same_devices_in_the_same_order() {
+        let cold = Start::Cold { kernel: 9, initramfs: 10, command_line: "quiet".into() };
+        let devices = |line: &str| -> Vec<String> {
+            let words: Vec<&str> = line.split(' ').collect();
+            words
+                .windows(2)
+                .filter(|w| w[0] == "-device" || w[0] == "-machine" || w[0] == "-cpu")
+                .map(|w| w[1].replace("scratch2", "scratch").replace("scratch0", "scratch"))
+                .collect()
+        };
+        assert_eq!(
+            devices(&sample(&cold, vec![])),
+            devices(&sample(&Start::IncomingDeferred, vec![11, 12]))
+        );
+    }
+
+    #[test]
+    fn only_the_top_layer_is_writable_and_nothing_is_opened_by_path() {
+        let line = sample(&Start::Incoming { state: 9 }, vec![11, 12]);
+        assert!(line.contains("node-name=scratch0,read-only=on"));
+        assert!(line.contains("node-name=scratch1,backing=scratch0,read-only=on"));
+        assert!(line.contains("node-name=scratch2,backing=scratch1,read-only=off"));
+        assert!(line.contains("drive=scratch2,serial=bhatti-scratch"));
+        for (_, rest) in line.match_indices("filename=").map(|(at, _)| line.split_at(at + 9)) {
+            assert!(rest.starts_with("/dev/fdset/") || rest.starts_with("/dev/urandom"), "{rest}");
+        }
+    }
+}

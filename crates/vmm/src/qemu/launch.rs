@@ -1,0 +1,113 @@
+//! From a plan to a running monitor.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd, RawFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
+    sync::Arc,
+};
+
+use base::process::Command;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+use super::{
+    Qemu, Vm,
+    argv::{Numbers, Start, arguments},
+    vm::{AGENT_SOCKET, QMP_SOCKET, Stderr},
+};
+use crate::{Boot, Plan, VmError, jail};
+
+/// The first descriptor number that we hand to a monitor.
+const FIRST_FD: RawFd = 10;
+/// Under which number a monitor holds its guest's memory file.
+pub(super) const RAM_FD: RawFd = FIRST_FD;
+/// How much of a monitor's stderr is kept, in bytes. Writes beyond it fail in the monitor, so that
+/// a guest that makes it complain cannot fill the host.
+const STDERR_KEPT: u64 = 64 << 10;
+
+impl Qemu {
+    /// Starts the monitor. Returns as soon as the process exists: a restored guest runs when its
+    /// state is loaded, which the guest's port shows first.
+    ///
+    /// # Errors
+    /// [`VmError`] if the process cannot be started. What goes wrong later is told by
+    /// [`Vm::ended`].
+    pub fn launch(&self, plan: Plan) -> Result<Vm, VmError> {
+        let mut fds = Fds::default();
+        let share_ram = !plan.ram.is_sealed();
+        let ram_fd =
+            plan.ram.as_fd().try_clone_to_owned().map_err(VmError::io("share guest memory"))?;
+        let ram = fds.add(ram_fd);
+        debug_assert_eq!(ram, RAM_FD);
+        let numbers = Numbers {
+            ram,
+            qmp: fds.add(listen(&plan.run_dir, QMP_SOCKET)?),
+            agent: fds.add(listen(&plan.run_dir, AGENT_SOCKET)?),
+            base: fds.add(plan.disks.base),
+            modules: fds.add(plan.disks.modules),
+            scratch: fds.add(plan.disks.scratch),
+            layers: plan.disks.layers.into_iter().map(|layer| fds.add(layer)).collect(),
+        };
+        let (start, later) = match plan.boot {
+            Boot::Cold { kernel, initramfs, command_line } => {
+                let (kernel, initramfs) = (fds.add(kernel), fds.add(initramfs));
+                (Start::Cold { kernel, initramfs, command_line }, None)
+            }
+            Boot::Restore { state } => (Start::Incoming { state: fds.add(state) }, None),
+            Boot::RestoreLater { state } => (Start::IncomingDeferred, Some(state)),
+        };
+        let argv = arguments(
+            plan.machine,
+            self.accelerator(),
+            plan.ram.bytes(),
+            share_ram,
+            &numbers,
+            &start,
+        );
+        let stderr = capped_file().map_err(VmError::io("make a file for stderr"))?;
+        let stderr_for_child = stderr.try_clone().map_err(VmError::io("share the stderr file"))?;
+        let mut command = Command::new(self.binary())
+            .args(argv)
+            .stdout(std::process::Stdio::null())
+            .stderr(stderr_for_child);
+        jail::confine(&mut command, &plan.confinement, fds.0);
+        let process = command.spawn().map_err(VmError::Spawn)?;
+        Ok(Vm::new(Arc::new(process), plan.run_dir, plan.ram, Stderr::Kept(stderr), later))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Fds(Vec<(OwnedFd, RawFd)>);
+
+impl Fds {
+    fn add(&mut self, fd: OwnedFd) -> RawFd {
+        let number = FIRST_FD + RawFd::try_from(self.0.len()).unwrap_or(0);
+        self.0.push((fd, number));
+        number
+    }
+}
+
+/// A socket that we bind and the monitor serves, so that the monitor needs no access to its
+/// directory.
+fn listen(run_dir: &Path, name: &str) -> Result<OwnedFd, VmError> {
+    let path = run_dir.join(name);
+    match fs_err::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(VmError::io("remove a stale control socket")(error));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(VmError::io("make a control socket"))?;
+    Ok(listener.into())
+}
+
+fn capped_file() -> io::Result<File> {
+    let file = memfd_create("bhatti-stderr", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&file, STDERR_KEPT)?;
+    fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file.into())
+}

@@ -1,0 +1,140 @@
+//! The QEMU engine.
+
+mod argv;
+mod launch;
+mod qmp;
+mod vm;
+
+use std::path::{Path, PathBuf};
+
+use base::process::Command;
+
+pub use vm::{Console, GuestPort, PortWatch, Vm, VmHandle};
+
+use crate::{VmError, accel::Accelerator};
+
+/// The oldest version that our command line and snapshot method work with.
+const OLDEST: (u32, u32) = (7, 2);
+const OLDEST_TEXT: &str = "7.2";
+
+/// A QEMU on this host together with the accelerator that it is used with.
+#[derive(Debug, Clone)]
+pub struct Qemu {
+    binary: PathBuf,
+    version: String,
+    accelerator: Accelerator,
+}
+
+impl Qemu {
+    /// Looks for QEMU and asks for its version. Blocks for some 20 ms.
+    ///
+    /// # Errors
+    /// [`VmError::Missing`] and [`VmError::TooOld`].
+    pub fn find(accelerator: Accelerator) -> Result<Self, VmError> {
+        let name = concat!("qemu-system-", "x86_64");
+        Self::at(&which(name)?, accelerator)
+    }
+
+    /// Uses the QEMU at `binary`.
+    pub fn at(binary: &Path, accelerator: Accelerator) -> Result<Self, VmError> {
+        let output =
+            Command::new(binary).arg("--version").output().map_err(|error| match error {
+                base::process::ProcessError::Missing { program } => {
+                    VmError::Missing { binary: program }
+                }
+                other => VmError::Spawn(other),
+            })?;
+        let version = parse_version(&String::from_utf8_lossy(&output));
+        if version.as_deref().and_then(major_minor).is_none_or(|v| v < OLDEST) {
+            return Err(VmError::TooOld {
+                binary: binary.to_owned(),
+                found: version.unwrap_or_else(|| "unknown".to_owned()),
+                wanted: OLDEST_TEXT,
+            });
+        }
+        let version = version.unwrap_or_default();
+        Ok(Self { binary: binary.to_owned(), version, accelerator })
+    }
+
+    /// The same QEMU with another accelerator.
+    pub fn with_accelerator(&self, accelerator: Accelerator) -> Self {
+        Self { accelerator, ..self.clone() }
+    }
+
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Its version, for people.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The accelerator in use.
+    pub fn accelerator(&self) -> Accelerator {
+        self.accelerator
+    }
+
+    /// What a device state depends on besides the machine's shape: a state saved under one
+    /// fingerprint must not be loaded under another.
+    pub fn fingerprint(&self) -> String {
+        let cpu = match self.accelerator {
+            // The guest sees the host's own processor.
+            Accelerator::Kvm => host_cpu(),
+            Accelerator::Tcg => "max".to_owned(),
+        };
+        format!("qemu {} {} cpu {cpu} layout {}", self.version, self.accelerator, argv::LAYOUT)
+    }
+}
+
+/// A short name for what the host's first processor can do.
+fn host_cpu() -> String {
+    let info = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let first = info.split("\n\n").next().unwrap_or_default();
+    let lines = first.lines().filter(|l| {
+        ["model name", "flags", "stepping", "microcode"].iter().any(|key| l.starts_with(key))
+    });
+    base::hash::key(lines.map(str::as_bytes))[..12].to_owned()
+}
+
+fn which(name: &str) -> Result<PathBuf, VmError> {
+    ["/usr/local/bin", "/usr/bin", "/usr/libexec", "/opt/bin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| VmError::Missing { binary: name.to_owned() })
+}
+
+/// The version in the first line of `--version`, with the distribution's suffix, which may stand
+/// for patches that change the device state.
+fn parse_version(output: &str) -> Option<String> {
+    let line = output.lines().next()?;
+    let version = line.split_once("version ")?.1.trim();
+    version.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
+}
+
+fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split(['.', ' ']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_with_their_suffix() {
+        let text = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright";
+        let version = parse_version(text).unwrap();
+        assert_eq!(version, "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)");
+        assert_eq!(major_minor(&version), Some((7, 2)));
+        assert!(major_minor("5.1.0").unwrap() < OLDEST && major_minor("10.0.2").unwrap() > OLDEST);
+        assert_eq!(parse_version("something else"), None);
+    }
+
+    #[test]
+    fn an_impostor_is_too_old() {
+        let error = Qemu::at(Path::new("/bin/true"), Accelerator::Tcg).unwrap_err();
+        assert!(matches!(error, VmError::TooOld { .. }));
+    }
+}

@@ -1,0 +1,343 @@
+//! A running monitor.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::FileExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use base::process::Process;
+use serde_json::{Value, json};
+use tokio::{
+    net::UnixStream,
+    sync::{OnceCell, broadcast},
+    time::timeout,
+};
+
+use super::{
+    launch::RAM_FD,
+    qmp::{Event, Qmp},
+};
+use crate::{
+    VmError,
+    memory::{GuestMemory, Ram},
+};
+
+pub(super) const QMP_SOCKET: &str = "qmp.sock";
+pub(super) const AGENT_SOCKET: &str = "agent.sock";
+
+/// How long a monitor may take to answer a command that needs no work.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long the loading of a device state may take.
+const LOAD: Duration = Duration::from_secs(30);
+/// Number of the descriptor set through which device states are written.
+const STATE_SET: u32 = 1000;
+/// How much of the console and of stderr an error quotes, in bytes.
+const QUOTED: usize = 1500;
+
+/// What identifies a running VM across restarts of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmHandle {
+    /// The monitor's process id.
+    pub pid: i32,
+    /// Its start time in clock ticks after boot.
+    pub start_time: u64,
+}
+
+/// Where a monitor's stderr can be read.
+#[derive(Debug)]
+pub(super) enum Stderr {
+    Kept(File),
+    Nowhere,
+}
+
+/// The end of the guest's console, for error messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Console(pub String);
+
+/// A virtual machine. Dropped, it is killed, unless [`leave_running`](Self::leave_running) was
+/// called.
+#[derive(Debug)]
+pub struct Vm {
+    process: Arc<Process>,
+    run_dir: PathBuf,
+    ram: Ram,
+    stderr: Stderr,
+    qmp: OnceCell<Qmp>,
+    later: Mutex<Option<OwnedFd>>,
+}
+
+impl Vm {
+    pub(super) fn new(
+        process: Arc<Process>,
+        run_dir: PathBuf,
+        ram: Ram,
+        stderr: Stderr,
+        later: Option<OwnedFd>,
+    ) -> Self {
+        Self { process, run_dir, ram, stderr, qmp: OnceCell::new(), later: Mutex::new(later) }
+    }
+
+    /// Takes up a VM that an earlier daemon launched. `None` if it is gone.
+    pub fn adopt(handle: VmHandle, run_dir: PathBuf) -> Result<Option<Self>, VmError> {
+        let adopted = Process::adopt(handle.pid, handle.start_time)
+            .map_err(VmError::io("take up a running monitor"))?;
+        let Some(process) = adopted else { return Ok(None) };
+        let stderr = match fs_err::File::open(format!("/proc/{}/fd/2", handle.pid)) {
+            Ok(file) => Stderr::Kept(file.into()),
+            Err(_) => Stderr::Nowhere,
+        };
+        let ram = fs_err::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/{}/fd/{RAM_FD}", handle.pid))
+            .and_then(|file| Ram::from_file(file.into_parts().0.into()))
+            .map_err(VmError::io("take up a running guest's memory"))?;
+        Ok(Some(Self::new(Arc::new(process), run_dir, ram, stderr, None)))
+    }
+
+    /// What the store keeps.
+    pub fn handle(&self) -> VmHandle {
+        VmHandle { pid: self.process.pid(), start_time: self.process.start_time() }
+    }
+
+    /// The way to the guest agent.
+    pub fn guest_port(&self) -> GuestPort<'_> {
+        GuestPort { vm: self }
+    }
+
+    /// Waits until the monitor is gone and says how and with which last words.
+    pub async fn ended(&self) -> VmError {
+        let exit = self.process.exited().await;
+        VmError::Ended { exit, stderr: self.stderr_tail() }
+    }
+
+    /// The end of what the monitor wrote to stderr.
+    pub fn stderr_tail(&self) -> String {
+        let Stderr::Kept(file) = &self.stderr else { return String::new() };
+        let mut text = vec![0u8; 64 << 10];
+        let n = file.read_at(&mut text, 0).unwrap_or(0);
+        text.truncate(n);
+        quote(&text)
+    }
+
+    /// The end of what the guest printed to its console.
+    pub async fn console_tail(&self) -> Console {
+        let asked = self.command(
+            "ringbuf-read",
+            json!({"device": "console", "size": super::argv::CONSOLE_RING}),
+        );
+        match asked.await {
+            Ok(text) => Console(quote(text.as_str().unwrap_or_default().as_bytes())),
+            Err(_) => Console(String::new()),
+        }
+    }
+
+    /// Stops the vCPUs and flushes the disks to their files.
+    pub async fn pause(&self) -> Result<(), VmError> {
+        self.command("stop", json!({})).await.map(drop)
+    }
+
+    /// Lets the vCPUs run.
+    pub async fn resume(&self) -> Result<(), VmError> {
+        self.command("cont", json!({})).await.map(drop)
+    }
+
+    /// Whether the vCPUs run.
+    pub async fn is_running(&self) -> Result<bool, VmError> {
+        let status = self.command("query-status", json!({})).await?;
+        Ok(status["running"].as_bool().unwrap_or(false))
+    }
+
+    /// Writes the device state of a paused VM to a new file, flushed. The VM stays as it is and
+    /// may be resumed.
+    pub async fn save_devices(&self, path: &Path) -> Result<(), VmError> {
+        let writing = "write the device state";
+        let file: File = fs_err::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(VmError::io(writing))?
+            .into();
+        let qmp = self.qmp().await?;
+        let set = json!({"fdset-id": STATE_SET});
+        self.guard("add-fd", ANSWER, qmp.command_with("add-fd", set.clone(), Some(file.as_fd())))
+            .await?;
+        let target = json!({"filename": format!("/dev/fdset/{STATE_SET}"), "live": true});
+        let saved =
+            self.guard("the device state", LOAD, qmp.command("xen-save-devices-state", target));
+        let saved = saved.await;
+        self.guard("remove-fd", ANSWER, qmp.command("remove-fd", set)).await?;
+        saved?;
+        file.sync_all().map_err(VmError::io(writing))
+    }
+
+    /// Loads the device state of a VM that was launched to be restored later, and lets it run.
+    pub async fn load(&self) -> Result<(), VmError> {
+        let state = self.later.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let state = state.ok_or_else(|| {
+            VmError::io("load a device state")(io::Error::other("there is none to load"))
+        })?;
+        let qmp = self.qmp().await?;
+        let mut events = qmp.events();
+        let name = json!({"fdname": "state"});
+        self.guard("getfd", ANSWER, qmp.command_with("getfd", name, Some(state.as_fd()))).await?;
+        self.command("migrate-incoming", json!({"uri": "fd:state"})).await?;
+        let running = async {
+            loop {
+                match events.recv().await {
+                    Ok(Event { name, .. }) if name == "RESUME" => return Ok(()),
+                    Ok(_) => {}
+                    // Too slow for the events, or the connection is gone: ask.
+                    Err(_) if self.is_running().await? => return Ok(()),
+                    Err(_) => return Err(self.ended().await),
+                }
+            }
+        };
+        self.guard("the loading of the device state", LOAD, running).await
+    }
+
+    /// Waits until the monitor serves its control socket, which is after the guest's memory is
+    /// mapped.
+    pub async fn answers(&self) -> Result<(), VmError> {
+        self.qmp().await.map(drop)
+    }
+
+    /// The guest's memory as this host sees it, for [`crate::memory`].
+    pub fn memory(&self) -> Result<GuestMemory, VmError> {
+        GuestMemory::of(self.process.pid(), self.ram.clone())
+    }
+
+    /// Whether the VM is a child of a template, and not one that booted by itself.
+    pub fn shares_template(&self) -> bool {
+        self.ram.is_sealed()
+    }
+
+    /// Kills the monitor and waits until it is gone.
+    pub async fn kill(&self) {
+        self.process.kill_and_wait().await;
+    }
+
+    /// Lets the monitor run on when this daemon ends.
+    pub fn leave_running(self) {
+        if let Ok(mut process) = Arc::try_unwrap(self.process) {
+            process.leave_running();
+        }
+    }
+
+    async fn command(&self, name: &'static str, arguments: Value) -> Result<Value, VmError> {
+        let qmp = self.qmp().await?;
+        self.guard(name, ANSWER, qmp.command(name, arguments)).await
+    }
+
+    async fn qmp(&self) -> Result<&Qmp, VmError> {
+        self.qmp
+            .get_or_try_init(|| async {
+                let connect = async {
+                    let path = self.run_dir.join(QMP_SOCKET);
+                    let stream =
+                        UnixStream::connect(path).await.map_err(VmError::io("connect to QMP"))?;
+                    Qmp::open(stream).await
+                };
+                self.guard("its control socket", ANSWER, connect).await
+            })
+            .await
+    }
+
+    /// Whatever is waited for, the end of the monitor and the deadline come first.
+    async fn guard<T>(
+        &self,
+        what: &'static str,
+        limit: Duration,
+        work: impl Future<Output = Result<T, VmError>>,
+    ) -> Result<T, VmError> {
+        let raced = async {
+            tokio::select! {
+                biased;
+                done = work => done,
+                ended = self.ended() => Err(ended),
+            }
+        };
+        match timeout(limit, raced).await {
+            // A broken connection is how a death is seen first; the death itself says more.
+            Ok(Err(error)) if !matches!(error, VmError::Ended { .. }) => {
+                match timeout(Duration::from_millis(50), self.ended()).await {
+                    Ok(ended) if is_disconnect(&error) => Err(ended),
+                    _ => Err(error),
+                }
+            }
+            Ok(done) => done,
+            Err(_) => Err(VmError::Silent { what, seconds: limit.as_secs() }),
+        }
+    }
+}
+
+fn is_disconnect(error: &VmError) -> bool {
+    match error {
+        VmError::Refused { reason, .. } => reason == super::qmp::GONE,
+        VmError::Io { .. } => true,
+        _ => false,
+    }
+}
+
+fn quote(text: &[u8]) -> String {
+    let end = text.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    let tail = &text[end.saturating_sub(QUOTED)..end];
+    String::from_utf8_lossy(tail).trim().to_owned()
+}
+
+/// The host's end of the guest agent's port.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestPort<'a> {
+    vm: &'a Vm,
+}
+
+impl GuestPort<'_> {
+    /// Connects; the guest sees its port open. Only one connection at a time makes sense.
+    pub async fn connect(&self) -> Result<UnixStream, VmError> {
+        let path = self.vm.run_dir.join(AGENT_SOCKET);
+        UnixStream::connect(path).await.map_err(VmError::io("connect to the guest agent's port"))
+    }
+
+    /// Starts to watch what the agent does with its end, which must be before the connection is
+    /// closed that the agent is to notice.
+    pub async fn watch(&self) -> Result<PortWatch, VmError> {
+        Ok(PortWatch { events: self.vm.qmp().await?.events() })
+    }
+}
+
+/// Sees the guest agent close and open its end of the port.
+#[derive(Debug)]
+pub struct PortWatch {
+    events: broadcast::Receiver<Event>,
+}
+
+impl PortWatch {
+    /// Waits until the agent has closed its end, because the host hung up, and has opened it again
+    /// to wait for the next connection. Says whether that came to pass within `limit`.
+    pub async fn reopened(mut self, limit: Duration) -> bool {
+        let reopened = async {
+            let mut closed = false;
+            loop {
+                match self.events.recv().await {
+                    Ok(event) if event.name == "VSERPORT_CHANGE" => {
+                        match event.data["open"].as_bool() {
+                            Some(false) => closed = true,
+                            Some(true) if closed => return true,
+                            _ => {}
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) => return false,
+                }
+            }
+        };
+        timeout(limit, reopened).await.unwrap_or(false)
+    }
+}
