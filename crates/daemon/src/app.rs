@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
-use orchestrator::{NodeInfo, Orchestrator, store::Store};
+use orchestrator::{Orchestrator, store::Store};
 
 use crate::{failure::Failure, routes};
 
@@ -29,7 +29,6 @@ pub(crate) struct App(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) orchestrator: Orchestrator,
     pub(crate) store: Store,
-    pub(crate) node: NodeInfo,
     pub(crate) json_body_max: usize,
     pub(crate) started: Instant,
     /// Whom the daemon runs as, and so who is its admin on the Unix socket besides root.
@@ -48,7 +47,6 @@ impl App {
     pub(crate) fn new(orchestrator: Orchestrator, json_body_max: usize) -> Self {
         Self(Arc::new(Shared {
             store: orchestrator.store().clone(),
-            node: orchestrator.node(),
             orchestrator,
             json_body_max,
             started: Instant::now(),

@@ -28,8 +28,8 @@ pub struct Bound {
     pub socket: PathBuf,
     /// The TCP address with its actual port.
     pub listen: Option<SocketAddr>,
-    /// What VMs run on.
-    pub node: NodeInfo,
+    /// What VMs run on, or why there can be none yet.
+    pub node: Result<NodeInfo, orchestrator::Error>,
     /// Where the first admin's key is, if it was made just now.
     pub new_admin_key: Option<PathBuf>,
 }
@@ -116,7 +116,7 @@ pub async fn serve(
         listeners.spawn(connections::run(listener, router.clone(), stopping.clone()));
     }
     drop(router);
-    let node = orchestrator.node();
+    let node = orchestrator.choose_engine().await;
     ready(&Bound { socket: config.socket, listen, node, new_admin_key });
     notify::notify(notify::READY);
 

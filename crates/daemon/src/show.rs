@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::{Failure, FileInfo, FileKind, Image, Sandbox, StartedFrom, Status, Thermal, User};
-use orchestrator::{ImageView, NodeInfo, guest, model};
+use orchestrator::{ImageView, NodeInfo, message as guest, model};
 
 const MIB: u64 = 1 << 20;
 

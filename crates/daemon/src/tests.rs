@@ -69,9 +69,11 @@ fn settings(data_dir: &Path) -> Settings {
     Settings {
         data_dir: data_dir.to_owned(),
         lohar: b"",
-        default_image: "debian".to_owned(),
-        default_memory_mib: 256,
-        default_disk_mib: 1024,
+        defaults: orchestrator::Defaults {
+            image: "debian".to_owned(),
+            memory_mib: 256,
+            disk_mib: 1024,
+        },
     }
 }
 

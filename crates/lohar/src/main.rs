@@ -24,7 +24,7 @@ mod testing;
 mod users;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ fn live(booted: &Booted) -> io::Result<std::convert::Infallible> {
         let served = tokio::select! {
             stopped = agent.reaper.run() => stopped,
             () = agent.power_off.notified() => Ok(()),
-            Err(error) = sessions(&agent, &booted.port) => Err(error),
+            Err(error) = sessions(&agent, booted) => Err(error),
         };
         if let Err(error) = served {
             log::warn(&format!("stopping: {error}"));
@@ -88,12 +88,15 @@ fn live(booted: &Booted) -> io::Result<std::convert::Infallible> {
     })
 }
 
-/// One session after the other. The port is opened anew for each, which tells the host that the
-/// end of the last one has been noticed.
-async fn sessions(agent: &Arc<Agent>, port: &Path) -> io::Result<std::convert::Infallible> {
+/// One session after the other. The port is opened anew for each, and then the host is told that
+/// the end of the last session has been noticed.
+async fn sessions(agent: &Arc<Agent>, booted: &Booted) -> io::Result<std::convert::Infallible> {
     log::info("waiting for the host");
+    let notice = open_port(&booted.notice)?;
     loop {
-        let port = open_port(port)?;
+        let port = open_port(&booted.port)?;
+        // Fails if the host does not listen, which means that it does not want to know.
+        let _ = rustix::io::write(&notice, b"w");
         connected(&port).await?;
         if let Err(error) = session::serve(agent, PortStream::new(port)?).await {
             log::info(&format!("session ended: {error}"));

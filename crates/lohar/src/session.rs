@@ -196,3 +196,6 @@ impl Shared {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,207 @@
-//! What the tests of several modules need.
+//! An agent over an empty root directory, and a host that talks to it.
+#![expect(unsafe_code, reason = "signals must be blocked before the test harness starts threads")]
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::frame::FrameKind;
+use proto::message::{Exec, Exited, Hello, Identify, Refresh, Request, Response};
+use proto::mux::{Session, Side, Stream, establish};
+use proto::preamble::{Role, prove};
+use tempfile::TempDir;
+use tokio::io::duplex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::agent::Agent;
+use crate::identity::Kernel;
+use crate::reaper::SIGNALS;
+use crate::{session, sys};
+
+/// Far longer than anything takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) const TOKEN: &str = "00112233445566778899aabbccddeeff";
+
+/// There is one set of children and signals in a process, so there may be one agent.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+extern "C" fn block_signals() {
+    sys::block_signals(&SIGNALS).unwrap();
+}
+
+// SAFETY: the loader calls it once, before `main`, like any constructor.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BLOCK_SIGNALS: extern "C" fn() = block_signals;
+
+/// A kernel that only remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) hostname: Mutex<String>,
+    pub(crate) clock: AtomicU64,
+    pub(crate) seeds: Mutex<Vec<[u8; 32]>>,
+    pub(crate) broken_clock: bool,
+}
+
+impl Kernel for Arc<Memory> {
+    fn set_hostname(&self, name: &str) -> io::Result<()> {
+        name.clone_into(&mut self.hostname.lock().unwrap());
+        Ok(())
+    }
+
+    fn hostname(&self) -> String {
+        self.hostname.lock().unwrap().clone()
+    }
+
+    fn reseed(&self, seed: &[u8; 32]) -> io::Result<()> {
+        self.seeds.lock().unwrap().push(*seed);
+        Ok(())
+    }
+
+    fn set_clock(&self, time_ns: u64) -> io::Result<()> {
+        if !self.broken_clock {
+            self.clock.store(time_ns, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn clock(&self) -> u64 {
+        self.clock.load(Ordering::Relaxed)
+    }
+}
+
+/// An agent that lives as long as this.
+pub(crate) struct Guest {
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) root: TempDir,
+    pub(crate) kernel: Arc<Memory>,
+    reaping: JoinHandle<io::Result<()>>,
+    _only: tokio::sync::MutexGuard<'static, ()>,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.reaping.abort();
+    }
+}
+
+impl Guest {
+    pub(crate) async fn new() -> Self {
+        Self::with_kernel(Memory::default()).await
+    }
+
+    pub(crate) async fn with_kernel(kernel: Memory) -> Self {
+        let only = ONE_AT_A_TIME.lock().await;
+        let root = tempfile::tempdir().unwrap();
+        // The default user may be somebody else and must get in.
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        let kernel = Arc::new(kernel);
+        let agent = Agent::blank(root.path().to_owned(), Box::new(Arc::clone(&kernel))).unwrap();
+        let agent = Arc::new(agent);
+        let reaper = Arc::clone(&agent);
+        let reaping = tokio::spawn(async move { reaper.reaper.run().await });
+        Self { agent, root, kernel, reaping, _only: only }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// Connects a host that has not introduced itself.
+    pub(crate) async fn connect(&self) -> Session {
+        let (host, guest) = duplex(64 * 1024);
+        let agent = Arc::clone(&self.agent);
+        tokio::spawn(async move { session::serve(&agent, guest).await });
+        let (session, _incoming, driver) =
+            timeout(PATIENCE, establish(host, Side::Host, [3; 32])).await.unwrap().unwrap();
+        tokio::spawn(driver);
+        session
+    }
+
+    /// Connects a host that may do everything.
+    pub(crate) async fn owned(&self) -> Session {
+        let session = self.connect().await;
+        let first = self.agent.identity().is_none();
+        let token = hex::decode(TOKEN).unwrap();
+        let proof = (!first).then(|| prove(&token, Role::Host, &session.peer().nonce));
+        let welcome = ask(&session, &Request::Hello(Hello { version: 1, proof })).await;
+        assert!(matches!(welcome, Response::Welcome(_)), "{welcome:?}");
+        if first {
+            let identified = ask(&session, &Request::Identify(identity())).await;
+            assert_eq!(identified, Response::Identified);
+        }
+        session
+    }
+}
+
+pub(crate) fn identity() -> Identify {
+    Identify {
+        sandbox_id: "one".to_owned(),
+        hostname: "box-1".to_owned(),
+        machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        token: TOKEN.to_owned(),
+        env: [("FROM".to_owned(), "sandbox".to_owned())].into(),
+        refresh: Refresh { time_ns: 1_700_000_000_000_000_000, seed: "ab".repeat(32) },
+    }
+}
+
+pub(crate) async fn open(session: &Session, request: &Request) -> Stream {
+    let mut stream = timeout(PATIENCE, session.open()).await.unwrap().unwrap();
+    stream.send_json(request).await.unwrap();
+    stream
+}
+
+pub(crate) async fn hear(stream: &mut Stream) -> Response {
+    timeout(PATIENCE, stream.recv_json()).await.unwrap().unwrap().unwrap()
+}
+
+pub(crate) async fn ask(session: &Session, request: &Request) -> Response {
+    hear(&mut open(session, request).await).await
+}
+
+/// A shell command, run as whoever runs the tests.
+pub(crate) fn shell(script: &str) -> Exec {
+    Exec {
+        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        env: std::collections::BTreeMap::new(),
+        cwd: Some("/".to_owned()),
+        user: Some(rustix::process::getuid().as_raw().to_string()),
+        timeout_ms: None,
+        stdin: false,
+    }
+}
+
+/// All that a command said, until it ended.
+pub(crate) async fn outcome(stream: &mut Stream) -> (Vec<u8>, Vec<u8>, Exited) {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    loop {
+        let frame = timeout(PATIENCE, stream.recv()).await.unwrap().unwrap().unwrap();
+        match frame.kind {
+            FrameKind::Stdout => stdout.extend(frame.payload),
+            FrameKind::Stderr => stderr.extend(frame.payload),
+            FrameKind::Json => match response_of(&frame.payload) {
+                Response::Started { .. } => {}
+                Response::Exited(exited) => return (stdout, stderr, exited),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn response_of(payload: &[u8]) -> Response {
+    serde_json::from_slice(payload).unwrap()
+}
+
+pub(crate) async fn run(session: &Session, exec: Exec) -> (String, String, Exited) {
+    let mut stream = open(session, &Request::Exec(exec)).await;
+    let (stdout, stderr, exited) = outcome(&mut stream).await;
+    (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap(), exited)
+}

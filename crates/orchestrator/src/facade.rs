@@ -117,19 +117,32 @@ impl Orchestrator {
         Ok(Self { node })
     }
 
-    /// What runs the VMs.
+    /// What runs the VMs, as far as it is known.
+    pub fn node(&self) -> NodeInfo {
+        let (version, accelerator, reason) = match self.node.known_engine() {
+            Some(engine) => (
+                engine.qemu.version().to_owned(),
+                engine.verdict.accelerator.to_string(),
+                engine.verdict.reason.clone(),
+            ),
+            None => (String::new(), "undecided".to_owned(), "no VM was needed yet".to_owned()),
+        };
+        NodeInfo {
+            engine: "qemu".to_owned(),
+            engine_version: version,
+            accelerator,
+            reason,
+            limits: self.node.limits(),
+        }
+    }
+
+    /// Chooses what runs the VMs, which may take a test boot.
     ///
     /// # Errors
     /// [`Kind::EngineMissing`], [`Kind::EngineTooOld`], [`Kind::NoKernel`].
-    pub async fn node(&self) -> Result<NodeInfo> {
-        let engine = self.node.engine().await?;
-        Ok(NodeInfo {
-            engine: "qemu".to_owned(),
-            engine_version: engine.qemu.version().to_owned(),
-            accelerator: engine.verdict.accelerator.to_string(),
-            reason: engine.verdict.reason,
-            limits: self.node.limits(),
-        })
+    pub async fn choose_engine(&self) -> Result<NodeInfo> {
+        self.node.engine().await?;
+        Ok(self.node())
     }
 
     /// Users and their keys.

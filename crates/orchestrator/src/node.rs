@@ -10,7 +10,7 @@ use disk::{
     image::{self, Image},
     kernel::{self, KernelBundle},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use vmm::{
     Confinement, Machine, NetworkNamespace, Qemu,
     accel::{self, Accelerator, Verdict},
@@ -47,7 +47,7 @@ pub(crate) struct Node {
     pub tag: String,
     cgroups: Hierarchy,
     network: NetworkNamespace,
-    engine: tokio::sync::Mutex<Option<Engine>>,
+    engine: OnceCell<Engine>,
     initramfs: Mutex<Option<(String, PathBuf)>>,
 }
 
@@ -97,17 +97,22 @@ impl Node {
             tag,
             cgroups: Hierarchy::detect(),
             network,
-            engine: tokio::sync::Mutex::new(None),
+            engine: OnceCell::new(),
             initramfs: Mutex::new(None),
         })
     }
 
     /// The engine, chosen at first need and again until there is one.
     pub(crate) async fn engine(&self) -> Result<Engine> {
-        let mut engine = self.engine.lock().await;
-        if let Some(engine) = &*engine {
-            return Ok(engine.clone());
-        }
+        self.engine.get_or_try_init(|| self.choose_engine()).await.cloned()
+    }
+
+    /// The engine if it has been chosen.
+    pub(crate) fn known_engine(&self) -> Option<&Engine> {
+        self.engine.get()
+    }
+
+    async fn choose_engine(&self) -> Result<Engine> {
         let found = blocking(|| Ok(Qemu::find(Accelerator::Tcg)?)).await?;
         let bundle = kernel::current(self.layout.data())?;
         let initramfs = self.initramfs(&bundle)?;
@@ -121,7 +126,7 @@ impl Node {
             "engine chosen"
         );
         let qemu = found.with_accelerator(verdict.accelerator);
-        Ok(engine.insert(Engine { qemu, verdict }).clone())
+        Ok(Engine { qemu, verdict })
     }
 
     /// What kernel and image a new sandbox gets.

@@ -1,6 +1,7 @@
 //! Images.
 
 mod list;
+mod prepare;
 
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use anyhow::Result;
 
 use crate::app::App;
 
-/// Show the images that sandboxes are made of
+/// Make and show the images that sandboxes are made of
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -19,10 +20,12 @@ pub(crate) struct Args {
 enum Command {
     #[command(visible_alias = "ls")]
     List(list::Args),
+    Prepare(prepare::Args),
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     match &args.command {
         Command::List(args) => list::run(args, app),
+        Command::Prepare(args) => prepare::run(args, app),
     }
 }

@@ -4,14 +4,19 @@
 mod completion;
 mod create;
 mod destroy;
+mod doctor;
 mod exec;
 mod file;
+mod host_tools;
 mod image;
 mod inspect;
+mod kernel;
 mod key_value;
 mod list;
 mod pause;
+mod preparing;
 mod resume;
+mod serve;
 mod setup;
 mod start;
 mod stop;
@@ -54,6 +59,7 @@ macro_rules! commands {
 }
 
 commands! {
+    Serve(serve),
     Create(create),
     #[command(visible_alias = "ls")]
     List(list),
@@ -68,6 +74,8 @@ commands! {
     #[command(visible_alias = "rm")]
     Destroy(destroy),
     Image(image),
+    Kernel(kernel),
+    Doctor(doctor),
     User(user),
     Setup(setup),
     Version(version),

@@ -7,7 +7,7 @@ use crate::{
     human, progress,
 };
 
-/// Stop a sandbox: its memory and disk are saved, and only `start` brings it back
+/// Stop a sandbox: the whole VM goes to disk and its memory is freed; the next use wakes it
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name or id

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::stream;
-use orchestrator::{ExecEvent, Execution, guest};
+use orchestrator::{ExecEvent, Execution, message as guest};
 
 use crate::{
     app::{App, RequestId},
@@ -40,7 +40,7 @@ pub(crate) async fn exec(
     let (command, stdin) = understand(request)?;
     let mut execution = sandbox.exec(command).await?;
     if let Some(stdin) = stdin {
-        feed(&mut execution, &stdin).await;
+        feed(&mut execution, stdin);
     }
     if body::wants_events(&request_headers) {
         return Ok(streamed(execution, id));
@@ -87,13 +87,16 @@ fn understand(request: ExecRequest) -> Result<(guest::Exec, Option<Vec<u8>>), Fa
 
 /// Sends the whole input and closes it. A command may end without reading all of it; how it ended
 /// is told by its events, so a failure here is not the caller's concern.
-async fn feed(execution: &mut Execution, stdin: &[u8]) {
-    for piece in stdin.chunks(STDIN_PIECE) {
-        if execution.stdin(piece).await.is_err() {
-            return;
+fn feed(execution: &mut Execution, stdin: Vec<u8>) {
+    let Some(mut input) = execution.take_input() else { return };
+    tokio::spawn(async move {
+        for piece in stdin.chunks(STDIN_PIECE) {
+            if input.send(piece).await.is_err() {
+                return;
+            }
         }
-    }
-    let _ = execution.stdin(&[]).await;
+        let _ = input.send(&[]).await;
+    });
 }
 
 async fn buffered(mut execution: Execution) -> Result<ExecResponse, Failure> {

@@ -12,7 +12,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
-use orchestrator::{FileReading, FileWriting, guest};
+use orchestrator::{FileReading, FileWriting, message as guest};
 use serde::Deserialize;
 
 use crate::{app::RequestId, auth::OwnedSandbox, body, failure::Failure, show};

@@ -39,14 +39,14 @@ pub(crate) async fn list(
         wanted.iter().all(|(key, value)| view.spec.labels.get(key) == Some(value))
     };
     let views = app.orchestrator.list(&user.id).into_iter().filter(has_all);
-    Ok(Json(views.map(|view| show::sandbox(view, &app.node)).collect()))
+    Ok(Json(views.map(|view| show::sandbox(view, &app.orchestrator.node())).collect()))
 }
 
 pub(crate) async fn get(
     State(app): State<App>,
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Json<Sandbox> {
-    Json(show::sandbox(sandbox.view(), &app.node))
+    Json(show::sandbox(sandbox.view(), &app.orchestrator.node()))
 }
 
 pub(crate) async fn create(
@@ -68,7 +68,7 @@ pub(crate) async fn create(
     };
     let create = move |progress| async move {
         let created = app.orchestrator.create(&user, wanted, progress).await?;
-        Ok((show::sandbox(created.sandbox, &app.node), created.existing))
+        Ok((show::sandbox(created.sandbox, &app.orchestrator.node()), created.existing))
     };
     if body::wants_events(&request_headers) {
         return Ok(watched(id, |progress| Box::pin(create(progress))));
@@ -94,7 +94,7 @@ pub(crate) async fn start(
     });
     let start = move |progress| async move {
         let started = sandbox.start(from, progress).await?;
-        let mut shown = show::sandbox(started.sandbox, &app.node);
+        let mut shown = show::sandbox(started.sandbox, &app.orchestrator.node());
         shown.started_from = Some(show::started_from(started.from));
         Ok((shown, false))
     };
@@ -109,21 +109,21 @@ pub(crate) async fn stop(
     State(app): State<App>,
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Result<Json<Sandbox>, Failure> {
-    Ok(Json(show::sandbox(sandbox.stop().await?, &app.node)))
+    Ok(Json(show::sandbox(sandbox.stop().await?, &app.orchestrator.node())))
 }
 
 pub(crate) async fn pause(
     State(app): State<App>,
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Result<Json<Sandbox>, Failure> {
-    Ok(Json(show::sandbox(sandbox.pause().await?, &app.node)))
+    Ok(Json(show::sandbox(sandbox.pause().await?, &app.orchestrator.node())))
 }
 
 pub(crate) async fn resume(
     State(app): State<App>,
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Result<Json<Sandbox>, Failure> {
-    Ok(Json(show::sandbox(sandbox.resume().await?, &app.node)))
+    Ok(Json(show::sandbox(sandbox.resume().await?, &app.orchestrator.node())))
 }
 
 pub(crate) async fn destroy(

@@ -11,8 +11,8 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Health> {
         status: "ok".to_owned(),
         uptime: show::uptime(app.started.elapsed()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        engine: app.node.engine.clone(),
-        accelerator: app.node.accelerator.clone(),
+        engine: app.orchestrator.node().engine,
+        accelerator: app.orchestrator.node().accelerator,
     })
 }
 

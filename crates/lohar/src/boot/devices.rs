@@ -20,6 +20,7 @@ const BASE: &str = "bhatti-base";
 const SCRATCH: &str = "bhatti-scratch";
 const MODULES: &str = "bhatti-modules";
 const PORT: &str = "bhatti.agent";
+const NOTICE: &str = "bhatti.notice";
 
 /// Events that come from the kernel, not from a device manager.
 const FROM_KERNEL: u32 = 1;
@@ -35,6 +36,7 @@ pub(super) struct Found {
     pub(super) scratch: PathBuf,
     pub(super) modules: Option<PathBuf>,
     pub(super) port: PathBuf,
+    pub(super) notice: PathBuf,
 }
 
 impl Events {
@@ -95,6 +97,7 @@ fn look() -> Result<Found, &'static str> {
         scratch: find(&disks, SCRATCH).ok_or(SCRATCH)?,
         modules: find(&disks, MODULES),
         port: find(&ports, PORT).ok_or(PORT)?,
+        notice: find(&ports, NOTICE).ok_or(NOTICE)?,
     })
 }
 

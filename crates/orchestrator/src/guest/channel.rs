@@ -75,7 +75,7 @@ impl Channel {
                 tracing::debug!(?other, "no greeting from the guest agent, calling again");
                 let watch = vm.guest_port().watch().await?;
                 drop(greeting);
-                watch.reopened(NOTICE).await;
+                watch.noticed(NOTICE).await;
                 Ok(None)
             }
         }
@@ -104,7 +104,7 @@ impl Channel {
             let _ = driver.await;
         }
         match watch {
-            Ok(watch) => watch.reopened(NOTICE).await,
+            Ok(watch) => watch.noticed(NOTICE).await,
             Err(_) => false,
         }
     }

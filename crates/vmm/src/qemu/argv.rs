@@ -12,6 +12,8 @@ pub(crate) const LAYOUT: u32 = 1;
 
 /// The host's name for the agent's port.
 const AGENT_PORT: &str = "bhatti.agent";
+/// The port on which the agent says that it waits for a connection.
+const NOTICE_PORT: &str = "bhatti.notice";
 /// Translated code that TCG keeps, MiB.
 const TRANSLATION_CACHE_MIB: u32 = 128;
 /// How much of the guest's console is kept, in bytes; a power of two.
@@ -22,6 +24,7 @@ pub(crate) const CONSOLE_RING: usize = 1 << 16;
 pub(crate) struct Numbers {
     pub qmp: RawFd,
     pub agent: RawFd,
+    pub notice: RawFd,
     pub ram: RawFd,
     pub base: RawFd,
     pub modules: RawFd,
@@ -82,8 +85,10 @@ pub(crate) fn arguments(
     argv.pair("-object", "rng-random,id=entropy,filename=/dev/urandom");
     argv.pair("-device", "virtio-rng-device,rng=entropy");
     argv.pair("-chardev", format!("socket,id=agent,fd={},server=on,wait=off", numbers.agent));
+    argv.pair("-chardev", format!("socket,id=notice,fd={},server=on,wait=off", numbers.notice));
     argv.pair("-device", "virtio-serial-device");
-    argv.pair("-device", format!("virtserialport,chardev=agent,id=agent,name={AGENT_PORT}"));
+    argv.pair("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
+    argv.pair("-device", format!("virtserialport,chardev=notice,name={NOTICE_PORT}"));
     disks(&mut argv, numbers);
     match start {
         Start::Cold { kernel, initramfs, command_line } => {
@@ -170,7 +175,16 @@ mod tests {
 
     fn sample(start: &Start, layers: Vec<RawFd>) -> String {
         let numbers =
-            Numbers { qmp: 3, agent: 4, ram: 5, base: 6, modules: 7, scratch: 8, layers };
+            Numbers {
+            qmp: 3,
+            agent: 4,
+            notice: 13,
+            ram: 5,
+            base: 6,
+            modules: 7,
+            scratch: 8,
+            layers,
+        };
         let machine = Machine { cpus: 2, memory_mib: 256 };
         arguments(machine, Accelerator::Tcg, 256 << 20, false, &numbers, start).join(" ")
     }

@@ -17,7 +17,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use super::{
     Qemu, Vm,
     argv::{Numbers, Start, arguments},
-    vm::{AGENT_SOCKET, QMP_SOCKET, Stderr},
+    vm::{AGENT_SOCKET, NOTICE_SOCKET, QMP_SOCKET, Stderr},
 };
 use crate::{Boot, Plan, VmError, jail};
 
@@ -47,6 +47,7 @@ impl Qemu {
             ram,
             qmp: fds.add(listen(&plan.run_dir, QMP_SOCKET)?),
             agent: fds.add(listen(&plan.run_dir, AGENT_SOCKET)?),
+            notice: fds.add(listen(&plan.run_dir, NOTICE_SOCKET)?),
             base: fds.add(plan.disks.base),
             modules: fds.add(plan.disks.modules),
             scratch: fds.add(plan.disks.scratch),

@@ -14,11 +14,7 @@ use std::{
 
 use base::process::Process;
 use serde_json::{Value, json};
-use tokio::{
-    net::UnixStream,
-    sync::{OnceCell, broadcast},
-    time::timeout,
-};
+use tokio::{io::AsyncReadExt as _, net::UnixStream, sync::OnceCell, time::timeout};
 
 use super::{
     launch::RAM_FD,
@@ -31,6 +27,7 @@ use crate::{
 
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
 pub(super) const AGENT_SOCKET: &str = "agent.sock";
+pub(super) const NOTICE_SOCKET: &str = "notice.sock";
 
 /// How long a monitor may take to answer a command that needs no work.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -305,39 +302,31 @@ impl GuestPort<'_> {
         UnixStream::connect(path).await.map_err(VmError::io("connect to the guest agent's port"))
     }
 
-    /// Starts to watch what the agent does with its end, which must be before the connection is
+    /// Starts to listen for what the agent says of its end, which must be before the connection is
     /// closed that the agent is to notice.
+    ///
+    /// The agent says it on a port of its own. The monitor's own event about the guest's end of
+    /// the port is limited to one a second, and so is no use here.
     pub async fn watch(&self) -> Result<PortWatch, VmError> {
-        Ok(PortWatch { events: self.vm.qmp().await?.events() })
+        let path = self.vm.run_dir.join(NOTICE_SOCKET);
+        let stream = UnixStream::connect(path)
+            .await
+            .map_err(VmError::io("connect to the guest agent's notice port"))?;
+        Ok(PortWatch { stream })
     }
 }
 
-/// Sees the guest agent close and open its end of the port.
+/// Hears the guest agent say that it waits for a connection.
 #[derive(Debug)]
 pub struct PortWatch {
-    events: broadcast::Receiver<Event>,
+    stream: UnixStream,
 }
 
 impl PortWatch {
-    /// Waits until the agent has closed its end, because the host hung up, and has opened it again
-    /// to wait for the next connection. Says whether that came to pass within `limit`.
-    pub async fn reopened(mut self, limit: Duration) -> bool {
-        let reopened = async {
-            let mut closed = false;
-            loop {
-                match self.events.recv().await {
-                    Ok(event) if event.name == "VSERPORT_CHANGE" => {
-                        match event.data["open"].as_bool() {
-                            Some(false) => closed = true,
-                            Some(true) if closed => return true,
-                            _ => {}
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(_) => return false,
-                }
-            }
-        };
-        timeout(limit, reopened).await.unwrap_or(false)
+    /// Waits until the agent has noticed that the host hung up and waits for the next connection.
+    /// Says whether that came to pass within `limit`.
+    pub async fn noticed(mut self, limit: Duration) -> bool {
+        let mut byte = [0];
+        matches!(timeout(limit, self.stream.read(&mut byte)).await, Ok(Ok(1)))
     }
 }

@@ -1,0 +1,206 @@
+//! What there is to know about the host, without any opinion on it.
+
+use std::{io, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use api::client::{ClientError, Endpoint};
+use disk::{
+    image::{self, ImageError},
+    initramfs,
+    kernel::{self, KernelBundle, KernelError},
+};
+use vmm::{
+    NetworkNamespace, Qemu,
+    accel::{self, Accelerator, Verdict},
+    cgroup::Hierarchy,
+};
+
+use super::host::{self, DataDir, Memory};
+use crate::{
+    app::App,
+    commands::{
+        host_tools::{self, Tool},
+        kernel::size_mb,
+        preparing::megabytes,
+    },
+    config::Target,
+};
+
+/// Something that is not as it should be, and what can be done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+/// `/dev/kvm`. That it opens does not prove that it works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum KvmDevice {
+    Absent,
+    Opens,
+    Refused(String),
+}
+
+/// A prepared kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kernel {
+    pub(super) id: String,
+    pub(super) release: String,
+    pub(super) size_mb: u64,
+}
+
+/// A prepared image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Image {
+    pub(super) name: String,
+    pub(super) size_mb: u64,
+}
+
+/// The daemon of this data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Daemon {
+    NotRunning,
+    Runs { version: String },
+    Unclear(Problem),
+}
+
+/// Everything that is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) root: bool,
+    pub(super) architecture: &'static str,
+    /// QEMU's version.
+    pub(super) qemu: Result<String, String>,
+    pub(super) kvm: KvmDevice,
+    /// `None` if nobody knows yet.
+    pub(super) accelerator: Option<Verdict>,
+    pub(super) missing_runtime_tools: Vec<Tool>,
+    pub(super) missing_preparation_tools: Vec<Tool>,
+    pub(super) kernel: Result<Kernel, Problem>,
+    pub(super) images: Result<Vec<Image>, Problem>,
+    /// Whether kernel and images were compared with their hashes.
+    pub(super) verified: bool,
+    pub(super) data_dir: DataDir,
+    /// Which limits monitors get: some of memory, cpu, pids.
+    pub(super) limits: Vec<&'static str>,
+    pub(super) network_namespace: Result<(), String>,
+    /// Whether the host's kernel has system call filters.
+    pub(super) seccomp: bool,
+    pub(super) memory: Memory,
+    /// Whether the host's kernel merges equal pages of different processes.
+    pub(super) merges_pages: bool,
+    pub(super) open_files: u64,
+    pub(super) daemon: Daemon,
+    /// This program's version.
+    pub(super) version: &'static str,
+}
+
+/// Looks at everything. Boots a VM only if `probe`, reads whole files only if `verify`.
+pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
+    let data = std::path::absolute(&app.global().data_dir).context("find the data directory")?;
+    let qemu = Qemu::find(Accelerator::Tcg);
+    let bundle = kernel::current(&data);
+    let accelerator = match (&qemu, &bundle) {
+        (Ok(qemu), Ok(bundle)) if probe => Some(decide(&data, qemu, bundle)?),
+        (Ok(qemu), bundle) => {
+            let vmlinux = bundle.as_ref().map(KernelBundle::vmlinux).unwrap_or_default();
+            accel::known(qemu, &vmlinux, &verdict_file(&data))
+        }
+        (Err(_), _) => None,
+    };
+    Ok(Facts {
+        root: rustix::process::geteuid().is_root(),
+        architecture: std::env::consts::ARCH,
+        qemu: qemu.map(|q| q.version().to_owned()).map_err(|error| base::chain(&error)),
+        kvm: kvm_device(),
+        accelerator,
+        missing_runtime_tools: host_tools::missing(&[host_tools::MKE2FS]),
+        missing_preparation_tools: host_tools::missing(&[
+            host_tools::APT_GET,
+            host_tools::DPKG_DEB,
+            host_tools::MKFS_EROFS,
+            host_tools::DEPMOD,
+            host_tools::MMDEBSTRAP,
+            host_tools::UNSHARE,
+        ]),
+        kernel: bundle
+            .and_then(|bundle| check_kernel(&bundle, verify))
+            .map_err(|error| kernel_problem(&error)),
+        images: images(&data, verify).map_err(|error| image_problem(&error)),
+        verified: verify,
+        limits: Hierarchy::detect().limits(),
+        network_namespace: NetworkNamespace::empty().map(drop).map_err(|e| e.to_string()),
+        seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
+        memory: host::memory(),
+        merges_pages: host::merges_pages(),
+        open_files: host::open_files(),
+        daemon: daemon(app, data.join("api.sock")),
+        data_dir: host::data_dir(data),
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Where the daemon keeps the verdict too.
+fn verdict_file(data: &std::path::Path) -> PathBuf {
+    data.join("kvm-verdict.json")
+}
+
+fn decide(data: &std::path::Path, qemu: &Qemu, bundle: &KernelBundle) -> Result<Verdict> {
+    let initramfs = initramfs::cached(data, bundle, crate::LOHAR).context("make the initramfs")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .context("start the async runtime")?;
+    Ok(runtime.block_on(accel::decide(qemu, &bundle.vmlinux(), &initramfs, &verdict_file(data))))
+}
+
+fn kvm_device() -> KvmDevice {
+    match fs_err::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => KvmDevice::Opens,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => KvmDevice::Absent,
+        Err(error) => KvmDevice::Refused(error.to_string()),
+    }
+}
+
+fn check_kernel(bundle: &KernelBundle, verify: bool) -> Result<Kernel, KernelError> {
+    if verify {
+        kernel::verify(bundle)?;
+    }
+    let (id, release) = (bundle.id().to_owned(), bundle.release().to_owned());
+    Ok(Kernel { id, release, size_mb: size_mb(bundle) })
+}
+
+fn kernel_problem(error: &KernelError) -> Problem {
+    Problem { message: base::chain(&error), hint: error.hint() }
+}
+
+fn images(data: &std::path::Path, verify: bool) -> Result<Vec<Image>, ImageError> {
+    let images = image::list(data)?;
+    if verify {
+        images.iter().try_for_each(image::verify)?;
+    }
+    let shown = images.iter().map(|image| Image {
+        name: image.name().map(ToString::to_string).unwrap_or_default(),
+        size_mb: megabytes(image.size()),
+    });
+    Ok(shown.collect())
+}
+
+fn image_problem(error: &ImageError) -> Problem {
+    Problem { message: base::chain(&error), hint: error.hint() }
+}
+
+fn daemon(app: &App, socket: PathBuf) -> Daemon {
+    let target = Target { endpoint: Endpoint::Unix(socket), token: None };
+    match app.with_client_for(target, async |client| Ok(client.health().await?)) {
+        Ok(health) => Daemon::Runs { version: health.version },
+        Err(error) => match error.downcast_ref::<ClientError>() {
+            Some(ClientError::NotRunning { .. }) => Daemon::NotRunning,
+            known => Daemon::Unclear(Problem {
+                message: format!("{error:#}"),
+                hint: known.and_then(ClientError::hint),
+            }),
+        },
+    }
+}

@@ -1,0 +1,147 @@
+use vmm::accel::Verdict;
+
+use super::*;
+use crate::commands::{
+    doctor::{
+        facts::{Image, Kernel},
+        host::Memory,
+    },
+    host_tools::{APT_GET, MKE2FS, MKFS_EROFS, MMDEBSTRAP},
+};
+
+/// A host on which there is nothing to say.
+fn good() -> Facts {
+    Facts {
+        root: true,
+        architecture: "x86_64",
+        qemu: Ok("7.2.1".into()),
+        kvm: KvmDevice::Opens,
+        accelerator: Some(Verdict { accelerator: Accelerator::Kvm, reason: "it booted".into() }),
+        missing_runtime_tools: Vec::new(),
+        missing_preparation_tools: Vec::new(),
+        kernel: Ok(Kernel { id: "0123".into(), release: "6.1.0".into(), size_mb: 40 }),
+        images: Ok(vec![Image { name: "minimal".into(), size_mb: 200 }]),
+        verified: false,
+        data_dir: DataDir {
+            path: "/var/lib/bhatti".into(),
+            exists: true,
+            free_bytes: 100 * GIB,
+            file_system: "ext4".into(),
+            reflinks: Some(false),
+        },
+        limits: ALL_LIMITS.to_vec(),
+        network_namespace: Ok(()),
+        seccomp: true,
+        memory: Memory { total_bytes: 8 * GIB, available_bytes: 6 * GIB, overcommit: 0 },
+        merges_pages: false,
+        open_files: 65536,
+        daemon: Daemon::Runs { version: "1.0.0".into() },
+        version: "1.0.0",
+    }
+}
+
+/// The one finding that is not ok, with what it says.
+fn only_finding(facts: &Facts) -> (&'static str, Status, String) {
+    let mut findings = all(facts);
+    findings.retain(|finding| finding.status != Status::Ok);
+    let [finding] = &findings[..] else { panic!("{findings:#?}") };
+    let hint = finding.hint.clone().unwrap_or_default();
+    (finding.check, finding.status, format!("{} / {hint}", finding.found))
+}
+
+/// Asserts that exactly this is found, with these words in finding or hint.
+fn finds(facts: &Facts, check: &str, status: Status, words: &str) {
+    let (found, how_bad, text) = only_finding(facts);
+    assert_eq!((found, how_bad), (check, status), "{text}");
+    assert!(text.contains(words), "{text}");
+}
+
+#[test]
+fn a_good_host_has_nothing_to_be_hinted_at() {
+    for finding in all(&good()) {
+        assert_eq!((finding.status, &finding.hint), (Status::Ok, &None), "{finding:?}");
+    }
+}
+
+#[test]
+fn what_keeps_sandboxes_from_running_is_a_failure() {
+    use Status::Fail;
+    finds(&Facts { root: false, ..good() }, "user", Fail, "sudo");
+    finds(&Facts { architecture: "riscv64", ..good() }, "processor", Fail, "riscv64");
+    let missing = Facts { qemu: Err("qemu is not installed".into()), ..good() };
+    finds(&missing, "qemu", Fail, "apt-get install");
+    let missing = Facts { missing_runtime_tools: vec![MKE2FS], ..good() };
+    finds(&missing, "disk tools", Fail, "apt-get install e2fsprogs");
+    let problem = Problem { message: "there is no kernel yet".into(), hint: Some("do".into()) };
+    finds(&Facts { kernel: Err(problem), ..good() }, "kernel", Fail, "no kernel yet / do");
+    finds(&Facts { images: Ok(Vec::new()), ..good() }, "images", Fail, "image prepare");
+    finds(&Facts { network_namespace: Err("EPERM".into()), ..good() }, "namespaces", Fail, "EPERM");
+    finds(&Facts { seccomp: false, ..good() }, "seccomp", Fail, "CONFIG_SECCOMP_FILTER");
+}
+
+#[test]
+fn what_makes_sandboxes_worse_is_a_warning() {
+    use Status::Warn;
+    finds(&Facts { kvm: KvmDevice::Refused("no".into()), ..good() }, "/dev/kvm", Warn, "no");
+    let tcg = Verdict { accelerator: Accelerator::Tcg, reason: "it hung".into() };
+    finds(&Facts { accelerator: Some(tcg), ..good() }, "accelerator", Warn, "tcg: it hung");
+    let tools = vec![MKFS_EROFS, MMDEBSTRAP];
+    let missing = Facts { missing_preparation_tools: tools, ..good() };
+    finds(&missing, "image tools", Warn, "apt-get install erofs-utils mmdebstrap");
+    let missing = Facts { missing_preparation_tools: vec![APT_GET], ..good() };
+    finds(&missing, "image tools", Warn, "Debian");
+    finds(&Facts { limits: vec!["memory"], ..good() }, "cgroup limits", Warn, "not cpu, pids");
+    finds(&Facts { limits: Vec::new(), ..good() }, "cgroup limits", Warn, "none; not memory");
+    let memory = Memory { overcommit: 2, ..good().memory };
+    finds(&Facts { memory, ..good() }, "overcommit", Warn, "vm.overcommit_memory=0");
+    let memory = Memory { available_bytes: GIB, ..good().memory };
+    finds(&Facts { memory, ..good() }, "memory", Warn, "1.0 GB available of 8.0 GB");
+    finds(&Facts { merges_pages: true, ..good() }, "page merging", Warn, "ksm");
+    finds(&Facts { open_files: 1024, ..good() }, "open files", Warn, "about 85 sandboxes");
+}
+
+#[test]
+fn an_unknown_accelerator_is_neither_good_nor_bad() {
+    let facts = Facts { accelerator: None, ..good() };
+    assert_eq!(accelerator(&facts).status, Status::Ok);
+    assert!(accelerator(&facts).found.contains("not probed yet"));
+    let facts = Facts { kvm: KvmDevice::Absent, ..good() };
+    assert_eq!(kvm_device(&facts.kvm).status, Status::Ok);
+}
+
+#[test]
+fn verification_is_said() {
+    assert!(!kernel(&good()).found.contains("verified"));
+    let facts = Facts { verified: true, ..good() };
+    assert!(kernel(&facts).found.contains("verified") && images(&facts).found.contains("verified"));
+}
+
+#[test]
+fn disk_space_has_two_thresholds() {
+    let with = |free_bytes| disk_space(&DataDir { free_bytes, ..good().data_dir }).status;
+    assert_eq!(with(DISK_FAIL - 1), Status::Fail);
+    assert_eq!(with(DISK_FAIL), Status::Warn);
+    assert_eq!(with(DISK_WARN), Status::Ok);
+}
+
+#[test]
+fn a_directory_that_is_too_deep_for_sockets_is_found() {
+    // What comes below the directory takes 32 bytes: /run/0123456789abcdef/agent.sock
+    let with = |length: usize| {
+        let path = format!("/{}", "d".repeat(length - 1)).into();
+        socket_paths(&DataDir { path, ..good().data_dir }).status
+    };
+    assert_eq!(with(SOCKET_PATH_MAX - 32), Status::Ok);
+    assert_eq!(with(SOCKET_PATH_MAX - 31), Status::Fail);
+}
+
+#[test]
+fn a_daemon_of_another_version_is_told_from_none() {
+    let of = |state| daemon(&state, "1.0.0");
+    let other = of(Daemon::Runs { version: "0.9.0".into() });
+    assert_eq!(other.status, Status::Warn);
+    assert!(other.hint.unwrap().contains("restart"));
+    assert!(of(Daemon::NotRunning).hint.unwrap().contains("bhatti serve"));
+    let problem = Problem { message: "refused".into(), hint: None };
+    assert_eq!(of(Daemon::Unclear(problem)).status, Status::Warn);
+}

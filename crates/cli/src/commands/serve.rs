@@ -1,0 +1,90 @@
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use daemon::{Bound, Config, Flags};
+use orchestrator::{Defaults, Settings};
+use tracing_subscriber::EnvFilter;
+
+use crate::app::{App, DONE};
+
+/// What a sandbox gets if neither request nor configuration say otherwise.
+const IMAGE: &str = "minimal";
+const MEMORY_MB: u64 = 1024;
+const DISK_MB: u64 = 8192;
+
+/// Run the daemon
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Unix socket to serve on [default: api.sock in the data directory]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// TCP address to serve on, or "none" [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Allow an address that other machines reach, though the API is not encrypted
+    #[arg(long)]
+    insecure_listen: bool,
+    /// What to log: error, warn, info, debug, trace, or a filter
+    #[arg(long, env = "BHATTI_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    log_level: String,
+}
+
+pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
+    log_to_stderr(&args.log_level)?;
+    let config = Config::load(Flags {
+        data_dir: Some(app.global().data_dir.clone()),
+        socket: args.socket.clone(),
+        listen: args.listen.clone(),
+        insecure_listen: args.insecure_listen,
+    })?;
+    let sandbox = &config.sandbox;
+    let settings = Settings {
+        data_dir: config.data_dir.clone(),
+        lohar: crate::LOHAR,
+        defaults: Defaults {
+            image: sandbox.image.clone().unwrap_or_else(|| IMAGE.to_owned()),
+            memory_mib: sandbox.memory_mb.unwrap_or(MEMORY_MB),
+            disk_mib: sandbox.disk_size_mb.unwrap_or(DISK_MB),
+        },
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .context("start the async runtime")?;
+    runtime.block_on(daemon::serve(config, settings, |bound| announce(app, bound)))?;
+    DONE
+}
+
+fn log_to_stderr(level: &str) -> Result<()> {
+    let filter = EnvFilter::try_new(level).context("read --log-level")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+fn announce(app: &App, bound: &Bound) {
+    let printer = app.printer();
+    let mut places = vec![format!("unix://{}", bound.socket.display())];
+    places.extend(bound.listen.map(|address| format!("http://{address}")));
+    printer.note(&format!("bhatti {} serves on {}", env!("CARGO_PKG_VERSION"), places.join(", ")));
+    match &bound.node {
+        Ok(node) => printer.note(&format!(
+            "engine: {}/{} ({}), because {}",
+            node.engine, node.accelerator, node.engine_version, node.reason
+        )),
+        Err(error) => {
+            printer.note(&format!("no sandbox can run yet: {error}"));
+            if let Some(hint) = &error.hint {
+                printer.note(&format!("hint: {hint}"));
+            }
+        }
+    }
+    if let Some(path) = &bound.new_admin_key {
+        printer.note(&format!("the admin's API key is in {}", path.display()));
+    }
+}
