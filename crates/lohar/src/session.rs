@@ -123,6 +123,8 @@ impl Shared {
     fn allowed(&self, request: &Request) -> Result<(), WireError> {
         let allowed = match (self.standing(), request) {
             (_, Request::Hello(_)) | (Standing::Owner, _) => true,
+            // A blank agent has no secret that the host could prove to know.
+            (Standing::Stranger, Request::Identify(_)) => self.agent.identity().is_none(),
             (Standing::Stranger, _) => false,
             (Standing::Maker, request) => {
                 matches!(request, Request::Identify(_) | Request::Ping | Request::TimeSpawn)
@@ -183,6 +185,9 @@ impl Shared {
                 let given = hello.proof.as_deref().unwrap_or_default();
                 if !verify(&identity.token, Role::Host, own, given) {
                     return Err(refuse(ErrorCode::Unauthenticated, "the proof is wrong"));
+                }
+                if let Some(refresh) = &hello.refresh {
+                    identity::refresh(&self.agent, refresh)?;
                 }
                 self.set_standing(Standing::Owner);
                 proof = Some(prove(&identity.token, Role::Guest, &self.session.peer().nonce));

@@ -131,7 +131,8 @@ impl Guest {
         let first = self.agent.identity().is_none();
         let token = hex::decode(TOKEN).unwrap();
         let proof = (!first).then(|| prove(&token, Role::Host, &session.peer().nonce));
-        let welcome = ask(&session, &Request::Hello(Hello { version: 1, proof })).await;
+        let welcome =
+            ask(&session, &Request::Hello(Hello { version: 1, proof, refresh: None })).await;
         assert!(matches!(welcome, Response::Welcome(_)), "{welcome:?}");
         if first {
             let identified = ask(&session, &Request::Identify(identity())).await;

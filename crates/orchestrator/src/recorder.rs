@@ -20,8 +20,29 @@ pub(crate) const COMMAND_LINE: &str =
 /// command needs.
 const WARM_UP: usize = 3;
 
+/// How often a boot is tried. An emulated machine now and then loses the timer interrupt that its
+/// kernel waits for in early boot and then hangs there for good.
+pub(crate) const BOOT_ATTEMPTS: usize = 4;
+
 /// Boots a VM of this shape and makes a template of it.
 pub(crate) async fn record(node: &Arc<Node>, shape: &Shape, key: String) -> Result<Template> {
+    let mut attempt = 1;
+    loop {
+        match attempt_to_record(node, shape, key.clone()).await {
+            Err(error) if error.kind == Kind::AgentUnreachable && attempt < BOOT_ATTEMPTS => {
+                tracing::warn!(attempt, error = base::chain(&error), "recording once more");
+                attempt += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn attempt_to_record(
+    node: &Arc<Node>,
+    shape: &Shape,
+    key: String,
+) -> Result<Template> {
     let templates = node.layout.templates();
     let directory = files::temporary_sibling(&templates.join("recording"));
     fs_err::create_dir_all(&directory)?;

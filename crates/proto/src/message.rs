@@ -16,7 +16,7 @@ pub enum Request {
     /// served on this session.
     Hello(Hello),
     /// Gives a fresh child of a template its identity. Allowed once, and only to an agent that has
-    /// none.
+    /// none; needs no [`Request::Hello`] before it, and is one.
     Identify(Identify),
     /// Brings the same sandbox up to date after it slept.
     Refresh(Refresh),
@@ -55,6 +55,10 @@ pub struct Hello {
     /// HMAC over the guest's preamble nonce, proving that the host holds the sandbox's token;
     /// absent when the host means to give an identity to a blank agent.
     pub proof: Option<String>,
+    /// Clock and randomness for a guest that slept, brought up to date before it answers, so that
+    /// waking takes one round trip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
 }
 
 /// Everything that makes one sandbox different from its siblings.

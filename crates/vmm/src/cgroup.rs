@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -110,16 +109,13 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Open files into which a process writes `0` to join.
-    pub(crate) fn join_handles(&self) -> Vec<OwnedFd> {
-        self.paths
-            .iter()
-            .filter_map(|p| {
-                let procs = p.join("cgroup.procs");
-                let file = fs::OpenOptions::new().write(true).open(procs).ok()?;
-                Some(file.into_parts().0.into())
-            })
-            .collect()
+    /// Moves a process with all of its threads into the group. Blocks for some 15 ms, because the
+    /// kernel waits for a grace period, and so is done while the monitor starts.
+    pub(crate) fn admit(&self, pid: i32) -> io::Result<()> {
+        for path in &self.paths {
+            fs::write(path.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(())
     }
 
     /// Removes the group; all of its processes must be gone.

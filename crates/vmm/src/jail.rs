@@ -1,7 +1,7 @@
 //! What a monitor may do and see.
 //!
-//! The child confines itself between `fork` and `exec`, with system calls only: its own cgroup,
-//! session, mount, IPC and UTS namespaces, a network namespace without interfaces, an own uid
+//! The child confines itself between `fork` and `exec`, with system calls only: its own session,
+//! mount, IPC and UTS namespaces, a network namespace without interfaces, an own uid
 //! without capabilities and without the means to gain any. Directories that hold other sandboxes'
 //! data are covered by an empty file system, other processes are not listed in `/proc`.
 
@@ -102,7 +102,6 @@ pub(crate) fn confine(command: &mut Command, confinement: &Confinement, fds: Vec
 struct Prepared {
     uid: u32,
     covered: Vec<CString>,
-    procs: Vec<OwnedFd>,
     network: NetworkNamespace,
     fds: Vec<(OwnedFd, RawFd)>,
 }
@@ -119,16 +118,12 @@ impl Prepared {
         Self {
             uid: confinement.uid,
             covered,
-            procs: confinement.cgroup.join_handles(),
             network: confinement.network.clone(),
             fds,
         }
     }
 
     fn enter(&self) -> io::Result<()> {
-        for procs in &self.procs {
-            rustix::io::write(procs, b"0")?;
-        }
         setsid()?;
         umask(Mode::from_raw_mode(0o077));
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;

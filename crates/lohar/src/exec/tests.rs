@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 
 use proto::frame::FrameKind;
@@ -12,10 +13,15 @@ fn ended(code: i32) -> Exited {
     Exited { code, signal: None, timed_out: false }
 }
 
-/// Waits until a process is gone, by an event: the end of a pipe that it holds.
-async fn gone(path: &std::path::Path) {
-    let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || fs::read(path));
+/// Waits until some process holds the writing end of a pipe.
+async fn held(path: std::path::PathBuf) -> fs::File {
+    let open = tokio::task::spawn_blocking(move || fs::File::open(path));
+    timeout(PATIENCE, open).await.unwrap().unwrap().unwrap()
+}
+
+/// Waits until nobody does any more.
+async fn released(mut pipe: fs::File) {
+    let read = tokio::task::spawn_blocking(move || pipe.read_to_end(&mut Vec::new()));
     timeout(PATIENCE, read).await.unwrap().unwrap().unwrap();
 }
 
@@ -139,12 +145,13 @@ async fn input_that_a_command_does_not_take_is_dropped() {
 async fn a_timeout_kills_the_group_and_keeps_the_output() {
     let guest = Guest::new().await;
     let host = guest.owned().await;
-    let held = fifo(&guest, "held");
-    let script = format!("echo before; sleep 1000 > {} & wait", held.display());
-    let exec = Exec { timeout_ms: Some(200), ..shell(&script) };
+    let pipe = fifo(&guest, "held");
+    let script = format!("echo before; sleep 1000 > {} & wait", pipe.display());
+    let exec = Exec { timeout_ms: Some(1000), ..shell(&script) };
     let mut stream = open(&host, &Request::Exec(exec)).await;
-    let watching = gone(&held);
-    let ((stdout, _, exited), ()) = tokio::join!(outcome(&mut stream), watching);
+    let pipe = held(pipe).await;
+    let (stdout, _, exited) = outcome(&mut stream).await;
+    released(pipe).await;
     assert_eq!(stdout, b"before\n");
     assert_eq!(exited, Exited { code: 137, signal: Some(9), timed_out: true });
 }
@@ -174,16 +181,16 @@ async fn a_client_that_leaves_takes_the_command_along() {
     let host = guest.owned().await;
     // One that reads nothing while input is waiting for it is the hard case.
     for stdin in [false, true] {
-        let held = fifo(&guest, if stdin { "a" } else { "b" });
-        let script = format!("exec sleep 1000 > {}", held.display());
+        let pipe = fifo(&guest, if stdin { "a" } else { "b" });
+        let script = format!("exec sleep 1000 > {}", pipe.display());
         let mut stream = open(&host, &Request::Exec(Exec { stdin, ..shell(&script) })).await;
         assert!(matches!(hear(&mut stream).await, Response::Started { .. }));
         if stdin {
             stream.send_data(FrameKind::Stdin, &[0; 200_000]).await.unwrap();
         }
-        let watching = tokio::spawn(async move { gone(&held).await });
+        let pipe = held(pipe).await;
         drop(stream);
-        timeout(PATIENCE, watching).await.unwrap().unwrap();
+        released(pipe).await;
     }
 }
 

@@ -16,7 +16,7 @@ async fn code(session: &Session, request: &Request) -> ErrorCode {
 }
 
 fn hello(proof: Option<String>) -> Request {
-    Request::Hello(Hello { version: 1, proof })
+    Request::Hello(Hello { version: 1, proof, refresh: None })
 }
 
 #[tokio::test]
@@ -25,7 +25,7 @@ async fn nothing_is_served_to_a_stranger() {
     for request in [
         Request::Ping,
         Request::Activity,
-        Request::Identify(identity()),
+        Request::Refresh(identity().refresh),
         Request::Exec(shell("true")),
         Request::PowerOff,
     ] {
@@ -53,6 +53,35 @@ async fn a_blank_agent_can_be_made_one_sandbox_and_no_other() {
     let again = Refresh { time_ns: 5, seed: "cd".repeat(32) };
     assert_eq!(ask(&host, &Request::Refresh(again)).await, Response::Done);
     assert_eq!(guest.kernel.seeds.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_identity_may_come_first_but_only_to_a_blank_agent() {
+    let guest = Guest::new().await;
+    let host = guest.connect().await;
+    assert_eq!(ask(&host, &Request::Identify(identity())).await, Response::Identified);
+    assert!(matches!(ask(&host, &Request::Activity).await, Response::Activity(_)));
+    let other = guest.connect().await;
+    let refused = code(&other, &Request::Identify(identity())).await;
+    assert_eq!(refused, ErrorCode::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_guest_that_slept_is_brought_up_to_date_before_it_answers() {
+    let guest = Guest::new().await;
+    guest.owned().await;
+    let refresh = || Some(Refresh { time_ns: 77, seed: "cd".repeat(32) });
+    let host = guest.connect().await;
+    let wrong = Request::Hello(Hello { version: 1, proof: None, refresh: refresh() });
+    assert_eq!(code(&host, &wrong).await, ErrorCode::Unauthenticated);
+    assert_eq!(guest.kernel.seeds.lock().unwrap().len(), 1);
+    let host = guest.connect().await;
+    let token = hex::decode(TOKEN).unwrap();
+    let proof = Some(prove(&token, Role::Host, &host.peer().nonce));
+    let right = Request::Hello(Hello { version: 1, proof, refresh: refresh() });
+    assert!(matches!(ask(&host, &right).await, Response::Welcome(_)));
+    assert_eq!(guest.kernel.seeds.lock().unwrap().last(), Some(&[0xcd; 32]));
+    assert_eq!(guest.kernel.clock.load(std::sync::atomic::Ordering::Relaxed), 77);
 }
 
 #[tokio::test]

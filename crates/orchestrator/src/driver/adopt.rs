@@ -112,7 +112,6 @@ impl Driver {
         if let Phase::Hot(live) = &mut self.phase {
             let channel = Channel::open(&live.vm, Patience::Running).await?;
             channel.meet(self.record.id.as_str(), &self.record.identity).await?;
-            channel.refresh().await?;
             live.channel = Some(channel);
         }
         let state = self.running_state(false)?;

@@ -53,7 +53,6 @@ impl Driver {
     /// Tells a guest that is nobody yet who it is.
     pub(super) async fn identify(&self, vm: &Vm, patience: Patience) -> Result<Channel> {
         let channel = Channel::open(vm, patience).await?;
-        channel.meet_blank().await?;
         let identity = &self.record.identity;
         let identify = Identify {
             sandbox_id: self.record.id.as_str().to_owned(),
@@ -69,6 +68,7 @@ impl Driver {
 
     /// The VM is up and its agent answers: from now on the sandbox is hot.
     pub(super) async fn is_hot(&mut self, vm: Vm, channel: Channel) -> Result<()> {
+        vm.limits_hold().await?;
         let handle = vm.handle();
         let state =
             State::Running { pid: handle.pid, start_time: handle.start_time, paused: false };

@@ -256,8 +256,7 @@ impl Driver {
             let channel = Channel::open(&live.vm, Patience::Running).await?;
             channel.meet(self.record.id.as_str(), &self.record.identity).await?;
             live.channel = Some(channel);
-        }
-        if let Some(channel) = &live.channel {
+        } else if let Some(channel) = &live.channel {
             channel.refresh().await?;
         }
         self.show();

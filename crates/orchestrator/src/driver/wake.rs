@@ -147,9 +147,9 @@ impl Driver {
         blocking(move || Ok(memory.restore(pages)?)).await?;
         vm.load().await?;
         let channel = Channel::open(vm, Patience::Running).await?;
+        // Brings the clock up to date before any request is let in: the guest believes that it is
+        // still the moment of the stop.
         channel.meet(self.record.id.as_str(), &self.record.identity).await?;
-        // Before any request is let in: the guest believes that it is still the moment of the stop.
-        channel.refresh().await?;
         Ok(channel)
     }
 

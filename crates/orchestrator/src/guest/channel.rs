@@ -22,7 +22,7 @@ const NOTICE: Duration = Duration::from_secs(2);
 /// How long a restored guest may take altogether.
 const RESTORED: Duration = Duration::from_secs(30);
 /// How long a guest may take from the start of its kernel to its agent.
-const BOOTED: Duration = Duration::from_secs(90);
+const BOOTED: Duration = Duration::from_secs(25);
 /// How long the guest's random generator and clock may take.
 const IDENTIFIED: Duration = Duration::from_secs(20);
 
@@ -118,7 +118,8 @@ impl Channel {
         }
     }
 
-    /// Proves that we hold the sandbox's token and has the agent prove the same.
+    /// Proves that we hold the sandbox's token, has the agent prove the same, and gives a guest that
+    /// may have slept the time and fresh randomness.
     pub(crate) async fn meet(&self, id: &str, identity: &Identity) -> Result<()> {
         let token = token(identity)?;
         let proof = prove(&token, Role::Host, &self.session.peer().nonce);
@@ -134,7 +135,8 @@ impl Channel {
     }
 
     async fn hello(&self, proof: Option<String>) -> Result<Welcome> {
-        let hello = Request::Hello(Hello { version: VERSION, proof });
+        let refresh = proof.is_some().then(fresh);
+        let hello = Request::Hello(Hello { version: VERSION, proof, refresh });
         match ask(&self.session, &hello).await? {
             (_, Response::Welcome(welcome)) => Ok(welcome),
             (_, other) => Err(unexpected(&other)),

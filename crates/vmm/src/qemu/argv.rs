@@ -66,7 +66,7 @@ pub(crate) fn arguments(
     argv.pair(
         "-machine",
         "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,\
-         dump-guest-core=off,memory-backend=ram",
+         dump-guest-core=off,suppress-vmdesc=on,memory-backend=ram",
     );
     argv.pair("-smp", machine.cpus.to_string());
     argv.pair("-m", format!("{}M", machine.memory_mib));

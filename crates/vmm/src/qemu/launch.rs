@@ -77,7 +77,11 @@ impl Qemu {
             .stderr(stderr_for_child);
         jail::confine(&mut command, &plan.confinement, fds.0);
         let process = command.spawn().map_err(VmError::Spawn)?;
-        Ok(Vm::new(Arc::new(process), plan.run_dir, plan.ram, Stderr::Kept(stderr), later))
+        let (cgroup, pid) = (plan.confinement.cgroup, process.pid());
+        let limited = tokio::task::spawn_blocking(move || cgroup.admit(pid));
+        let stderr = Stderr::Kept(stderr);
+        let vm = Vm::new(Arc::new(process), plan.run_dir, plan.ram, stderr, later);
+        Ok(vm.with_limits(limited))
     }
 }
 

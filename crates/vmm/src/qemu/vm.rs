@@ -14,7 +14,9 @@ use std::{
 
 use base::process::Process;
 use serde_json::{Value, json};
-use tokio::{io::AsyncReadExt as _, net::UnixStream, sync::OnceCell, time::timeout};
+use tokio::{
+    io::AsyncReadExt as _, net::UnixStream, sync::OnceCell, task::JoinHandle, time::timeout,
+};
 
 use super::{
     launch::RAM_FD,
@@ -68,6 +70,7 @@ pub struct Vm {
     stderr: Stderr,
     qmp: OnceCell<Qmp>,
     later: Mutex<Option<OwnedFd>>,
+    limited: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
 impl Vm {
@@ -78,7 +81,27 @@ impl Vm {
         stderr: Stderr,
         later: Option<OwnedFd>,
     ) -> Self {
-        Self { process, run_dir, ram, stderr, qmp: OnceCell::new(), later: Mutex::new(later) }
+        let (qmp, later) = (OnceCell::new(), Mutex::new(later));
+        Self { process, run_dir, ram, stderr, qmp, later, limited: Mutex::new(None) }
+    }
+
+    pub(super) fn with_limits(self, limited: JoinHandle<io::Result<()>>) -> Self {
+        Self { limited: Mutex::new(Some(limited)), ..self }
+    }
+
+    /// Waits until the limits of the control group hold, which is to be done before anybody may
+    /// use the guest.
+    pub async fn limits_hold(&self) -> Result<(), VmError> {
+        let limited = self.limited.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let Some(limited) = limited else { return Ok(()) };
+        match limited.await.map_err(io::Error::other).flatten() {
+            Ok(()) => Ok(()),
+            // A monitor that is gone cannot be moved; that it is gone says more.
+            Err(error) => match timeout(Duration::from_millis(50), self.ended()).await {
+                Ok(ended) => Err(ended),
+                Err(_) => Err(VmError::io("limit the monitor's resources")(error)),
+            },
+        }
     }
 
     /// Takes up a VM that an earlier daemon launched. `None` if it is gone.

@@ -172,7 +172,7 @@ fn check_kernel(bundle: &KernelBundle, verify: bool) -> Result<Kernel, KernelErr
 }
 
 fn kernel_problem(error: &KernelError) -> Problem {
-    Problem { message: base::chain(&error), hint: error.hint() }
+    Problem { message: base::chain(error), hint: error.hint() }
 }
 
 fn images(data: &std::path::Path, verify: bool) -> Result<Vec<Image>, ImageError> {
@@ -188,7 +188,7 @@ fn images(data: &std::path::Path, verify: bool) -> Result<Vec<Image>, ImageError
 }
 
 fn image_problem(error: &ImageError) -> Problem {
-    Problem { message: base::chain(&error), hint: error.hint() }
+    Problem { message: base::chain(error), hint: error.hint() }
 }
 
 fn daemon(app: &App, socket: PathBuf) -> Daemon {
