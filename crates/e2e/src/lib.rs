@@ -1,1 +1,41 @@
-//! placeholder
+//! What the tests on real VMs stand on: throw-away daemons, handles on their sandboxes, and a look
+//! at the host that does not go through the daemon.
+//!
+//! ```text
+//! prepared ── binary, kernel, images, recorded templates: once a machine
+//!     └──► Node ── a data directory and a daemon of its own; checks at its end that nothing stays
+//!            ├──► Guest ── one sandbox, through the client library
+//!            ├──► cli ── the program that people use
+//!            └──► raw ── bytes on the socket, for requests that no client would send
+//! ```
+//! A machine without QEMU, a kernel or images fails the tests: they exist to run.
+
+mod daemon;
+mod guest;
+mod host;
+mod node;
+mod prepared;
+pub mod raw;
+
+pub use guest::{Guest, create_request, root, sh};
+pub use host::{Tmpfs, descriptors, namespace, process_start, status_field};
+pub use node::{Node, Options};
+
+/// The memory of most sandboxes here, MB: the least in which everything works is the fastest.
+pub const MEMORY_MB: u64 = 128;
+/// The writable disk of most sandboxes here, MB.
+pub const DISK_MB: u64 = 512;
+
+/// The code of a refusal.
+///
+/// # Panics
+/// If the request was not refused by the daemon.
+#[track_caller]
+pub fn refused<T: std::fmt::Debug>(
+    outcome: Result<T, api::client::ClientError>,
+) -> api::ErrorBody {
+    match outcome {
+        Err(api::client::ClientError::Api(body)) => *body,
+        other => panic!("expected a refusal by the daemon, got {other:?}"),
+    }
+}

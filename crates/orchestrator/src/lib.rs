@@ -29,5 +29,6 @@ pub use admission::Defaults;
 pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
 pub use guest::{ExecEvent, ExecInput, Execution, FileReading, FileWriting};
+pub use node::node_tag;
 pub use proto::message;
 pub use sandbox::Sandbox;

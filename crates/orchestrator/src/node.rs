@@ -1,7 +1,7 @@
 //! What all sandboxes of a node share.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -68,6 +68,12 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// What the names of a node's control groups (`TAG-…`) and the markers of its processes (`TAG/…`)
+/// start with.
+pub fn node_tag(data_dir: &Path) -> String {
+    hash::bytes(data_dir.as_os_str().as_encoded_bytes())[..8].to_owned()
+}
+
 impl Node {
     pub(crate) fn open(settings: Settings) -> Result<Self> {
         let layout = Layout::new(settings.data_dir.clone());
@@ -81,7 +87,7 @@ impl Node {
         let store = Store::open(&layout.store())?;
         files::sweep_temporary(&layout.templates())?;
         disk::sweep(layout.data())?;
-        let tag = hash::bytes(layout.data().as_os_str().as_encoded_bytes())[..8].to_owned();
+        let tag = node_tag(layout.data());
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let network = NetworkNamespace::empty().map_err(|error| {
             Error::internal("no network namespace can be made", error)
@@ -125,7 +131,7 @@ impl Node {
             reason = verdict.reason,
             "engine chosen"
         );
-        let qemu = found.with_accelerator(verdict.accelerator);
+        let qemu = found.with_verdict(&verdict);
         Ok(Engine { qemu, verdict })
     }
 

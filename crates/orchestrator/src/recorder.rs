@@ -8,21 +8,20 @@ use vmm::{Boot, Disks, Plan, Vm, memory::Ram};
 use crate::{
     Error, Kind, Result,
     guest::{Channel, Patience},
-    node::{Node, blocking},
+    node::{Engine, Node, blocking},
     template::{self, Shape, Template},
 };
 
 /// Kernel messages would only slow the boot down; a panic must end the VM.
-pub(crate) const COMMAND_LINE: &str =
+const COMMAND_LINE: &str =
     "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on";
 
 /// How often the guest forks before it is recorded, so that its page cache holds what every
 /// command needs.
 const WARM_UP: usize = 3;
 
-/// How often a boot is tried. An emulated machine now and then loses the timer interrupt that its
-/// kernel waits for in early boot and then hangs there for good.
-pub(crate) const BOOT_ATTEMPTS: usize = 4;
+/// How often a boot is tried: a host that is very busy may starve one.
+const BOOT_ATTEMPTS: usize = 2;
 
 /// Boots a VM of this shape and makes a template of it.
 pub(crate) async fn record(node: &Arc<Node>, shape: &Shape, key: String) -> Result<Template> {
@@ -77,9 +76,9 @@ async fn record_in(
             scratch: scratch.into_parts().0.into(),
             layers: Vec::new(),
         },
-        boot: cold_boot(shape)?,
+        boot: cold_boot(shape, &engine)?,
         run_dir: node.make_run(name)?,
-        confinement: node.confinement(name, 0, shape.machine)?,
+        confinement: Some(node.confinement(name, 0, shape.machine)?),
     };
     let vm = engine.qemu.launch(plan)?;
     let saved = boot_and_save(&vm, directory).await;
@@ -120,10 +119,10 @@ async fn boot_and_save(vm: &Vm, directory: &Path) -> Result<()> {
 }
 
 /// A boot from the kernel.
-pub(crate) fn cold_boot(shape: &Shape) -> Result<Boot> {
+pub(crate) fn cold_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
     Ok(Boot::Cold {
         kernel: template::open(&shape.bundle.vmlinux())?,
         initramfs: template::open(&shape.initramfs)?,
-        command_line: COMMAND_LINE.to_owned(),
+        command_line: format!("{COMMAND_LINE} {}", engine.qemu.kernel_arguments()),
     })
 }

@@ -15,6 +15,14 @@ pub const VERSION: u16 = 1;
 /// Bytes that a peer may send before its preamble is given up on.
 pub const SCAN_MAX: usize = 4 * 1024 * 1024;
 
+/// Byte of which a [`Hail`] is made; neither a preamble nor a frame of the multiplexer starts so.
+const HAIL_BYTE: u8 = 0xff;
+
+/// What a host sends when no preamble comes. A guest that has not noticed the end of an earlier
+/// session takes it for a broken frame of that, and starts over; one whose preamble went to an
+/// earlier host says it again.
+pub const HAIL: [u8; 16] = [HAIL_BYTE; 16];
+
 /// Length of an encoded preamble in bytes.
 pub const PREAMBLE_LEN: usize = MAGIC.len() + 2 + NONCE_LEN + CHECK_LEN;
 
@@ -74,6 +82,32 @@ pub enum PreambleError {
     /// More than [`SCAN_MAX`] bytes held none.
     #[error("no preamble within {SCAN_MAX} bytes")]
     NotFound,
+}
+
+/// Recognises a [`HAIL`] in whatever comes.
+#[derive(Debug, Default)]
+pub struct Hail {
+    run: usize,
+}
+
+impl Hail {
+    /// Whether the next bytes complete one.
+    pub fn is_heard(&mut self, bytes: &[u8]) -> bool {
+        let mut heard = false;
+        for byte in bytes {
+            self.run = if *byte == HAIL_BYTE { self.run + 1 } else { 0 };
+            if self.run == HAIL.len() {
+                heard = true;
+                self.run = 0;
+            }
+        }
+        heard
+    }
+}
+
+/// Whether `bytes`, at least one, may be another preamble and cannot be a multiplexer's frame.
+pub(crate) fn is_repeated(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&MAGIC[0])
 }
 
 /// Finds the peer's preamble in whatever comes before it.

@@ -13,7 +13,7 @@ use std::{
 use base::process::Command;
 use serde::{Deserialize, Serialize};
 
-use crate::Qemu;
+use crate::{Qemu, tsc};
 
 /// How guest instructions are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Verdict {
     pub accelerator: Accelerator,
     /// Why, for people.
     pub reason: String,
+    /// The frequency of the host's time stamp counter in kHz, which translated guests are told.
+    #[serde(default)]
+    pub tsc_khz: Option<u64>,
 }
 
 /// A boot that takes longer than this means that KVM does not work. A working one takes less than
@@ -58,14 +61,16 @@ struct Remembered {
 
 /// Answers from memory if there is an answer for this boot of the host, else probes and remembers.
 pub async fn decide(qemu: &Qemu, kernel: &Path, initramfs: &Path, memory: &Path) -> Verdict {
-    if let Some(verdict) = without_probe() {
-        return verdict;
-    }
     let holds_for = situation(qemu, kernel);
     if let Some(verdict) = recall(memory, &holds_for) {
         return verdict;
     }
-    let verdict = probe(qemu, kernel, initramfs).await;
+    let mut verdict = match without_probe() {
+        Some(verdict) => verdict,
+        None => probe(qemu, kernel, initramfs).await,
+    };
+    let earlier = remembered(memory).and_then(|r| r.verdict.tsc_khz);
+    verdict.tsc_khz = tsc::settle(earlier, tsc::measure_khz());
     let remembered = Remembered { holds_for, verdict: verdict.clone() };
     if let Ok(text) = serde_json::to_vec(&remembered)
         && let Err(error) = base::files::write_atomic(memory, &text, 0o644)
@@ -77,7 +82,7 @@ pub async fn decide(qemu: &Qemu, kernel: &Path, initramfs: &Path, memory: &Path)
 
 /// The verdict if no probe is needed: the remembered one or the plain absence of KVM.
 pub fn known(qemu: &Qemu, kernel: &Path, memory: &Path) -> Option<Verdict> {
-    without_probe().or_else(|| recall(memory, &situation(qemu, kernel)))
+    recall(memory, &situation(qemu, kernel)).or_else(without_probe)
 }
 
 fn without_probe() -> Option<Verdict> {
@@ -89,30 +94,43 @@ fn without_probe() -> Option<Verdict> {
         }
         Err(error) => format!("/dev/kvm cannot be opened: {error}"),
     };
-    Some(Verdict { accelerator: Accelerator::Tcg, reason })
+    Some(Verdict { accelerator: Accelerator::Tcg, reason, tsc_khz: None })
 }
 
 fn situation(qemu: &Qemu, kernel: &Path) -> String {
     let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    // The same kernel may be reached through another data directory.
+    let kernel = fs_err::canonicalize(kernel).unwrap_or_else(|_| kernel.to_owned());
     format!("{} {} {}", boot.trim(), qemu.version(), kernel.display())
 }
 
 fn recall(memory: &Path, holds_for: &str) -> Option<Verdict> {
-    let text = fs_err::read(memory).ok()?;
-    let remembered: Remembered = serde_json::from_slice(&text).ok()?;
-    (remembered.holds_for == holds_for).then_some(remembered.verdict)
+    let remembered = remembered(memory)?;
+    let kvm_is_there = without_probe().is_none();
+    let measured = remembered.verdict.tsc_khz.is_some() || !cfg!(target_arch = "x86_64");
+    let fits = match remembered.verdict.accelerator {
+        Accelerator::Kvm => kvm_is_there,
+        Accelerator::Tcg => measured,
+    };
+    (remembered.holds_for == holds_for && fits).then_some(remembered.verdict)
+}
+
+fn remembered(memory: &Path) -> Option<Remembered> {
+    serde_json::from_slice(&fs_err::read(memory).ok()?).ok()
 }
 
 async fn probe(qemu: &Qemu, kernel: &Path, initramfs: &Path) -> Verdict {
-    let tcg = |reason: String| Verdict { accelerator: Accelerator::Tcg, reason };
+    let tcg = |reason: String| Verdict { accelerator: Accelerator::Tcg, reason, tsc_khz: None };
     let console = match tempfile_path(initramfs) {
         Ok(path) => path,
         Err(error) => return tcg(format!("KVM could not be probed: {error}")),
     };
     let verdict = match boot(qemu, kernel, initramfs, &console).await {
-        Ok(true) => {
-            Verdict { accelerator: Accelerator::Kvm, reason: "a test VM booted with KVM".into() }
-        }
+        Ok(true) => Verdict {
+            accelerator: Accelerator::Kvm,
+            reason: "a test VM booted with KVM".to_owned(),
+            tsc_khz: None,
+        },
         Ok(false) => tcg(format!(
             "/dev/kvm opens, but a test VM did not boot with it in {} s",
             DEADLINE.as_secs()

@@ -98,6 +98,15 @@ pub(crate) fn confine(command: &mut Command, confinement: &Confinement, fds: Vec
     }
 }
 
+/// Gives `command` its `fds`, each under the number asked for, and no limits at all.
+#[expect(unsafe_code, reason = "code between fork and exec cannot be written without it")]
+pub(crate) fn hand_over(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
+    // SAFETY: as in `confine`.
+    unsafe {
+        command.as_std_mut().pre_exec(move || place_fds(&fds));
+    }
+}
+
 /// Everything that the child needs, allocated before the fork.
 struct Prepared {
     uid: u32,
@@ -132,7 +141,7 @@ impl Prepared {
         move_into_link_name_space(self.network.0.as_fd(), Some(LinkNameSpaceType::Network))?;
         self.cover()?;
         rustix::process::chdir(c"/")?;
-        self.place_fds()?;
+        place_fds(&self.fds)?;
         set_thread_groups(&[])?;
         let gid = rustix::process::Gid::from_raw(self.uid);
         let uid = rustix::process::Uid::from_raw(self.uid);
@@ -156,20 +165,20 @@ impl Prepared {
         mount(c"none", c"/proc", c"proc", flags, hide)?;
         Ok(())
     }
+}
 
-    /// Moves every descriptor out of the way first, so that no target overwrites a source.
-    fn place_fds(&self) -> io::Result<()> {
-        const ABOVE: RawFd = 200;
-        for (slot, (fd, _)) in self.fds.iter().enumerate() {
-            let parked = ABOVE + RawFd::try_from(slot).unwrap_or(0);
-            dup_to(fd, parked, true)?;
-        }
-        for (slot, (_, target)) in self.fds.iter().enumerate() {
-            let parked = ABOVE + RawFd::try_from(slot).unwrap_or(0);
-            dup_parked(parked, *target)?;
-        }
-        Ok(())
+/// Moves every descriptor out of the way first, so that no target overwrites a source.
+fn place_fds(fds: &[(OwnedFd, RawFd)]) -> io::Result<()> {
+    const ABOVE: RawFd = 200;
+    for (slot, (fd, _)) in fds.iter().enumerate() {
+        let parked = ABOVE + RawFd::try_from(slot).unwrap_or(0);
+        dup_to(fd, parked, true)?;
     }
+    for (slot, (_, target)) in fds.iter().enumerate() {
+        let parked = ABOVE + RawFd::try_from(slot).unwrap_or(0);
+        dup_parked(parked, *target)?;
+    }
+    Ok(())
 }
 
 /// Duplicates onto a number that nothing in this process owns.

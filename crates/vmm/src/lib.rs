@@ -17,6 +17,7 @@ mod jail;
 pub mod memory;
 mod plan;
 mod qemu;
+mod tsc;
 
 pub use error::VmError;
 pub use jail::{Confinement, NetworkNamespace, marked};

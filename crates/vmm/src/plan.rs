@@ -65,6 +65,7 @@ pub struct Plan {
     pub boot: Boot,
     /// Where its control sockets are made; must exist and be empty.
     pub run_dir: PathBuf,
-    /// Under which limits its monitor runs.
-    pub confinement: Confinement,
+    /// Under which limits its monitor runs. A monitor without any is only good for measuring what
+    /// they cost.
+    pub confinement: Option<Confinement>,
 }

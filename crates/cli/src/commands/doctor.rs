@@ -1,7 +1,7 @@
 //! Checks the host: [`facts`] are collected first, [`judge`] then says what they mean.
 
 mod facts;
-mod host;
+pub(super) mod host;
 mod judge;
 
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! The commands. Each file has a `clap::Args` struct and its `run`; what a command says of itself
 //! in `--help` is the comment on its struct.
 
+mod bench;
 mod completion;
 mod create;
 mod destroy;
@@ -76,6 +77,7 @@ commands! {
     Image(image),
     Kernel(kernel),
     Doctor(doctor),
+    Bench(bench),
     User(user),
     Setup(setup),
     Version(version),

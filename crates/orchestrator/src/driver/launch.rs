@@ -45,7 +45,11 @@ impl Driver {
             },
             boot: files.boot,
             run_dir: self.node.make_run(name)?,
-            confinement: self.node.confinement(name, self.record.slot + 1, self.machine())?,
+            confinement: Some(self.node.confinement(
+                name,
+                self.record.slot + 1,
+                self.machine(),
+            )?),
         };
         Ok(engine.qemu.launch(plan)?)
     }

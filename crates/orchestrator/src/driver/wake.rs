@@ -165,7 +165,7 @@ impl Driver {
             image: shape.image.path().to_owned(),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&self.node.layout.template(&origin.template)),
-            boot: recorder::cold_boot(&shape)?,
+            boot: recorder::cold_boot(&shape, &engine)?,
         };
         let _turn = self.node.turn().await?;
         // A layer of its own, so that the snapshot's layers stay as they are if the boot fails.

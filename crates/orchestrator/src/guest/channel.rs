@@ -22,7 +22,7 @@ const NOTICE: Duration = Duration::from_secs(2);
 /// How long a restored guest may take altogether.
 const RESTORED: Duration = Duration::from_secs(30);
 /// How long a guest may take from the start of its kernel to its agent.
-const BOOTED: Duration = Duration::from_secs(25);
+const BOOTED: Duration = Duration::from_secs(60);
 /// How long the guest's random generator and clock may take.
 const IDENTIFIED: Duration = Duration::from_secs(20);
 

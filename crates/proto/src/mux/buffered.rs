@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
+use crate::preamble::{PREAMBLE_LEN, is_repeated};
+
 /// Bytes read at once.
 const READ_BUFFER: usize = 32 * 1024;
 
@@ -29,6 +31,8 @@ pub(super) struct Buffered {
     read: Vec<u8>,
     /// What of `read` is filled and not yet taken.
     filled: std::ops::Range<usize>,
+    /// Whether nothing but preambles may have come: a guest may say its own more than once.
+    greeting: bool,
     write: Vec<u8>,
     written: usize,
     refused: bool,
@@ -40,8 +44,8 @@ pub(super) struct Buffered {
 pub(super) struct Wire(Arc<Mutex<Buffered>>);
 
 impl Buffered {
-    /// Buffers over `io`; `early` bytes have already been read from it.
-    pub(super) fn over(io: Box<dyn Io>, early: Vec<u8>) -> Wire {
+    /// Buffers over `io`; `early` bytes have already been read from it, `write` are to be written.
+    pub(super) fn over(io: Box<dyn Io>, early: Vec<u8>, write: Vec<u8>) -> Wire {
         let filled = 0..early.len();
         let mut read = early;
         read.resize(READ_BUFFER.max(read.len()), 0);
@@ -50,7 +54,8 @@ impl Buffered {
             io,
             read,
             filled,
-            write: Vec::new(),
+            greeting: true,
+            write,
             written: 0,
             refused: false,
         })))
@@ -61,6 +66,32 @@ impl Buffered {
         let mut space = ReadBuf::new(&mut self.read);
         ready!(Pin::new(io).poll_read(cx, &mut space))?;
         self.filled = 0..space.filled().len();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Passes over a preamble at the start of what is there, or notes that there is none.
+    fn poll_skip_preamble(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !is_repeated(&self.read[self.filled.clone()]) {
+            self.greeting = false;
+            return Poll::Ready(Ok(()));
+        }
+        while self.filled.len() < PREAMBLE_LEN {
+            let Some(io) = &mut self.io else {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            };
+            self.read.copy_within(self.filled.clone(), 0);
+            self.filled = 0..self.filled.len();
+            let mut space = ReadBuf::new(&mut self.read[self.filled.end..]);
+            ready!(Pin::new(io).poll_read(cx, &mut space))?;
+            if space.filled().is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.filled.end += space.filled().len();
+        }
+        self.filled.start += PREAMBLE_LEN;
+        if self.filled.is_empty() {
+            return self.poll_fill(cx);
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -124,6 +155,9 @@ impl futures_util::io::AsyncRead for Wire {
         let mut this = self.lock();
         if this.filled.is_empty() {
             ready!(this.poll_fill(cx))?;
+        }
+        while this.greeting && !this.filled.is_empty() {
+            ready!(this.poll_skip_preamble(cx))?;
         }
         let count = target.len().min(this.filled.len());
         let start = this.filled.start;

@@ -23,18 +23,20 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
 use yamux::{Config, Connection, ConnectionError, Mode};
 
 use self::buffered::{Buffered, Wire};
 use self::stream::Shared;
 pub use self::stream::{RecvHalf, SendHalf, Stream};
 use crate::frame::{DATA_CHUNK, FRAME_HEADER, FrameError};
-use crate::preamble::{Preamble, PreambleError, Scanner, VERSION};
+use crate::preamble::{HAIL, Hail, Preamble, PreambleError, Scanner, VERSION};
 
 /// Streams that one side may have open at once; more wait in [`Session::open`].
 pub const STREAMS_MAX: usize = 1100;
@@ -48,6 +50,9 @@ const WINDOW_GROWTH: usize = 4 * 1024 * 1024;
 
 /// Streams that the peer has opened and nobody has taken yet; more are refused.
 const INCOMING_MAX: usize = STREAMS_MAX;
+
+/// How long a host waits for the guest's preamble before it asks for it, again and again.
+const HAIL_AFTER: Duration = Duration::from_millis(250);
 
 /// Bytes read at once while looking for the preamble.
 const SCAN_CHUNK: usize = 4096;
@@ -161,6 +166,10 @@ impl Core {
 /// Introduces both sides to each other over `io` and makes a session of it. Bytes that precede the
 /// peer's preamble are discarded. `nonce` must be fresh random bytes.
 ///
+/// The guest speaks first: what a host sends before the guest has opened its port anew is lost.
+/// The host's preamble leaves together with its first request, so both drivers must be polled for
+/// either side to be established.
+///
 /// # Errors
 /// `io` fails or ends, or too many bytes hold no preamble.
 pub async fn establish<T>(
@@ -171,20 +180,35 @@ pub async fn establish<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    io.write_all(&Preamble { version: VERSION, nonce }.encode()).await?;
-    io.flush().await?;
+    let own = Preamble { version: VERSION, nonce }.encode();
+    if side == Side::Guest {
+        say(&mut io, &own).await?;
+    }
+    let mut hail = Hail::default();
     let mut scanner = Scanner::new();
     let mut chunk = vec![0; SCAN_CHUNK];
     let peer = loop {
-        let count = io.read(&mut chunk).await?;
+        let count = match timeout(HAIL_AFTER, io.read(&mut chunk)).await {
+            Ok(count) => count?,
+            Err(_) if side == Side::Host => {
+                say(&mut io, &HAIL).await?;
+                continue;
+            }
+            Err(_) => io.read(&mut chunk).await?,
+        };
         if count == 0 {
             return Err(MuxError::SessionEnded);
         }
+        let hailed = hail.is_heard(&chunk[..count]);
         if let Some(peer) = scanner.push(&chunk[..count])? {
             break peer;
         }
+        if hailed && side == Side::Guest {
+            say(&mut io, &own).await?;
+        }
     };
-    let wire = Buffered::over(Box::new(io), scanner.into_rest());
+    let unsent = if side == Side::Host { own.to_vec() } else { Vec::new() };
+    let wire = Buffered::over(Box::new(io), scanner.into_rest(), unsent);
     let mode = match side {
         Side::Host => Mode::Client,
         Side::Guest => Mode::Server,
@@ -203,6 +227,12 @@ where
     let driver = Driver { core: Arc::clone(&core), incoming: Some(sender) };
     let session = Session { guard: Arc::new(Guard { core, peer, own_nonce: nonce }) };
     Ok((session, Incoming { receiver }, driver))
+}
+
+async fn say(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), MuxError> {
+    io.write_all(bytes).await?;
+    io.flush().await?;
+    Ok(())
 }
 
 fn config() -> Config {

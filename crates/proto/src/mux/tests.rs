@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
 
 use super::*;
@@ -8,14 +8,15 @@ use crate::frame::{Frame, FrameKind};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+async fn start(io: DuplexStream, side: Side, nonce: u8) -> (Session, Incoming) {
+    let (session, incoming, driver) = establish(io, side, [nonce; 32]).await.unwrap();
+    tokio::spawn(driver);
+    (session, incoming)
+}
+
 async fn pair_over(host: DuplexStream, guest: DuplexStream) -> [(Session, Incoming); 2] {
-    let (host, guest) =
-        tokio::join!(establish(host, Side::Host, [1; 32]), establish(guest, Side::Guest, [2; 32]));
-    [host, guest].map(|made| {
-        let (session, incoming, driver) = made.unwrap();
-        tokio::spawn(driver);
-        (session, incoming)
-    })
+    let both = async { tokio::join!(start(host, Side::Host, 1), start(guest, Side::Guest, 2)) };
+    timeout(PATIENCE, both).await.unwrap().into()
 }
 
 async fn pair() -> [(Session, Incoming); 2] {
@@ -132,14 +133,13 @@ async fn bytes_of_an_earlier_session_are_discarded() {
 
 #[tokio::test]
 async fn a_peer_that_vanishes_ends_the_session_and_its_streams() {
-    let (host, guest) = duplex(8 * 1024);
-    let (made, guest_made) =
-        tokio::join!(establish(host, Side::Host, [1; 32]), establish(guest, Side::Guest, [2; 32]));
-    let (session, mut incoming, driver) = made.unwrap();
+    let (host, mut guest) = duplex(8 * 1024);
+    guest.write_all(&Preamble { version: VERSION, nonce: [2; 32] }.encode()).await.unwrap();
+    let (session, mut incoming, driver) = establish(host, Side::Host, [1; 32]).await.unwrap();
     let driver = tokio::spawn(driver);
     let mut stream = session.open().await.unwrap();
     stream.send_json(&1).await.unwrap();
-    drop(guest_made.unwrap());
+    drop(guest);
     let received = timeout(PATIENCE, stream.recv()).await.unwrap();
     assert!(matches!(received, Err(MuxError::SessionEnded)), "{received:?}");
     assert!(timeout(PATIENCE, incoming.next()).await.unwrap().is_none());
@@ -205,4 +205,56 @@ async fn a_reset_is_noticed_behind_data_that_nobody_reads() {
     assert!(!closed.is_finished());
     drop(stream);
     timeout(PATIENCE, closed).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_in_an_old_session_is_shaken_out_of_it_by_a_new_host() {
+    let (mut host, guest) = duplex(8 * 1024);
+    let guest = tokio::spawn(establish(guest, Side::Guest, [2; 32]));
+    let mut greeting = [0; crate::preamble::PREAMBLE_LEN];
+    host.read_exact(&mut greeting).await.unwrap();
+    host.write_all(&Preamble { version: VERSION, nonce: [1; 32] }.encode()).await.unwrap();
+    let (_session, _incoming, driver) = guest.await.unwrap().unwrap();
+    // The connection under it is another one, but the guest cannot see that.
+    let next = tokio::spawn(establish(host, Side::Host, [3; 32]));
+    let result = timeout(PATIENCE, driver).await.unwrap();
+    assert!(matches!(result, Err(MuxError::Multiplexer(_))), "{result:?}");
+    next.abort();
+}
+
+#[tokio::test]
+async fn a_guest_whose_preamble_went_to_an_earlier_host_says_it_again() {
+    let (mut host, guest) = duplex(8 * 1024);
+    let guest = tokio::spawn(start(guest, Side::Guest, 2));
+    let mut lost = [0; crate::preamble::PREAMBLE_LEN];
+    host.read_exact(&mut lost).await.unwrap();
+    let (host, _) = timeout(PATIENCE, start(host, Side::Host, 1)).await.unwrap();
+    let (_guest, incoming) = timeout(PATIENCE, guest).await.unwrap().unwrap();
+    echo(incoming);
+    let mut stream = host.open().await.unwrap();
+    stream.send_json(&1).await.unwrap();
+    assert_eq!(stream.recv_json::<u32>().await.unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn a_preamble_that_comes_twice_is_one() {
+    for piece in [1, 20, 1000] {
+        let (host, mut far) = duplex(8 * 1024);
+        let (near, guest) = duplex(8 * 1024);
+        let greeting = Preamble { version: VERSION, nonce: [2; 32] }.encode();
+        for part in greeting.chunks(piece) {
+            far.write_all(part).await.unwrap();
+        }
+        // The guest's own preamble is the second.
+        tokio::spawn(async move {
+            let (mut near, mut far) = (near, far);
+            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        });
+        let [(host, _), (_guest, incoming)] = pair_over(host, guest).await;
+        echo(incoming);
+        let mut stream = host.open().await.unwrap();
+        stream.send_json(&1).await.unwrap();
+        let answer = timeout(PATIENCE, stream.recv_json::<u32>()).await.unwrap();
+        assert_eq!(answer.unwrap(), Some(1));
+    }
 }

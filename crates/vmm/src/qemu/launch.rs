@@ -75,13 +75,21 @@ impl Qemu {
             .args(argv)
             .stdout(std::process::Stdio::null())
             .stderr(stderr_for_child);
-        jail::confine(&mut command, &plan.confinement, fds.0);
+        match &plan.confinement {
+            Some(confinement) => jail::confine(&mut command, confinement, fds.0),
+            None => jail::hand_over(&mut command, fds.0),
+        }
         let process = command.spawn().map_err(VmError::Spawn)?;
-        let (cgroup, pid) = (plan.confinement.cgroup, process.pid());
-        let limited = tokio::task::spawn_blocking(move || cgroup.admit(pid));
+        let limited = plan.confinement.map(|confinement| {
+            let (cgroup, pid) = (confinement.cgroup, process.pid());
+            tokio::task::spawn_blocking(move || cgroup.admit(pid))
+        });
         let stderr = Stderr::Kept(stderr);
         let vm = Vm::new(Arc::new(process), plan.run_dir, plan.ram, stderr, later);
-        Ok(vm.with_limits(limited))
+        Ok(match limited {
+            Some(limited) => vm.with_limits(limited),
+            None => vm,
+        })
     }
 }
 

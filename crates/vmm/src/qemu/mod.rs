@@ -11,7 +11,10 @@ use base::process::Command;
 
 pub use vm::{Console, GuestPort, PortWatch, Vm, VmHandle};
 
-use crate::{VmError, accel::Accelerator};
+use crate::{
+    VmError,
+    accel::{Accelerator, Verdict},
+};
 
 /// The oldest version that our command line and snapshot method work with.
 const OLDEST: (u32, u32) = (7, 2);
@@ -23,6 +26,7 @@ pub struct Qemu {
     binary: PathBuf,
     version: String,
     accelerator: Accelerator,
+    tsc_khz: Option<u64>,
 }
 
 impl Qemu {
@@ -53,12 +57,20 @@ impl Qemu {
             });
         }
         let version = version.unwrap_or_default();
-        Ok(Self { binary: binary.to_owned(), version, accelerator })
+        Ok(Self { binary: binary.to_owned(), version, accelerator, tsc_khz: None })
     }
 
-    /// The same QEMU with another accelerator.
-    pub fn with_accelerator(&self, accelerator: Accelerator) -> Self {
-        Self { accelerator, ..self.clone() }
+    /// The same QEMU used as the verdict says.
+    pub fn with_verdict(&self, verdict: &Verdict) -> Self {
+        Self { accelerator: verdict.accelerator, tsc_khz: verdict.tsc_khz, ..self.clone() }
+    }
+
+    /// What a guest's kernel has to be told about the machine, for its command line.
+    pub fn kernel_arguments(&self) -> String {
+        match (self.accelerator, self.tsc_khz) {
+            (Accelerator::Tcg, Some(khz)) => format!("tsc_early_khz={khz} tsc=reliable"),
+            _ => String::new(),
+        }
     }
 
     pub(crate) fn binary(&self) -> &Path {
@@ -81,7 +93,7 @@ impl Qemu {
         let cpu = match self.accelerator {
             // The guest sees the host's own processor.
             Accelerator::Kvm => host_cpu(),
-            Accelerator::Tcg => "max".to_owned(),
+            Accelerator::Tcg => format!("max tsc {}", self.tsc_khz.unwrap_or(0)),
         };
         format!("qemu {} {} cpu {cpu} layout {}", self.version, self.accelerator, argv::LAYOUT)
     }

@@ -39,7 +39,7 @@ pub(super) fn memory() -> Memory {
 }
 
 /// A field of `/proc/meminfo` in bytes, 0 if it is not there.
-fn meminfo(text: &str, field: &str) -> u64 {
+pub(in crate::commands) fn meminfo(text: &str, field: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let kib =
         value.and_then(|value| value.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
@@ -60,11 +60,16 @@ pub(super) fn data_dir(path: PathBuf) -> DataDir {
     let nearest = path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
     let free_bytes =
         rustix::fs::statvfs(nearest).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let real = fs::canonicalize(nearest).unwrap_or_else(|_| nearest.to_owned());
-    let file_system = file_system(&mounts, &real).unwrap_or("unknown").to_owned();
+    let file_system = file_system_of(nearest);
     let reflinks = if exists { reflinks(&path) } else { None };
     DataDir { path, exists, free_bytes, file_system, reflinks }
+}
+
+/// The type of the file system that `path` is on.
+pub(in crate::commands) fn file_system_of(path: &Path) -> String {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    file_system(&mounts, &real).unwrap_or("unknown").to_owned()
 }
 
 /// The type of the file system that `path` is on, by `/proc/self/mounts`.

@@ -9,6 +9,10 @@ use crate::commands::{
     host_tools::{APT_GET, MKE2FS, MKFS_EROFS, MMDEBSTRAP},
 };
 
+fn verdict(accelerator: Accelerator, reason: &str) -> Verdict {
+    Verdict { accelerator, reason: reason.to_owned(), tsc_khz: None }
+}
+
 /// A host on which there is nothing to say.
 fn good() -> Facts {
     Facts {
@@ -16,7 +20,7 @@ fn good() -> Facts {
         architecture: "x86_64",
         qemu: Ok("7.2.1".into()),
         kvm: KvmDevice::Opens,
-        accelerator: Some(Verdict { accelerator: Accelerator::Kvm, reason: "it booted".into() }),
+        accelerator: Some(verdict(Accelerator::Kvm, "it booted")),
         missing_runtime_tools: Vec::new(),
         missing_preparation_tools: Vec::new(),
         kernel: Ok(Kernel { id: "0123".into(), release: "6.1.0".into(), size_mb: 40 }),
@@ -83,7 +87,7 @@ fn what_keeps_sandboxes_from_running_is_a_failure() {
 fn what_makes_sandboxes_worse_is_a_warning() {
     use Status::Warn;
     finds(&Facts { kvm: KvmDevice::Refused("no".into()), ..good() }, "/dev/kvm", Warn, "no");
-    let tcg = Verdict { accelerator: Accelerator::Tcg, reason: "it hung".into() };
+    let tcg = verdict(Accelerator::Tcg, "it hung");
     finds(&Facts { accelerator: Some(tcg), ..good() }, "accelerator", Warn, "tcg: it hung");
     let tools = vec![MKFS_EROFS, MMDEBSTRAP];
     let missing = Facts { missing_preparation_tools: tools, ..good() };

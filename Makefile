@@ -1,0 +1,48 @@
+# What people type. The work is done by cargo and by the scripts next to this file.
+
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BHATTI := $(abspath $(TARGET_DIR))/release/bhatti
+# Kept between runs: kernel, images, templates. Short, because control sockets lie below it.
+DATA ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bhatti-demo
+TEST_DATA := $(abspath $(TARGET_DIR))/test-data
+
+.PHONY: build demo test lint bench clean-data install bootstrap binary
+
+build: bootstrap binary
+
+bootstrap:
+	@scripts/bootstrap.sh
+
+binary:
+	cargo build --release --locked
+
+demo: build
+	@scripts/prepare.sh "$(BHATTI)" "$(DATA)" minimal
+	@scripts/demo.sh "$(BHATTI)" "$(DATA)"
+
+test: build
+	@scripts/prepare.sh "$(BHATTI)" "$(TEST_DATA)" busybox minimal
+	@BHATTI_BIN="$(BHATTI)" BHATTI_TEST_DATA="$(TEST_DATA)" scripts/test.sh
+
+lint: bootstrap
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+	cargo run --quiet --release --locked -p xtask -- tidy
+	@if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh .ci/run; \
+	else echo "NOT CHECKED: the scripts; shellcheck is missing: apt-get install shellcheck" >&2; fi
+
+bench: build
+	@scripts/prepare.sh "$(BHATTI)" "$(DATA)" minimal
+	@"$(BHATTI)" --data-dir "$(DATA)" bench $(BENCH)
+
+clean-data:
+	@scripts/clean-data.sh "$(DATA)"
+	@scripts/clean-data.sh "$(TEST_DATA)"
+
+install: build
+	install -D -m 755 "$(BHATTI)" "$(DESTDIR)/usr/local/bin/bhatti"
+	install -D -m 644 packaging/bhatti.service "$(DESTDIR)/etc/systemd/system/bhatti.service"
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	@echo "next: bhatti kernel && bhatti image prepare minimal && systemctl enable --now bhatti"

@@ -1,0 +1,229 @@
+//! The result, for people and for programs.
+
+use std::{collections::BTreeMap, path::Path};
+
+use api::Health;
+use fs_err as fs;
+use serde::Serialize;
+
+use super::{
+    rows::{Limit, Row, TARGETS},
+    stats::Summary,
+};
+use crate::{commands::doctor::host, table::Table};
+
+/// Where and of what it was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Host {
+    cpu: String,
+    cores: usize,
+    memory_mb: u64,
+    kernel: String,
+    engine: String,
+    accelerator: String,
+    qemu: String,
+    file_system: String,
+    image: String,
+    sandbox_memory_mb: u64,
+    version: String,
+}
+
+impl Host {
+    /// Looks at this machine. `data` is where the sandboxes were.
+    pub(super) fn look(
+        health: Health,
+        qemu: &vmm::Qemu,
+        data: &Path,
+        request: &api::CreateSandbox,
+    ) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let processors = read("/proc/cpuinfo");
+        let cpu = processors.lines().find(|line| line.starts_with("model name"));
+        Self {
+            cpu: cpu.and_then(|line| line.split_once(": ")).map_or("unknown", |c| c.1).to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_mb: host::meminfo(&read("/proc/meminfo"), "MemTotal") >> 20,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            engine: health.engine,
+            accelerator: health.accelerator,
+            qemu: qemu.version().to_owned(),
+            file_system: host::file_system_of(data),
+            image: request.image.clone().unwrap_or_default(),
+            sandbox_memory_mb: request.memory_mb.unwrap_or_default(),
+            version: health.version,
+        }
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::bare();
+        let mut row = |key: &str, value: String| table.row([key.to_owned(), value]);
+        row("cpu", format!("{} ({} cores)", self.cpu, self.cores));
+        row("memory", format!("{} MB", self.memory_mb));
+        row("kernel", self.kernel.clone());
+        row("engine", format!("{}/{}, QEMU {}", self.engine, self.accelerator, self.qemu));
+        row("file system", self.file_system.clone());
+        row("sandboxes", format!("image {}, {} MB", self.image, self.sandbox_memory_mb));
+        row("bhatti", self.version.clone());
+        table
+    }
+}
+
+/// One row as programs read it.
+#[derive(Debug, Serialize)]
+struct ShownRow {
+    name: String,
+    unit: &'static str,
+    n: usize,
+    min: f64,
+    p50: f64,
+    p90: f64,
+    p99: f64,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    host: Host,
+    rows: Vec<ShownRow>,
+    #[serde(skip)]
+    summaries: BTreeMap<Row, Summary>,
+}
+
+impl Report {
+    pub(super) fn new(host: Host, summaries: BTreeMap<Row, Summary>) -> Self {
+        let rows = summaries.iter().map(|(row, summary)| ShownRow {
+            name: row.name(),
+            unit: row.unit(),
+            n: summary.n,
+            min: round(summary.min),
+            p50: round(summary.p50),
+            p90: round(summary.p90),
+            p99: round(summary.p99),
+        });
+        Self { host, rows: rows.collect(), summaries }
+    }
+
+    /// Results, host and targets, one below the other.
+    pub(super) fn text(&self) -> String {
+        [self.results(), self.host.table(), targets(&self.summaries)].map(|t| t.render()).join("\n")
+    }
+
+    fn results(&self) -> Table {
+        let mut table =
+            Table::new(&["ROW", "N", "MIN", "P50", "P90", "P99", "UNIT", "RATIO", "TO"]);
+        for (row, all) in &self.summaries {
+            let mut cells = vec![row.name(), all.n.to_string()];
+            cells.extend([all.min, all.p50, all.p90, all.p99].map(number));
+            cells.push(row.unit().to_owned());
+            if let Some(floor) = row.floor()
+                && let Some(of) = self.summaries.get(&floor)
+            {
+                cells.extend([format!("{:.2}", all.p50 / of.p50), floor.name()]);
+            }
+            table.row(cells);
+        }
+        table
+    }
+}
+
+/// A line for each target that can be judged. Medians are compared.
+fn targets(summaries: &BTreeMap<Row, Summary>) -> Table {
+    let median = |row: Row| summaries.get(&row).map(|summary| summary.p50);
+    let mut table = Table::new(&["TARGET", "LIMIT", "MEASURED", "UNIT", "RESULT"]);
+    for (row, limit) in TARGETS {
+        let (rule, most) = match limit {
+            Limit::Times(factor, of) => {
+                (format!("{factor} x {}", of.name()), median(of).map(|of| of * factor))
+            }
+            Limit::Plus(more, to) => {
+                (format!("{} + {more}", to.name()), median(to).map(|to| to + more))
+            }
+            Limit::Absolute(most) => (number(most), Some(most)),
+        };
+        let (Some(measured), Some(most)) = (median(row), most) else { continue };
+        let result = if measured <= most { "met" } else { "missed" };
+        table.row([
+            format!("{} <= {rule}", row.name()),
+            number(most),
+            number(measured),
+            row.unit().to_owned(),
+            result.to_owned(),
+        ]);
+    }
+    table
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+/// Microseconds are as fine as a sample means anything.
+fn round(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summaries(medians: &[(Row, f64)]) -> BTreeMap<Row, Summary> {
+        let of = |p50| Summary { n: 1, min: p50, p50, p90: p50, p99: p50 };
+        medians.iter().map(|(row, p50)| (*row, of(*p50))).collect()
+    }
+
+    #[test]
+    fn targets_are_judged_by_the_median_and_left_out_if_something_is_missing() {
+        let all = summaries(&[
+            (Row::Floor, 50.0),
+            (Row::Create, 70.0),
+            (Row::Stop, 50.01),
+            (Row::GuestForkExec, 6.0),
+            (Row::ExecApi, 7.5),
+            (Row::ExecCli, 12.6),
+            (Row::Wake, 1.0),
+            (Row::PssIdleMb, 34.9),
+        ]);
+        let text = targets(&all).render();
+        let verdicts: Vec<(&str, &str)> = text
+            .lines()
+            .skip(1)
+            .filter_map(|line| Some((line.split(' ').next()?, line.rsplit(' ').next()?)))
+            .collect();
+        let expected = [
+            ("create", "met"),
+            ("exec_api", "met"),
+            ("exec_cli", "missed"),
+            ("stop", "missed"),
+            ("pss_idle_mb", "met"),
+        ];
+        assert_eq!(verdicts, expected);
+        assert!(text.contains("create <= 1.4 x floor"), "{text}");
+    }
+
+    #[test]
+    fn programs_find_exactly_the_documented_keys() {
+        let host = Host {
+            cpu: "c".into(),
+            cores: 2,
+            memory_mb: 1,
+            kernel: "k".into(),
+            engine: "qemu".into(),
+            accelerator: "tcg".into(),
+            qemu: "7.2".into(),
+            file_system: "ext4".into(),
+            image: "busybox".into(),
+            sandbox_memory_mb: 1024,
+            version: "0".into(),
+        };
+        let report = Report::new(host, summaries(&[(Row::Create10, 1.23456)]));
+        let json = serde_json::to_value(&report).unwrap();
+        let row = serde_json::json!({
+            "name": "create_10", "unit": "ms", "n": 1,
+            "min": 1.235, "p50": 1.235, "p90": 1.235, "p99": 1.235,
+        });
+        assert_eq!(json["rows"], serde_json::json!([row]));
+        let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["host", "rows"]);
+        assert!(report.text().contains("file system   ext4"));
+    }
+}

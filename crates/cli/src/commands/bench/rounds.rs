@@ -1,0 +1,241 @@
+//! Rows that are a time: measured round by round, each row directly beside what it is compared
+//! with, so that a machine whose speed drifts favours neither.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use api::{CreateSandbox, ExecRequest, client::Client};
+use base::process::Exit;
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    Bench,
+    bare::Kit,
+    daemon,
+    rows::Row::{self, *},
+};
+
+/// Rounds that are measured and forgotten first, of those that start VMs and of the others.
+pub(super) const WARM_UP_VMS: usize = 2;
+pub(super) const WARM_UP_CALLS: usize = 10;
+/// Sandboxes of `create_10`.
+const AT_ONCE: usize = 10;
+
+/// Does `work` and says how long it took.
+async fn timed<T, E: Into<anyhow::Error>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<(Duration, T)> {
+    let start = Instant::now();
+    let done = work.await.map_err(Into::into)?;
+    Ok((start.elapsed(), done))
+}
+
+impl Bench<'_> {
+    /// Every row of this file that was asked for.
+    pub(super) async fn rounds(&mut self, n: usize, n_at_once: usize) -> Result<()> {
+        let launches = [Floor, Create, Destroy];
+        let sleeps = [FloorExec, CreateExec, Stop, Wake];
+        let calls = [GuestForkExec, ExecApi, ExecCli];
+        let pauses = [Pause, Resume];
+        let timed = [&launches[..], &sleeps, &calls, &pauses, &[Create10]].concat();
+        if !self.samples.want(&timed) {
+            return Ok(());
+        }
+        let kit = self.kit().await?;
+        if self.samples.want(&launches) {
+            self.announce(&launches, n, WARM_UP_VMS);
+            for round in 0..n + WARM_UP_VMS {
+                self.samples.warming_up = round < WARM_UP_VMS;
+                self.launch_round(&kit).await?;
+            }
+        }
+        if self.samples.want(&sleeps) {
+            self.announce(&sleeps, n, WARM_UP_VMS);
+            for round in 0..n + WARM_UP_VMS {
+                self.samples.warming_up = round < WARM_UP_VMS;
+                self.sleep_round(&kit).await?;
+            }
+        }
+        if self.samples.want(&calls) {
+            self.call_rounds(&kit, n).await?;
+        }
+        if self.samples.want(&pauses) {
+            self.pause_rounds(n).await?;
+        }
+        if self.samples.want(&[Create10]) {
+            self.at_once_rounds(&kit, n_at_once).await?;
+        }
+        Ok(())
+    }
+
+    fn announce(&self, rows: &[Row], n: usize, warm_up: usize) {
+        let wanted = rows.iter().filter(|row| self.samples.want(&[**row]));
+        let names: Vec<String> = wanted.map(|row| row.name()).collect();
+        self.say(&format!("{}: {n} rounds after {warm_up} to warm up", names.join(", ")));
+    }
+
+    /// Records the template, and takes from it what bare VMs are made of.
+    async fn kit(&mut self) -> Result<Kit> {
+        self.say("recording the template");
+        let sandbox = self.create().await?;
+        let machine = vmm::Machine { cpus: sandbox.cpus, memory_mib: sandbox.memory_mb };
+        let kit = Kit::like(self.daemon.data(), &sandbox.id, machine, self.qemu.clone())?;
+        self.client.destroy(&sandbox.id).await?;
+        Ok(kit)
+    }
+
+    async fn create(&mut self) -> Result<api::Sandbox> {
+        Ok(self.client.create(&self.request, |_| {}).await?.sandbox)
+    }
+
+    /// From the process's start to the agent's first answer.
+    async fn floor(&mut self, kit: &Kit) -> Result<()> {
+        if !self.samples.want(&[Floor]) {
+            return Ok(());
+        }
+        let plan = kit.plan()?;
+        let (time, vm) = timed(async {
+            let vm = kit.launch(plan).await?;
+            vm.hello().await.map(|()| vm)
+        })
+        .await?;
+        self.samples.add_time(Floor, time);
+        vm.end().await
+    }
+
+    /// From the process's start to the end of a first command.
+    async fn floor_exec(&mut self, kit: &Kit) -> Result<()> {
+        if !self.samples.want(&[FloorExec]) {
+            return Ok(());
+        }
+        let plan = kit.plan()?;
+        let (time, vm) = timed(async {
+            let vm = kit.launch(plan).await?;
+            vm.identify().await?;
+            vm.exec_true().await.map(|()| vm)
+        })
+        .await?;
+        self.samples.add_time(FloorExec, time);
+        vm.end().await
+    }
+
+    async fn launch_round(&mut self, kit: &Kit) -> Result<()> {
+        self.floor(kit).await?;
+        if !self.samples.want(&[Create, Destroy]) {
+            return Ok(());
+        }
+        let (time, sandbox) = timed(self.create()).await?;
+        self.samples.add_time(Create, time);
+        let (time, _) = timed(self.client.destroy(&sandbox.id)).await?;
+        self.samples.add_time(Destroy, time);
+        Ok(())
+    }
+
+    async fn sleep_round(&mut self, kit: &Kit) -> Result<()> {
+        self.floor_exec(kit).await?;
+        if !self.samples.want(&[CreateExec, Stop, Wake]) {
+            return Ok(());
+        }
+        let (time, id) = timed(async {
+            let id = self.create().await?.id;
+            exec_true(&mut self.client, &id).await.map(|()| id)
+        })
+        .await?;
+        self.samples.add_time(CreateExec, time);
+        if self.samples.want(&[Stop, Wake]) {
+            self.floor(kit).await?;
+            let (time, _) = timed(self.client.stop(&id, |_| {})).await?;
+            self.samples.add_time(Stop, time);
+            self.floor_exec(kit).await?;
+            let (time, ()) = timed(exec_true(&mut self.client, &id)).await?;
+            self.samples.add_time(Wake, time);
+        }
+        self.client.destroy(&id).await?;
+        Ok(())
+    }
+
+    async fn call_rounds(&mut self, kit: &Kit, n: usize) -> Result<()> {
+        self.announce(&[GuestForkExec, ExecApi, ExecCli], n, WARM_UP_CALLS);
+        let vm = kit.launch(kit.plan()?).await?;
+        vm.hello().await?;
+        let id = self.create().await?.id;
+        for round in 0..n + WARM_UP_CALLS {
+            self.samples.warming_up = round < WARM_UP_CALLS;
+            self.samples.add_time(GuestForkExec, vm.time_spawn().await?);
+            if self.samples.want(&[ExecApi]) {
+                let (time, ()) = timed(exec_true(&mut self.client, &id)).await?;
+                self.samples.add_time(ExecApi, time);
+            }
+            if self.samples.want(&[ExecCli]) {
+                let command = daemon::command(self.daemon.data(), &["exec", &id, "--", "true"])?;
+                let (time, exit) = timed(async {
+                    let process = command.spawn()?;
+                    anyhow::Ok(process.exited().await)
+                })
+                .await?;
+                ensure!(exit == Exit::Code(0), "bhatti exec ended with {exit}");
+                self.samples.add_time(ExecCli, time);
+            }
+        }
+        self.client.destroy(&id).await?;
+        vm.end().await
+    }
+
+    async fn pause_rounds(&mut self, n: usize) -> Result<()> {
+        self.announce(&[Pause, Resume], n, WARM_UP_CALLS);
+        let id = self.create().await?.id;
+        for round in 0..n + WARM_UP_CALLS {
+            self.samples.warming_up = round < WARM_UP_CALLS;
+            let (time, _) = timed(self.client.pause(&id)).await?;
+            self.samples.add_time(Pause, time);
+            let (time, _) = timed(self.client.resume(&id)).await?;
+            self.samples.add_time(Resume, time);
+        }
+        self.client.destroy(&id).await?;
+        Ok(())
+    }
+
+    async fn at_once_rounds(&mut self, kit: &Kit, n: usize) -> Result<()> {
+        self.announce(&[Create10], n, WARM_UP_VMS);
+        let mut clients = Vec::new();
+        for _ in 0..AT_ONCE {
+            let mut client = self.daemon.client()?;
+            client.health().await?;
+            clients.push(client);
+        }
+        for round in 0..n + WARM_UP_VMS {
+            self.samples.warming_up = round < WARM_UP_VMS;
+            self.floor(kit).await?;
+            let start = Instant::now();
+            let mut creates = JoinSet::new();
+            for mut client in clients.drain(..) {
+                let request = self.request.clone();
+                creates.spawn(
+                    async move { create(&mut client, &request).await.map(|id| (client, id)) },
+                );
+            }
+            let created: Result<Vec<(Client, String)>> =
+                creates.join_all().await.into_iter().collect();
+            let time = start.elapsed();
+            for (mut client, id) in created? {
+                client.destroy(&id).await?;
+                clients.push(client);
+            }
+            self.samples.add_time(Create10, time);
+        }
+        Ok(())
+    }
+}
+
+async fn create(client: &mut Client, request: &CreateSandbox) -> Result<String> {
+    Ok(client.create(request, |_| {}).await?.sandbox.id)
+}
+
+async fn exec_true(client: &mut Client, id: &str) -> Result<()> {
+    let request = ExecRequest { cmd: vec!["true".to_owned()], ..ExecRequest::default() };
+    let answer = client.exec(id, &request).await.context("run true")?;
+    if answer.exit_code != 0 {
+        bail!("true ended with {}: {}", answer.exit_code, answer.stderr);
+    }
+    Ok(())
+}
