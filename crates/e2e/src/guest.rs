@@ -159,7 +159,7 @@ fn told(error: &ClientError) -> String {
 ///
 /// # Panics
 /// If it never does.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let mut again = tokio::time::interval(LOOK);
     let looking = async {
         loop {

@@ -17,7 +17,7 @@ mod node;
 mod prepared;
 pub mod raw;
 
-pub use guest::{Guest, create_request, root, sh};
+pub use guest::{Guest, create_request, root, sh, until};
 pub use host::{Tmpfs, descriptors, namespace, process_start, status_field};
 pub use node::{Node, Options};
 
@@ -31,9 +31,7 @@ pub const DISK_MB: u64 = 512;
 /// # Panics
 /// If the request was not refused by the daemon.
 #[track_caller]
-pub fn refused<T: std::fmt::Debug>(
-    outcome: Result<T, api::client::ClientError>,
-) -> api::ErrorBody {
+pub fn refused<T: std::fmt::Debug>(outcome: Result<T, api::client::ClientError>) -> api::ErrorBody {
     match outcome {
         Err(api::client::ClientError::Api(body)) => *body,
         other => panic!("expected a refusal by the daemon, got {other:?}"),

@@ -255,7 +255,8 @@ impl Node {
 
     fn unexpected_warnings(&self) -> Vec<String> {
         let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
-        let loud = |line: &String| [" WARN ", " ERROR ", "panicked at"].iter().any(|l| line.contains(l));
+        let loud =
+            |line: &String| [" WARN ", " ERROR ", "panicked at"].iter().any(|l| line.contains(l));
         let known = |line: &String| expected.iter().any(|text| line.contains(text));
         self.log().into_iter().filter(|line| loud(line) && !known(line)).collect()
     }

@@ -62,8 +62,12 @@ fn prepare() -> io::Result<Prepared> {
     // Exclusive first, so that of several processes one records and the others wait for it.
     flock(&lock, FlockOperation::LockExclusive)?;
     let directory = home.join(&key);
-    let prepared =
-        Prepared { binary: directory.join("bhatti"), data, directory: directory.clone(), _in_use: lock };
+    let prepared = Prepared {
+        binary: directory.join("bhatti"),
+        data,
+        directory: directory.clone(),
+        _in_use: lock,
+    };
     if !directory.join("complete").exists() {
         base::files::remove_any(&directory)?;
         fs::create_dir_all(directory.join("templates"))?;

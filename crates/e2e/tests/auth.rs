@@ -36,10 +36,8 @@ async fn a_sandbox_of_somebody_else_looks_like_none_at_all() {
         ("PUT", "/files?path=/tmp/f", "x"),
     ] {
         let ask = async |id: &str| {
-            let headers = [
-                format!("authorization: Bearer {bob}"),
-                format!("content-length: {}", body.len()),
-            ];
+            let headers =
+                [format!("authorization: Bearer {bob}"), format!("content-length: {}", body.len())];
             let path = format!("/sandboxes/{id}{path}");
             let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
             let answer = raw::with_headers(node.tcp(), method, &path, &headers, body).await;
@@ -141,9 +139,9 @@ async fn a_user_gets_no_more_than_allowed() {
     // At once, so that a check before the act would let too many through.
     let creates = (0..6).map(|number| {
         let mut client = node.client(&key);
-        tokio::spawn(async move {
-            client.create(&create_request(&format!("dev-{number}")), drop).await
-        })
+        tokio::spawn(
+            async move { client.create(&create_request(&format!("dev-{number}")), drop).await },
+        )
     });
     let mut made = 0;
     for create in creates.collect::<Vec<_>>() {

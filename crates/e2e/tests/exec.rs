@@ -66,7 +66,8 @@ async fn output_is_exact_and_the_two_streams_stay_apart() {
 async fn much_output_arrives_whole_in_a_stream_and_cut_in_an_answer() {
     let node = Node::start();
     let mut guest = Guest::create(&node, "dev").await;
-    let make = "dd if=/dev/urandom of=/tmp/big bs=65536 count=176 2>/dev/null && sha256sum /tmp/big";
+    let make =
+        "dd if=/dev/urandom of=/tmp/big bs=65536 count=176 2>/dev/null && sha256sum /tmp/big";
     let sum = guest.sh(make).await;
     let (stdout, _, last) = streamed(&mut guest, &sh("cat /tmp/big")).await;
     assert_eq!(last, StreamEvent::Exit { exit_code: 0, timed_out: false });
@@ -178,7 +179,9 @@ async fn a_client_that_vanishes_takes_its_command_along() {
     let node = Node::start();
     let mut guest = Guest::create(&node, "dev").await;
     let mut watcher = guest.by(node.admin());
-    for script in ["echo $$; sleep 1000", "trap '' TERM HUP PIPE; echo $$; while :; do sleep 1; done"] {
+    for script in
+        ["echo $$; sleep 1000", "trap '' TERM HUP PIPE; echo $$; while :; do sleep 1; done"]
+    {
         let mut events = guest.client.exec_stream(&guest.id, &sh(script)).await.unwrap();
         let Some(StreamEvent::Stdout(pid)) = events.next().await.unwrap() else { panic!("a pid") };
         let pid = pid.data.unwrap().trim().to_owned();

@@ -200,7 +200,8 @@ async fn the_program_reads_writes_and_lists_files_and_wakes_for_it() {
     let read = node.cli(&["file", "read", "dev", "/tmp/f"]);
     assert!(read.stdout == bytes(200_000));
     let listed = node.cli(&["file", "list", "dev", "/tmp"]);
-    let listed = if listed.status.success() { listed } else { node.cli(&["file", "ls", "dev", "/tmp"]) };
+    let listed =
+        if listed.status.success() { listed } else { node.cli(&["file", "ls", "dev", "/tmp"]) };
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
     let fields: Vec<&str> = text.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(fields, ["-", "0600", "200000", "f"]);

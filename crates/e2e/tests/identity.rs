@@ -87,7 +87,8 @@ async fn one_snapshot_resumed_twice_does_not_repeat_its_random_numbers() {
     let mut seen = BTreeSet::new();
     for _ in 0..3 {
         guest.start(Some(StartFrom::Snapshot)).await.unwrap();
-        let random = "echo x > /tmp/go; while [ ! -e /tmp/random ]; do usleep 1000; done; cat /tmp/random";
+        let random =
+            "echo x > /tmp/go; while [ ! -e /tmp/random ]; do usleep 1000; done; cat /tmp/random";
         assert!(seen.insert(guest.sh(random).await), "{seen:?}");
         let monitor = rustix::process::Pid::from_raw(node.monitor(&guest.id)).unwrap();
         rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();

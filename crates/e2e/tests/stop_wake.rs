@@ -15,7 +15,8 @@ const GAPLESS: &str = "for f in /tmp/disk /dev/shm/memory; do \
                        awk 'NR != $1 { print FILENAME, NR, $1; exit 1 }' $f || exit 1; done; \
                        wc -l < /tmp/disk";
 /// Returns once the counter has gone on.
-const GOES_ON: &str = "was=$(wc -l < /tmp/disk); while [ $(wc -l < /tmp/disk) = $was ]; do usleep 1000; done";
+const GOES_ON: &str =
+    "was=$(wc -l < /tmp/disk); while [ $(wc -l < /tmp/disk) = $was ]; do usleep 1000; done";
 
 #[tokio::test]
 async fn a_woken_sandbox_goes_on_as_if_nothing_had_been() {
@@ -62,7 +63,8 @@ async fn twenty_times_to_disk_and_back_keep_a_chain_of_hashes() {
     let node = Node::start();
     let mut guest = Guest::create(&node, "dev").await;
     // Every link is made by one process that lives through all of it, from memory and disk alike.
-    guest.sh("mkfifo /tmp/ask /tmp/answer; echo 0 > /tmp/disk; \
+    guest
+        .sh("mkfifo /tmp/ask /tmp/answer; echo 0 > /tmp/disk; \
               (m=0; while read x < /tmp/ask; do \
               m=$(echo $m $x $(cat /tmp/disk) | sha256sum | cut -c1-64); \
               echo $m > /tmp/disk; sync; echo $m > /tmp/answer; done) >/dev/null 2>&1 & :")

@@ -1,0 +1,97 @@
+//! Guests that mean no good: the harm is theirs.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use api::{ErrorCode, Status};
+use e2e::{DISK_MB, Guest, Node, refused, root, sh};
+
+#[tokio::test]
+async fn a_guest_that_turns_itself_off_or_panics_fails_with_the_cause_and_can_be_started() {
+    let node = Node::start();
+    node.expect_warning("the VM ended");
+    let mut guest = Guest::create(&node, "dev").await;
+    for script in ["poweroff -f", "reboot -f", "echo c > /proc/sysrq-trigger"] {
+        guest.sh("echo kept > /tmp/kept; sync").await;
+        // Whoever asks for it hears of the end or of nothing.
+        let asked = guest.exec(&root(script)).await;
+        assert!(asked.is_err() || asked.as_ref().unwrap().exit_code != 0, "{script}: {asked:?}");
+        let failure = guest.failed().await.failure.unwrap();
+        let clear =
+            ["powered off", "turned itself off", "rebooted", "shut down", "panic", "the guest"];
+        assert!(clear.iter().any(|word| failure.cause.contains(word)), "{script}: {failure:?}");
+        guest.start(None).await.unwrap();
+        assert_eq!(guest.sh("cat /tmp/kept").await, "kept", "{script}");
+    }
+    guest.root("kill -9 1; kill -STOP 1; echo still").await;
+    assert_eq!(guest.sh("echo here").await, "here");
+}
+
+#[tokio::test]
+async fn a_guest_that_floods_its_console_fills_nothing() {
+    let node = Node::start();
+    let mut guest = Guest::create(&node, "dev").await;
+    guest
+        .root(
+            "yes flood | head -c 2000000 > /dev/ttyS0; yes log | head -c 200000 > /dev/kmsg; true",
+        )
+        .await;
+    assert_eq!(guest.sh("echo here").await, "here");
+    let run = node.data().join("run").join(&guest.id);
+    for entry in std::fs::read_dir(run).unwrap() {
+        assert_eq!(entry.unwrap().metadata().unwrap().len(), 0, "sockets and nothing else");
+    }
+    assert!(node.log().len() < 200, "the guest writes the daemon's log");
+    guest.stop().await;
+    assert_eq!(guest.sh("echo here").await, "here");
+}
+
+#[tokio::test]
+async fn a_guest_that_fills_its_disk_is_told_so_and_goes_on() {
+    let node = Node::start();
+    let mut guest = Guest::create(&node, "dev").await;
+    let full =
+        guest.exec(&root("dd if=/dev/zero of=/tmp/fill bs=1048576; df -m / >&2")).await.unwrap();
+    assert!(full.stderr.contains("No space left"), "{full:?}");
+    let written = guest.exec(&root("stat -c %s /tmp/fill")).await.unwrap().stdout;
+    assert!(written.trim().parse::<u64>().unwrap() >> 20 < DISK_MB, "{written}");
+    let body = refused(guest.write("/tmp/more", vec![7; 4 << 20]).await);
+    assert_eq!(body.code, ErrorCode::GuestDiskFull, "{body:?}");
+    assert_eq!(guest.sh("ls -A /tmp").await, "fill", "a half-made file stays");
+    guest.stop().await;
+    guest.root("rm /tmp/fill").await;
+    guest.write("/tmp/more", vec![7; 4 << 20]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_eats_its_memory_harms_only_its_own_processes() {
+    let node = Node::start();
+    let mut guest = Guest::create(&node, "dev").await;
+    let mut other = Guest::create(&node, "other").await;
+    let monitor = node.monitor(&guest.id);
+    // Everything in one string; the guest's kernel ends it.
+    let eaten = guest.exec(&sh("tail /dev/zero")).await.unwrap();
+    assert_ne!(eaten.exit_code, 0, "{eaten:?}");
+    assert_eq!(guest.sh("echo here").await, "here");
+    guest.root("dd if=/dev/zero of=/dev/shm/f bs=1048576 2>/dev/null; rm -f /dev/shm/f").await;
+    assert_eq!(guest.view().await.status, Status::Running);
+    assert_eq!(node.monitor(&guest.id), monitor);
+    assert_eq!(other.sh("echo here").await, "here");
+    guest.stop().await;
+    assert_eq!(guest.sh("echo here").await, "here");
+}
+
+#[tokio::test]
+async fn a_guest_that_takes_its_agent_away_can_still_be_destroyed() {
+    let node = Node::start();
+    node.expect_warning("connection is lost");
+    let mut guest = Guest::create(&node, "dev").await;
+    let mut other = Guest::create(&node, "other").await;
+    let unbind = "cd /sys/bus/virtio/drivers/virtio_console && (usleep 200000; for d in virtio*; do \
+                  echo $d > unbind; done) >/dev/null 2>&1 &";
+    guest.root(unbind).await;
+    assert_eq!(other.sh("echo here").await, "here");
+    let destroyed = guest.client.destroy(&guest.id).await.unwrap();
+    assert_eq!(destroyed.id, guest.id);
+    assert_eq!(node.monitors().len(), 1);
+    assert_eq!(other.sh("echo here").await, "here");
+}

@@ -1,0 +1,187 @@
+//! Daemons that die, and what the next one makes of it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use api::{Sandbox, Status, Thermal};
+use e2e::{Guest, Node, create_request, process_start, sh, until};
+
+const COUNTER: &str = "(n=0; while :; do n=$((n+1)); echo $n >> /tmp/count; usleep 5000; done) \
+                       >/dev/null 2>&1 & sync";
+const GAPLESS: &str = "awk 'NR != $1 { exit 1 }' /tmp/count; was=$(wc -l < /tmp/count); \
+                       while [ $(wc -l < /tmp/count) = $was ]; do usleep 1000; done; \
+                       awk 'NR != $1 { exit 1 }' /tmp/count";
+
+/// Every sandbox once none of them is on its way somewhere.
+async fn settled(node: &Node) -> Vec<Sandbox> {
+    let mut client = node.admin();
+    // There is no way to wait for a list to come to rest but to look at it.
+    until("every sandbox is in a lasting state", async || {
+        let all = client.sandboxes(&[]).await.unwrap();
+        let lasting = [Status::Running, Status::Stopped, Status::Failed];
+        all.iter().all(|sandbox| lasting.contains(&sandbox.status)).then_some(all)
+    })
+    .await
+}
+
+/// The monitors on this host are those of the running sandboxes, one each.
+fn assert_no_orphans(node: &Node, all: &[Sandbox], when: &str) {
+    let running: Vec<&str> = all
+        .iter()
+        .filter(|sandbox| sandbox.status == Status::Running)
+        .map(|sandbox| sandbox.id.as_str())
+        .collect();
+    let monitors = node.monitors();
+    let of: BTreeSet<&str> = monitors.iter().map(|(_, id)| id.as_str()).collect();
+    assert_eq!(of, running.iter().copied().collect(), "{when}: {all:#?}");
+    assert_eq!(monitors.len(), running.len(), "{when}: {monitors:?}");
+    let known: BTreeSet<String> = all.iter().map(|sandbox| sandbox.id.clone()).collect();
+    let directories = std::fs::read_dir(node.data().join("sandboxes")).unwrap();
+    for name in directories.map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
+        assert!(known.contains(&name), "{when}: the directory {name} belongs to nobody");
+    }
+}
+
+#[tokio::test]
+async fn a_running_sandbox_outlives_its_daemon_and_is_taken_up() {
+    let mut node = Node::start();
+    let mut guest = Guest::create(&node, "dev").await;
+    guest.sh(COUNTER).await;
+    let monitor = node.monitor(&guest.id);
+    let started = process_start(monitor).unwrap();
+    for round in 0..4 {
+        if round % 2 == 0 {
+            node.kill9()
+        } else {
+            node.terminate()
+        }
+        assert_eq!(node.monitor(&guest.id), monitor, "it died with its daemon");
+        node.restart();
+        assert_eq!(node.monitor(&guest.id), monitor);
+        assert_eq!(process_start(monitor).unwrap(), started);
+        guest.sh(GAPLESS).await;
+        let view = guest.view().await;
+        assert_eq!((&view.status, &view.thermal), (&Status::Running, &Some(Thermal::Hot)));
+    }
+    guest.stop().await;
+    assert!(node.monitors().is_empty() && node.groups().is_empty(), "an adopted one is freed too");
+    node.kill9();
+    node.restart();
+    guest.sh(GAPLESS).await;
+}
+
+#[tokio::test]
+async fn every_state_is_found_again_as_it_was() {
+    let mut node = Node::start();
+    node.expect_warning("the VM ended");
+    let mut paused = Guest::create(&node, "paused").await;
+    let mut stopped = Guest::create(&node, "stopped").await;
+    let mut failed = Guest::create(&node, "failed").await;
+    let mut dies = Guest::create(&node, "dies").await;
+    for guest in [&mut paused, &mut stopped, &mut failed, &mut dies] {
+        guest.sh("echo kept > /tmp/kept; sync").await;
+    }
+    paused.client.pause(&paused.id).await.unwrap();
+    stopped.stop().await;
+    let kill = |pid| {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    };
+    kill(node.monitor(&failed.id));
+    let cause = failed.failed().await.failure.unwrap().cause;
+    let unharmed = node.monitor(&paused.id);
+    node.kill9();
+    kill(node.monitor(&dies.id));
+    node.restart();
+
+    let all = settled(&node).await;
+    let of = |name: &str| all.iter().find(|sandbox| sandbox.name == name).unwrap();
+    assert_eq!(
+        (&of("paused").status, &of("paused").thermal),
+        (&Status::Running, &Some(Thermal::Warm))
+    );
+    assert_eq!(node.monitor(&paused.id), unharmed);
+    assert_eq!(of("stopped").status, Status::Stopped);
+    assert_eq!(of("failed").failure.as_ref().unwrap().cause, cause);
+    assert_eq!(of("dies").status, Status::Failed);
+    assert!(of("dies").failure.as_ref().unwrap().cause.contains("daemon was not running"));
+    assert_no_orphans(&node, &all, "after the restart");
+    failed.start(None).await.unwrap();
+    dies.start(None).await.unwrap();
+    for guest in [&mut paused, &mut stopped, &mut failed, &mut dies] {
+        assert_eq!(guest.sh("cat /tmp/kept").await, "kept");
+    }
+}
+
+/// A small generator whose numbers are the same every time.
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// What is under way when the daemon is killed.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Create,
+    Stop,
+    Wake,
+    Destroy,
+}
+
+async fn take(node: &Node, step: Step, round: usize) {
+    let mut client = node.admin();
+    // How it ends is not told to anybody: the daemon is killed.
+    match step {
+        Step::Create => {
+            let _ = client.create(&create_request(&format!("made-{round}")), drop).await;
+        }
+        Step::Stop => drop(client.stop("dev", drop).await),
+        Step::Wake => drop(client.exec("dev", &sh("true")).await),
+        Step::Destroy => {
+            let other = format!("made-{}", round.wrapping_sub(1));
+            drop(client.destroy(&other).await);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_killed_at_any_moment_leaves_nothing_half_made() {
+    let mut node = Node::start();
+    for warning in ["killing a VM that no sandbox owns", "could not be vouched for", "the VM ended"]
+    {
+        node.expect_warning(warning);
+    }
+    let mut guest = Guest::create(&node, "dev").await;
+    guest.sh(COUNTER).await;
+    let mut random = Seeded(0x5eed_cafe_f00d_0001);
+    let steps = [Step::Stop, Step::Wake, Step::Create, Step::Stop, Step::Wake, Step::Destroy];
+    for round in 0..24 {
+        let step = steps[round % steps.len()];
+        let delay = Duration::from_micros(random.below(120_000));
+        let when = format!("round {round}: killed {delay:?} into {step:?}");
+        // The moment is the point of this test, so a timer it is.
+        let _ = tokio::time::timeout(delay, take(&node, step, round)).await;
+        node.kill9();
+        node.restart();
+        let all = settled(&node).await;
+        assert_no_orphans(&node, &all, &when);
+        let dev = all.iter().find(|sandbox| sandbox.name == "dev").expect(&when);
+        assert_ne!(dev.status, Status::Failed, "{when}: {dev:?}");
+        guest.sh(GAPLESS).await;
+        for other in all.iter().filter(|sandbox| sandbox.name != "dev") {
+            assert_ne!(other.status, Status::Failed, "{when}: {other:?}");
+            let mut other = Guest { client: node.admin(), id: other.id.clone() };
+            assert_eq!(other.sh("echo usable").await, "usable", "{when}");
+            if !matches!(step, Step::Create) {
+                other.client.destroy(&other.id).await.unwrap();
+            }
+        }
+    }
+}
