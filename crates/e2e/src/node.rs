@@ -54,19 +54,19 @@ pub struct Node {
 impl Node {
     /// A node as most tests want it.
     pub fn start() -> Self {
-        Self::with(Options::default())
+        Self::with(&Options::default())
     }
 
     /// A node with other options.
-    pub fn with(options: Options) -> Self {
+    pub fn with(options: &Options) -> Self {
         Self::start_on(prepared(), options)
     }
 
-    pub(crate) fn start_on(prepared: &Prepared, options: Options) -> Self {
+    pub(crate) fn start_on(prepared: &Prepared, options: &Options) -> Self {
         // A control socket's path may have 107 bytes, so the name is short.
         let made = tempfile::Builder::new().prefix("b").tempdir_in("/tmp");
         let data = made.expect("a temporary directory can be made");
-        prepared.furnish(data.path(), &options).expect("a data directory can be furnished");
+        prepared.furnish(data.path(), options).expect("a data directory can be furnished");
         let sandboxes = options.sandboxes_bytes.map(|bytes| {
             let at = data.path().join("sandboxes");
             fs_err::create_dir(&at).expect("a directory can be made");
@@ -190,6 +190,11 @@ impl Node {
     /// What all daemons of this node have said so far.
     pub fn log(&self) -> Vec<String> {
         self.logs.iter().flat_map(|log| log.lines()).collect()
+    }
+
+    /// Waits until the daemon that runs says something with `text` in it.
+    pub fn said(&self, text: &str) -> bool {
+        self.running().log.wait_for(text).is_some()
     }
 
     /// Monitors of this node: process id and sandbox id.

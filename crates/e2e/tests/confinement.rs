@@ -80,7 +80,6 @@ async fn a_monitor_sees_neither_data_nor_processes_nor_networks() {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "a skipped part has to be seen")]
 async fn a_monitor_is_limited_as_far_as_the_host_can() {
     let node = Node::start();
     let guest = Guest::create(&node, "dev").await;

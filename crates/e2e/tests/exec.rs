@@ -50,7 +50,7 @@ async fn output_is_exact_and_the_two_streams_stay_apart() {
     assert_eq!((both.stdout.as_str(), both.stderr.as_str()), ("out\nlast", "err\n"));
     assert_eq!((both.stdout_b64, both.truncated), (None, false));
 
-    let mut request = sh("tee /dev/stderr");
+    let mut request = sh("cat > /tmp/in; cat /tmp/in; cat /tmp/in >&2");
     request.set_stdin(&all_bytes());
     let answer = guest.exec(&request).await.unwrap();
     assert_eq!(answer.stdout_bytes().unwrap(), all_bytes());
@@ -60,6 +60,19 @@ async fn output_is_exact_and_the_two_streams_stay_apart() {
 
     let nothing = guest.exec(&sh("true")).await.unwrap();
     assert_eq!((nothing.stdout.as_str(), nothing.stderr.as_str()), ("", ""));
+}
+
+#[tokio::test]
+async fn a_command_can_open_its_own_streams_by_name() {
+    let node = Node::start();
+    let mut guest = Guest::create(&node, "dev").await;
+    let mut request = sh("cat /dev/stdin > /dev/stdout && echo err > /dev/stderr");
+    request.set_stdin(b"in");
+    for user in [None, Some("root".to_owned()), Some("nobody".to_owned())] {
+        request.user.clone_from(&user);
+        let answer = guest.exec(&request).await.unwrap();
+        assert_eq!((answer.stdout.as_str(), answer.stderr.as_str()), ("in", "err\n"), "{user:?}");
+    }
 }
 
 #[tokio::test]
@@ -245,7 +258,8 @@ async fn the_program_passes_codes_bytes_and_input_on() {
     let file = node.data().join("input");
     std::fs::write(&file, all_bytes()).unwrap();
     let input = || std::fs::File::open(&file).unwrap();
-    let echoed = node.cli_with(&["exec", "-i", "dev", "--", "tee", "/dev/stderr"], input());
+    let script = "cat > /tmp/in; cat /tmp/in; cat /tmp/in >&2";
+    let echoed = node.cli_with(&["exec", "-i", "dev", "--", "sh", "-c", script], input());
     assert_eq!((echoed.stdout, echoed.stderr), (all_bytes(), all_bytes()));
     let late = node.cli(&["exec", "--timeout", "1", "dev", "--", "sh", "-c", "echo a; sleep 99"]);
     assert_eq!((late.status.code(), late.stdout.as_slice()), (Some(124), &b"a\n"[..]));

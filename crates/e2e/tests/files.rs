@@ -124,7 +124,7 @@ async fn a_directory_is_listed_by_name_with_what_is_in_it() {
     assert_eq!((stat.size, stat.mode.as_str(), stat.is_dir), (5, "4755", false));
     assert!(guest.client.file_stat(&guest.id, "/tmp/d").await.unwrap().is_dir);
     // More than fits into one message between host and guest.
-    guest.sh("mkdir /tmp/many && cd /tmp/many && seq -f %080g 1 20000 | xargs touch").await;
+    guest.sh("mkdir /tmp/many && cd /tmp/many && seq -w 1 20000 | sed s/^/$(printf %075d 0)/ | xargs touch").await;
     let many = guest.client.file_list(&guest.id, "/tmp/many").await.unwrap();
     assert_eq!(many.len(), 20_000);
     assert!(many.windows(2).all(|two| two[0].name < two[1].name));

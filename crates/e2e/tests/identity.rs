@@ -80,6 +80,7 @@ async fn the_same_sandbox_wakes_as_itself_with_fresh_randomness_and_the_right_ti
 async fn one_snapshot_resumed_twice_does_not_repeat_its_random_numbers() {
     let node = Node::start();
     node.expect_warning("the VM ended");
+    node.expect_warning("connection is lost");
     let mut guest = Guest::create(&node, "dev").await;
     // A reader that was in the middle of its random numbers when the snapshot was taken.
     guest.sh("mkfifo /tmp/go; (while read x < /tmp/go; do head -c 16 /dev/urandom | od -An -tx1 > /tmp/new; mv /tmp/new /tmp/random; done) >/dev/null 2>&1 & :").await;

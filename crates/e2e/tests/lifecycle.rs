@@ -19,7 +19,7 @@ async fn a_sandbox_is_created_listed_inspected_and_destroyed() {
     assert_eq!((&made.status, &made.thermal), (&Status::Running, &Some(Thermal::Hot)));
     assert!(made.engine.starts_with("qemu/"), "{}", made.engine);
     assert_eq!((&made.failure, &made.stopped_at, made.snapshot_size_mb), (&None, &None, None));
-    assert_eq!(client.sandboxes(&[]).await.unwrap(), [made.clone()]);
+    assert_eq!(client.sandboxes(&[]).await.unwrap().as_slice(), std::slice::from_ref(&made));
     assert_eq!(client.sandbox("dev").await.unwrap(), made);
     assert_eq!(client.sandbox(&made.id).await.unwrap(), made);
     node.monitor(&made.id);
@@ -128,7 +128,7 @@ async fn a_list_can_be_narrowed_by_labels() {
 
 #[tokio::test]
 async fn a_create_goes_on_when_its_client_goes_away() {
-    let node = Node::with(e2e::Options { recorded_templates: false, ..e2e::Options::default() });
+    let node = Node::with(&e2e::Options { recorded_templates: false, ..e2e::Options::default() });
     let body = serde_json::to_vec(&create_request("dev")).unwrap();
     let length = format!("content-length: {}", body.len());
     let head = raw::head("POST", "/sandboxes", &[&length, "accept: application/x-ndjson"]);

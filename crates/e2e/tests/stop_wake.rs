@@ -168,6 +168,7 @@ async fn the_clock_is_right_whenever_a_command_sees_it() {
 #[tokio::test]
 async fn a_command_that_runs_when_it_is_stopped_runs_on_after_it_is_woken() {
     let node = Node::start();
+    node.expect_warning("code=agent_unreachable");
     let mut guest = Guest::create(&node, "dev").await;
     let mut other = guest.by(node.admin());
     let script = "echo begun; n=0; while [ ! -e /tmp/end ]; do n=$((n+1)); echo $n > /tmp/n; usleep 1000; done; echo over > /tmp/over";
@@ -189,6 +190,7 @@ async fn a_command_that_runs_when_it_is_stopped_runs_on_after_it_is_woken() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_and_stops_that_cross_lose_nothing() {
     let node = Node::start();
+    node.expect_warning("code=agent_unreachable");
     let guest = Guest::create(&node, "dev").await;
     for round in 0..12 {
         let (mut stopping, mut running) = (guest.by(node.admin()), guest.by(node.admin()));

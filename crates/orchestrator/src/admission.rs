@@ -10,13 +10,13 @@ use crate::{
 };
 
 /// The least memory in which the guest's kernel and agent start, MiB.
-pub const MEMORY_MIN_MIB: u64 = 96;
+pub(crate) const MEMORY_MIN_MIB: u64 = 96;
 /// The smallest writable disk, MiB.
-pub const DISK_MIN_MIB: u64 = 64;
+pub(crate) const DISK_MIN_MIB: u64 = 64;
 /// The largest writable disk, MiB.
-pub const DISK_MAX_MIB: u64 = 16 << 20;
+pub(crate) const DISK_MAX_MIB: u64 = 16 << 20;
 /// The most vCPUs that the machine model takes.
-pub const CPUS_MAX: u32 = 64;
+pub(crate) const CPUS_MAX: u32 = 64;
 /// Most variables of a sandbox, and most bytes in all of them.
 const ENV_MAX: usize = 512;
 const ENV_BYTES_MAX: usize = 512 << 10;
@@ -37,13 +37,13 @@ pub struct Defaults {
 
 /// The host's own size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Host {
+pub(crate) struct Host {
     /// All of its memory, MiB.
-    pub memory_mib: u64,
+    pub(crate) memory_mib: u64,
 }
 
 /// The name if one was given, and the full specification.
-pub fn admit(
+pub(crate) fn admit(
     request: CreateRequest,
     defaults: &Defaults,
     limits: UserLimits,

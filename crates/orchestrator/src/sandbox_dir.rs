@@ -64,7 +64,6 @@ pub(crate) struct SnapshotManifest {
 /// A committed snapshot.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
-    pub number: u32,
     pub directory: PathBuf,
     pub manifest: SnapshotManifest,
 }
@@ -87,6 +86,15 @@ impl Snapshot {
 fn damaged(what: &str) -> Error {
     Error::new(Kind::SnapshotCorrupt, format!("the memory snapshot is damaged: {what}"))
         .hint("its disk is untouched: bhatti start NAME --from disk")
+}
+
+/// Layers of a disk that a stop leaves; each wake adds one. Merging costs as much as was written
+/// since the last time, reading through many layers costs a little each time.
+const MOST_LAYERS: usize = 4;
+
+/// Whether the next stop merges these layers into the lowest.
+pub(crate) fn merges(layers: &[u32]) -> bool {
+    layers.len() > MOST_LAYERS
 }
 
 /// See the module.
@@ -145,14 +153,15 @@ impl SandboxDir {
         Ok(())
     }
 
-    /// Opens layers in order; only the last for writing. Each must be an overlay as we make them,
+    /// Opens layers in order; only the last for writing, and the lowest if there are so many that
+    /// the next stop merges them. Each must be an overlay as we make them,
     /// because whoever controls a VM's monitor could have written anything.
     pub(crate) fn open_layers(&self, numbers: &[u32]) -> Result<Vec<OwnedFd>> {
         let mut open = Vec::with_capacity(numbers.len());
         for (index, number) in numbers.iter().enumerate() {
-            let top = index + 1 == numbers.len();
+            let written = index + 1 == numbers.len() || (index == 0 && merges(numbers));
             let file =
-                fs_err::OpenOptions::new().read(true).write(top).open(self.layer(*number))?;
+                fs_err::OpenOptions::new().read(true).write(written).open(self.layer(*number))?;
             disk::qcow2::validate_header(file.file())
                 .map_err(|error| Error::internal("the sandbox's disk cannot be used", error))?;
             open.push(file.into_parts().0.into());
@@ -167,13 +176,25 @@ impl SandboxDir {
             let manifest: Result<SnapshotManifest, _> = from_json(&directory.join("manifest.json"));
             match manifest {
                 Ok(manifest) if manifest.format == FORMAT => {
-                    return Ok(Some(Snapshot { number, directory, manifest }));
+                    return Ok(Some(Snapshot { directory, manifest }));
                 }
                 Ok(_) => return Err(damaged("it has another format")),
                 Err(_) => return Err(damaged("its manifest cannot be read")),
             }
         }
         Ok(None)
+    }
+
+    /// The lowest layer of a snapshot now holds what all of its layers held: the others go, once
+    /// the snapshot does not name them any more.
+    pub(crate) fn layers_merged(&self, snapshot: &Snapshot) -> Result<()> {
+        let Some(lowest) = snapshot.manifest.layers.first().copied() else { return Ok(()) };
+        fs_err::File::open(self.layer(lowest))?.sync_all()?;
+        let mut manifest = snapshot.manifest.clone();
+        manifest.layers = vec![lowest];
+        let path = snapshot.directory.join("manifest.json");
+        files::write_atomic(&path, &to_json(&manifest)?, 0o600)?;
+        self.keep_layers(&[lowest])
     }
 
     /// Where the next snapshot is put together.
@@ -208,7 +229,7 @@ impl SandboxDir {
         let directory = self.path.join(format!("snapshot-{number}"));
         files::commit_directory(temporary, &directory)?;
         self.remove_snapshots(&older);
-        Ok(Snapshot { number, directory, manifest })
+        Ok(Snapshot { directory, manifest })
     }
 
     /// Removes every snapshot: the disk is about to go on without them.

@@ -67,7 +67,6 @@ pub(crate) struct Manifest {
 pub(crate) struct Template {
     pub instance: String,
     pub directory: PathBuf,
-    pub manifest: Manifest,
     pub ram: Ram,
 }
 
@@ -75,11 +74,6 @@ impl Template {
     /// The device state, at offset 0 of a file of its own.
     pub(crate) fn devices(&self) -> Result<OwnedFd> {
         open(&self.directory.join("devices"))
-    }
-
-    /// The page files of children carry this.
-    pub(crate) fn tag(&self) -> [u8; 32] {
-        tag(&self.instance)
     }
 
     /// Reads an instance from the disk and checks it.
@@ -95,7 +89,7 @@ impl Template {
         if checksum != manifest.ram_checksum || ram.bytes() != manifest.ram_bytes {
             return Err(damaged("its memory"));
         }
-        Ok(Self { instance, directory, manifest, ram })
+        Ok(Self { instance, directory, ram })
     }
 }
 
@@ -222,5 +216,5 @@ pub(crate) fn commit(
     let instance = base::random::hex::<12>();
     let place = templates.join(&instance);
     files::commit_directory(directory, &place)?;
-    Ok(Template { instance, directory: place, manifest, ram })
+    Ok(Template { instance, directory: place, ram })
 }

@@ -25,6 +25,8 @@ pub struct Disks {
     pub scratch: OwnedFd,
     /// qcow2 layers over `scratch`, lowest first; only the last is written.
     pub layers: Vec<OwnedFd>,
+    /// Whether the layers will be merged into the lowest one, which is open for writing then.
+    pub merging: bool,
 }
 
 /// How a VM begins.

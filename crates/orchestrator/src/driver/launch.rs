@@ -10,6 +10,7 @@ use crate::{
     guest::{Channel, Patience, fresh},
     node::Engine,
     record::State,
+    sandbox_dir::merges,
     template,
 };
 
@@ -42,6 +43,7 @@ impl Driver {
                 modules: template::open(&files.modules)?,
                 scratch: template::open(&files.scratch)?,
                 layers: self.directory.open_layers(layers)?,
+                merging: merges(layers),
             },
             boot: files.boot,
             run_dir: self.node.make_run(name)?,

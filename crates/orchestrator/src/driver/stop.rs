@@ -10,7 +10,7 @@ use crate::{
     Result,
     node::blocking,
     record::State,
-    sandbox_dir::Snapshot,
+    sandbox_dir::{Snapshot, merges},
     template::{self, BLANK},
 };
 
@@ -36,7 +36,8 @@ impl Driver {
         }
         let taken_at = clock::unix_seconds();
         match self.save(&vm, taken_at).await {
-            Ok(_) => {
+            Ok(snapshot) => {
+                self.merge_layers(&vm, &snapshot).await;
                 vm.kill().await;
                 self.node.clean_run(self.record.id.as_str());
                 self.phase = Phase::Cold;
@@ -46,6 +47,23 @@ impl Driver {
                 self.go_on_after_failed_stop(vm).await;
                 Err(error)
             }
+        }
+    }
+
+    /// Keeps the number of layers within bounds. A failure leaves more layers, no damage.
+    async fn merge_layers(&self, vm: &Vm, snapshot: &Snapshot) {
+        let layers = &snapshot.manifest.layers;
+        if !merges(layers) {
+            return;
+        }
+        let merged = async {
+            vm.merge_layers(layers.len()).await?;
+            let (directory, snapshot) = (self.directory.clone(), snapshot.clone());
+            blocking(move || directory.layers_merged(&snapshot)).await
+        };
+        if let Err(error) = merged.await {
+            tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
+                "disk layers could not be merged");
         }
     }
 

@@ -30,6 +30,7 @@ pub(crate) struct Numbers {
     pub modules: RawFd,
     pub scratch: RawFd,
     pub layers: Vec<RawFd>,
+    pub merging: bool,
 }
 
 /// How the VM begins, as far as the command line is concerned.
@@ -129,7 +130,9 @@ fn disks(argv: &mut Argv, numbers: &Numbers) {
     let mut top = "scratch0".to_owned();
     for (index, fd) in numbers.layers.iter().enumerate() {
         let node = format!("scratch{}", index + 1);
-        let read_only = if index + 1 == numbers.layers.len() { "off" } else { "on" };
+        let top_most = index + 1 == numbers.layers.len();
+        let writable = top_most || (numbers.merging && index == 0);
+        let read_only = if writable { "off" } else { "on" };
         argv.pair(
             "-blockdev",
             format!(
@@ -184,6 +187,7 @@ mod tests {
             modules: 7,
             scratch: 8,
             layers,
+            merging: false,
         };
         let machine = Machine { cpus: 2, memory_mib: 256 };
         arguments(machine, Accelerator::Tcg, 256 << 20, false, &numbers, start).join(" ")

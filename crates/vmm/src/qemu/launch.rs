@@ -52,6 +52,7 @@ impl Qemu {
             modules: fds.add(plan.disks.modules),
             scratch: fds.add(plan.disks.scratch),
             layers: plan.disks.layers.into_iter().map(|layer| fds.add(layer)).collect(),
+            merging: plan.disks.merging,
         };
         let (start, later) = match plan.boot {
             Boot::Cold { kernel, initramfs, command_line } => {

@@ -2,6 +2,7 @@
 
 mod argv;
 mod launch;
+mod merge;
 mod qmp;
 mod vm;
 

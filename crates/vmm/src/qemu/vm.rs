@@ -189,7 +189,8 @@ impl Vm {
         let set = json!({"fdset-id": STATE_SET});
         self.guard("add-fd", ANSWER, qmp.command_with("add-fd", set.clone(), Some(file.as_fd())))
             .await?;
-        let target = json!({"filename": format!("/dev/fdset/{STATE_SET}"), "live": true});
+        // "live" would make QEMU give up its disks, because Xen then goes on somewhere else.
+        let target = json!({"filename": format!("/dev/fdset/{STATE_SET}"), "live": false});
         let saved =
             self.guard("the device state", LOAD, qmp.command("xen-save-devices-state", target));
         let saved = saved.await;
@@ -256,7 +257,7 @@ impl Vm {
         self.guard(name, ANSWER, qmp.command(name, arguments)).await
     }
 
-    async fn qmp(&self) -> Result<&Qmp, VmError> {
+    pub(super) async fn qmp(&self) -> Result<&Qmp, VmError> {
         self.qmp
             .get_or_try_init(|| async {
                 let connect = async {

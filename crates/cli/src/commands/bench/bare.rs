@@ -91,6 +91,7 @@ impl Kit {
                 modules: open(&self.modules)?,
                 scratch: open(&scratch)?,
                 layers: vec![file.into_parts().0.into()],
+                merging: false,
             },
             boot: Boot::Restore { state: open(&self.template.join("devices"))? },
             run_dir,

@@ -174,15 +174,12 @@ async fn guarded(
 }
 
 async fn clean_up(daemon: Option<Daemon>, scratch: &Path) -> Result<()> {
-    let ended = match daemon {
-        Some(daemon) => {
-            let destroyed = daemon.destroy_all().await;
-            daemon.end().await.and(destroyed)
-        }
-        None => Ok(()),
-    };
-    // Whatever went wrong so far, no VM survives this.
-    daemon::sweep(scratch).await.and(ended)
+    if let Some(daemon) = daemon {
+        // What does not work here, perhaps because the daemon is gone, is left to the sweep.
+        let _ = daemon.destroy_all().await;
+        let _ = daemon.end().await;
+    }
+    daemon::sweep(scratch).await
 }
 
 async fn measure(

@@ -94,6 +94,12 @@ impl Samples {
     pub(super) fn of(only: &[Row]) -> Self {
         let mut wanted: BTreeSet<Row> = only.iter().copied().collect();
         wanted.extend(only.iter().filter_map(|row| row.floor()));
+        wanted.extend(TARGETS.iter().filter(|(row, _)| only.contains(row)).filter_map(
+            |(_, limit)| match limit {
+                Limit::Times(_, other) | Limit::Plus(_, other) => Some(*other),
+                Limit::Absolute(_) => None,
+            },
+        ));
         if only.is_empty() {
             wanted.extend(clap::ValueEnum::value_variants());
         }
@@ -152,7 +158,7 @@ mod tests {
     fn every_row_with_a_target_can_be_judged_when_it_is_measured_alone() {
         for (row, limit) in TARGETS {
             let samples = Samples::of(&[row]);
-            if let Limit::Times(_, other) = limit {
+            if let Limit::Times(_, other) | Limit::Plus(_, other) = limit {
                 assert!(samples.want(&[other]), "{}", row.name());
             }
         }
