@@ -143,7 +143,10 @@ mod tests {
         assert!(user.as_str().starts_with("usr_"));
         assert!(user.as_str().parse::<SandboxId>().is_err());
         assert!("../../etc/passwd".parse::<SandboxId>().is_err());
-        assert!(id.as_str().to_uppercase().parse::<SandboxId>().is_err() || !id.as_str().contains(char::is_alphabetic));
+        assert!(
+            id.as_str().to_uppercase().parse::<SandboxId>().is_err()
+                || !id.as_str().contains(char::is_alphabetic)
+        );
     }
 
     #[test]
@@ -151,7 +154,8 @@ mod tests {
         for good in ["a", "dev", "A.b_c-9", &"x".repeat(NAME_MAX)] {
             assert!(good.parse::<Name>().is_ok(), "{good}");
         }
-        for bad in ["", "-x", ".hidden", "..", "a/b", "a b", "ä", "a\n", &"x".repeat(NAME_MAX + 1)] {
+        for bad in ["", "-x", ".hidden", "..", "a/b", "a b", "ä", "a\n", &"x".repeat(NAME_MAX + 1)]
+        {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
         }
     }

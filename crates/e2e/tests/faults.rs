@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use api::{ErrorCode, StartFrom, StartedFrom, Status};
 use e2e::{Guest, Node, Options, create_request, refused, sh};
 use rustix::process::{Pid, Signal, kill_process};
+
+/// A command that is not over by then never will be.
+const HANGS: Duration = Duration::from_secs(60);
 
 fn kill(pid: i32) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
@@ -175,6 +178,52 @@ async fn a_damaged_snapshot_is_found_out_and_the_disk_is_still_good() {
         guest.stop().await;
         assert_eq!(guest.sh("cat /tmp/kept").await, "kept", "{file}: the next snapshot is good");
     }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_names_the_wrong_disk_layers_costs_no_data() {
+    let node = Node::start();
+    let mut guest = Guest::create(&node, "dev").await;
+    guest.sh("echo kept > /tmp/kept; sync").await;
+    guest.stop().await;
+    let path = snapshot(&node, &guest.id).join("manifest.json");
+    let text = std::fs::read(&path).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert!(manifest["layers"].is_array(), "{manifest}");
+    manifest["layers"] = serde_json::json!([7]);
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let body = refused(guest.start(None).await);
+    guest.start(Some(StartFrom::Disk)).await.unwrap();
+    assert_eq!(guest.sh("cat /tmp/kept || echo LOST").await, "kept");
+    assert_eq!(body.code, ErrorCode::SnapshotCorrupt, "{body:?}");
+}
+
+#[tokio::test]
+async fn a_guest_that_writes_to_a_full_disk_of_the_host_goes_on_once_there_is_room() {
+    let node = Node::with(&Options { sandboxes_bytes: Some(96 << 20), ..Options::default() });
+    for code in ["code=host_disk_full", "code=agent_unreachable", "code=timeout"] {
+        node.expect_warning(code);
+    }
+    let mut guest = Guest::create(&node, "dev").await;
+    guest.sh("sleep 1000 >/dev/null 2>&1 & echo $! > /dev/shm/pid").await;
+    let filler = node.data().join("sandboxes/filler");
+    let full = std::io::copy(&mut std::io::repeat(1), &mut std::fs::File::create(&filler).unwrap());
+    full.unwrap_err();
+    let mut writer = guest.by(node.admin());
+    let write = sh("dd if=/dev/urandom of=/tmp/big bs=65536 count=64 2>&1; sync; echo written");
+    let mut writing = tokio::spawn(async move { writer.exec(&write).await });
+    // Whether it waits for room or is told that there is none, it is not for ever. Nothing tells
+    // us that a guest waits, so it gets a moment to come to that point.
+    let early = tokio::time::timeout(Duration::from_secs(3), &mut writing).await;
+    std::fs::remove_file(&filler).unwrap();
+    let written = match early {
+        Ok(written) => written,
+        Err(_) => tokio::time::timeout(HANGS, writing).await.expect("the command hangs"),
+    };
+    let written = written.unwrap().unwrap();
+    assert!(written.stdout.contains("written"), "{written:?}");
+    guest.sh("kill -0 $(cat /dev/shm/pid)").await;
+    assert_eq!(guest.sh("echo more > /tmp/more && sync && cat /tmp/more").await, "more");
 }
 
 #[tokio::test]

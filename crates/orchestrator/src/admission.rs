@@ -84,8 +84,7 @@ fn memory(mib: u64, limits: UserLimits, host: Host) -> Result<u64> {
         return Err(Error::new(Kind::MemoryInvalid, message));
     }
     if mib > host.memory_mib {
-        let message =
-            format!("{mib} MB of memory are more than the host's {} MB", host.memory_mib);
+        let message = format!("{mib} MB of memory are more than the host's {} MB", host.memory_mib);
         return Err(Error::new(Kind::MemoryExceedsHost, message).hint("ask for less with --memory"));
     }
     let most = limits.memory_mib_per_sandbox;
@@ -98,7 +97,8 @@ fn memory(mib: u64, limits: UserLimits, host: Host) -> Result<u64> {
 
 fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
     let bad = |message: String| Err(Error::new(Kind::InvalidRequest, message));
-    if env.len() > ENV_MAX || env.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() > ENV_BYTES_MAX
+    if env.len() > ENV_MAX
+        || env.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() > ENV_BYTES_MAX
     {
         return bad(format!("env: at most {ENV_MAX} variables and {ENV_BYTES_MAX} bytes"));
     }

@@ -11,15 +11,18 @@ impl From<VmError> for Error {
     fn from(error: VmError) -> Self {
         let install = "install it: apt-get install qemu-system-x86";
         match &error {
-            VmError::Missing { .. } => Self::new(Kind::EngineMissing, error.to_string()).hint(install),
-            VmError::TooOld { .. } => Self::new(Kind::EngineTooOld, error.to_string()).hint(install),
+            VmError::Missing { .. } => {
+                Self::new(Kind::EngineMissing, error.to_string()).hint(install)
+            }
+            VmError::TooOld { .. } => {
+                Self::new(Kind::EngineTooOld, error.to_string()).hint(install)
+            }
             VmError::Ended { .. } => Self::new(Kind::VmDied, error.to_string()),
-            VmError::Corrupt { .. } => Self::new(
-                Kind::SnapshotCorrupt,
-                "the sandbox's memory snapshot does not verify",
-            )
-            .hint("its disk is untouched: bhatti start NAME --from disk")
-            .caused_by(error),
+            VmError::Corrupt { .. } => {
+                Self::new(Kind::SnapshotCorrupt, "the sandbox's memory snapshot does not verify")
+                    .hint("its disk is untouched: bhatti start NAME --from disk")
+                    .caused_by(error)
+            }
             VmError::Silent { .. } => Self::new(Kind::Timeout, error.to_string()),
             _ if error.is_disk_full() => disk_full(error),
             VmError::Spawn(_) | VmError::Refused { .. } | VmError::Io { .. } => {

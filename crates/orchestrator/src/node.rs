@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use base::{files, hash};
@@ -14,7 +15,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use vmm::{
     Confinement, Machine, NetworkNamespace, Qemu,
     accel::{self, Accelerator, Verdict},
-    cgroup::Hierarchy,
+    cgroup::{Cgroup, Hierarchy},
 };
 
 use crate::{
@@ -27,6 +28,14 @@ use crate::{
     store::Store,
     template::{Shape, Templates},
 };
+
+/// When a control group that is still busy is looked at again.
+const GROUP_RETRIES: [Duration; 4] = [
+    Duration::from_millis(5),
+    Duration::from_millis(50),
+    Duration::from_millis(500),
+    Duration::from_secs(5),
+];
 
 /// The first user id that monitors run under; one a sandbox.
 const FIRST_UID: u32 = 600_000;
@@ -56,6 +65,20 @@ pub(crate) struct Node {
 pub(crate) struct Engine {
     pub qemu: Qemu,
     pub verdict: Verdict,
+}
+
+/// Tries again to remove a control group in which a dead process waits for init to reap it. There
+/// is no event for that, so it is looked at a few times, ever more seldom; what is left after that
+/// goes at the next start.
+async fn remove_later(group: Cgroup) {
+    for wait in GROUP_RETRIES {
+        #[expect(clippy::disallowed_methods, reason = "reaping by init cannot be waited for")]
+        tokio::time::sleep(wait).await;
+        if group.remove().is_ok() {
+            return;
+        }
+    }
+    tracing::warn!(?group, "a control group stays behind");
 }
 
 /// Runs file work on a thread that may block.
@@ -215,7 +238,10 @@ impl Node {
         if let Err(error) = files::remove_any(&self.layout.run(name)) {
             tracing::warn!(%error, "control sockets stay behind");
         }
-        self.cgroups.adopt(&self.group(name)).remove();
+        let group = self.cgroups.adopt(&self.group(name));
+        if group.remove().is_err() {
+            tokio::spawn(remove_later(group));
+        }
     }
 
     /// Names of VMs that have control sockets or a control group.

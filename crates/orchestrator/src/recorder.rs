@@ -13,8 +13,7 @@ use crate::{
 };
 
 /// Kernel messages would only slow the boot down; a panic must end the VM.
-const COMMAND_LINE: &str =
-    "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on";
+const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on";
 
 /// How often the guest forks before it is recorded, so that its page cache holds what every
 /// command needs.
@@ -37,11 +36,7 @@ pub(crate) async fn record(node: &Arc<Node>, shape: &Shape, key: String) -> Resu
     }
 }
 
-async fn attempt_to_record(
-    node: &Arc<Node>,
-    shape: &Shape,
-    key: String,
-) -> Result<Template> {
+async fn attempt_to_record(node: &Arc<Node>, shape: &Shape, key: String) -> Result<Template> {
     let templates = node.layout.templates();
     let directory = files::temporary_sibling(&templates.join("recording"));
     fs_err::create_dir_all(&directory)?;

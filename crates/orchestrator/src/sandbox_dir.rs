@@ -119,9 +119,8 @@ impl SandboxDir {
     }
 
     pub(crate) fn origin(&self) -> Result<Origin> {
-        from_json(&self.path.join("origin.json")).map_err(|error| {
-            Error::internal("the sandbox's own description cannot be read", error)
-        })
+        from_json(&self.path.join("origin.json"))
+            .map_err(|error| Error::internal("the sandbox's own description cannot be read", error))
     }
 
     /// Numbers of the layers that are there, lowest first.
@@ -171,18 +170,14 @@ impl SandboxDir {
 
     /// The newest committed snapshot.
     pub(crate) fn snapshot(&self) -> Result<Option<Snapshot>> {
-        for number in self.numbered("snapshot-", "")?.into_iter().rev() {
-            let directory = self.path.join(format!("snapshot-{number}"));
-            let manifest: Result<SnapshotManifest, _> = from_json(&directory.join("manifest.json"));
-            match manifest {
-                Ok(manifest) if manifest.format == FORMAT => {
-                    return Ok(Some(Snapshot { directory, manifest }));
-                }
-                Ok(_) => return Err(damaged("it has another format")),
-                Err(_) => return Err(damaged("its manifest cannot be read")),
-            }
+        let Some(number) = self.numbered("snapshot-", "")?.pop() else { return Ok(None) };
+        let directory = self.path.join(format!("snapshot-{number}"));
+        let manifest: Result<SnapshotManifest, _> = from_json(&directory.join("manifest.json"));
+        match manifest {
+            Ok(manifest) if manifest.format == FORMAT => Ok(Some(Snapshot { directory, manifest })),
+            Ok(_) => Err(damaged("it has another format")),
+            Err(_) => Err(damaged("its manifest cannot be read")),
         }
-        Ok(None)
     }
 
     /// The lowest layer of a snapshot now holds what all of its layers held: the others go, once

@@ -119,14 +119,18 @@ impl Cgroup {
     }
 
     /// Removes the group; all of its processes must be gone.
-    pub fn remove(&self) {
+    ///
+    /// # Errors
+    /// If the group cannot be removed, for instance because a process that is dead, but was not our
+    /// child, still waits to be reaped by init.
+    pub fn remove(&self) -> io::Result<()> {
         for path in &self.paths {
-            if let Err(error) = fs::remove_dir(path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, "a control group stays behind");
+            match fs::remove_dir(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
+        Ok(())
     }
 }
 

@@ -20,8 +20,8 @@ use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     process::{Resource, Rlimit, setrlimit, setsid, umask},
     thread::{
-        LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
-        set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+        LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_no_new_privs,
+        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
     },
 };
 
@@ -77,7 +77,10 @@ impl NetworkNamespace {
     /// Makes a new one; it lives as long as a handle or a process in it.
     pub fn empty() -> io::Result<Self> {
         let made = std::thread::spawn(|| -> io::Result<OwnedFd> {
-            #[expect(deprecated, reason = "the thread shares no file descriptors state afterwards")]
+            #[expect(
+                deprecated,
+                reason = "the thread shares no file descriptors state afterwards"
+            )]
             rustix::thread::unshare(UnshareFlags::NEWNET)?;
             Ok(fs_err::File::open("/proc/thread-self/ns/net")?.into_parts().0.into())
         });
@@ -88,7 +91,11 @@ impl NetworkNamespace {
 
 /// Makes `command` confine itself and gives it `fds`, each under the number asked for.
 #[expect(unsafe_code, reason = "code between fork and exec cannot be written without it")]
-pub(crate) fn confine(command: &mut Command, confinement: &Confinement, fds: Vec<(OwnedFd, RawFd)>) {
+pub(crate) fn confine(
+    command: &mut Command,
+    confinement: &Confinement,
+    fds: Vec<(OwnedFd, RawFd)>,
+) {
     command.as_std_mut().env(MARKER, &confinement.marker);
     let jail = Prepared::new(confinement, fds);
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. `Prepared::enter`
@@ -124,12 +131,7 @@ impl Prepared {
             .filter(|p| p.is_dir())
             .filter_map(|p| CString::new(p.as_os_str().as_bytes()).ok())
             .collect();
-        Self {
-            uid: confinement.uid,
-            covered,
-            network: confinement.network.clone(),
-            fds,
-        }
+        Self { uid: confinement.uid, covered, network: confinement.network.clone(), fds }
     }
 
     fn enter(&self) -> io::Result<()> {
@@ -187,11 +189,8 @@ fn dup_to(fd: &OwnedFd, number: RawFd, close_on_exec: bool) -> io::Result<()> {
     // SAFETY: the child owns all of its descriptor table after the fork; the temporary owner is
     // forgotten, so the number stays open.
     let mut target = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
-    let flags = if close_on_exec {
-        rustix::io::DupFlags::CLOEXEC
-    } else {
-        rustix::io::DupFlags::empty()
-    };
+    let flags =
+        if close_on_exec { rustix::io::DupFlags::CLOEXEC } else { rustix::io::DupFlags::empty() };
     rustix::io::dup3(fd, &mut target, flags).map_err(io::Error::from)
 }
 

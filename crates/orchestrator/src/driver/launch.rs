@@ -5,8 +5,7 @@ use vmm::{Boot, Disks, Machine, Plan, Vm, memory::Ram};
 
 use super::{Driver, Live, Phase};
 use crate::{
-    Error, Kind, Result,
-    admission,
+    Error, Kind, Result, admission,
     guest::{Channel, Patience, fresh},
     node::Engine,
     record::State,
@@ -23,12 +22,7 @@ impl Driver {
     }
 
     /// Launches a VM over the given disk layers, the last of which it may write.
-    pub(super) fn launch(
-        &self,
-        engine: &Engine,
-        files: BootFiles,
-        layers: &[u32],
-    ) -> Result<Vm> {
+    pub(super) fn launch(&self, engine: &Engine, files: BootFiles, layers: &[u32]) -> Result<Vm> {
         if admission::available_mib().is_some_and(|mib| mib < RESERVE_MIB) {
             let message = "the host has not enough free memory to start another sandbox";
             return Err(Error::new(Kind::HostOverloaded, message)
@@ -47,11 +41,7 @@ impl Driver {
             },
             boot: files.boot,
             run_dir: self.node.make_run(name)?,
-            confinement: Some(self.node.confinement(
-                name,
-                self.record.slot + 1,
-                self.machine(),
-            )?),
+            confinement: Some(self.node.confinement(name, self.record.slot + 1, self.machine())?),
         };
         Ok(engine.qemu.launch(plan)?)
     }

@@ -325,8 +325,11 @@ impl Driver {
             Err(error) => Err(error),
         };
         if let Err(error) = removed {
-            tracing::error!(sandbox = name, error = base::chain(&error),
-                "a destroyed sandbox is not wholly removed yet");
+            tracing::error!(
+                sandbox = name,
+                error = base::chain(&error),
+                "a destroyed sandbox is not wholly removed yet"
+            );
         }
         self.node.registry.remove(&self.record.id);
     }
@@ -341,8 +344,11 @@ impl Driver {
         let name = &self.record.name;
         match &self.record.state {
             State::Failed(failure) => self.failed_error(failure),
-            _ => Error::new(Kind::WrongState, format!("{name} is not running, so it cannot be {what}"))
-                .hint(format!("start it: bhatti start {name}")),
+            _ => Error::new(
+                Kind::WrongState,
+                format!("{name} is not running, so it cannot be {what}"),
+            )
+            .hint(format!("start it: bhatti start {name}")),
         }
     }
 

@@ -50,9 +50,7 @@ impl Phase {
 
     /// Takes the VM out, leaving no state but `Beginning` behind: the caller says what is next.
     pub(super) fn take_live(&mut self) -> Option<Live> {
-        if self.live().is_none() {
-            return None;
-        }
+        self.live()?;
         match std::mem::replace(self, Self::Beginning) {
             Self::Hot(live) | Self::Warm(live) => Some(live),
             Self::Beginning | Self::Cold | Self::Failed | Self::Gone => None,

@@ -23,7 +23,8 @@ impl Driver {
     /// Whatever it takes to have a session with the agent.
     pub(super) async fn wake(&mut self) -> Result<Session> {
         match &self.phase {
-            Phase::Hot(live) if live.channel.as_ref().is_some_and(|c| !c.session().is_closed()) => {}
+            Phase::Hot(live) if live.channel.as_ref().is_some_and(|c| !c.session().is_closed()) => {
+            }
             Phase::Hot(_) => self.ensure_channel().await?,
             Phase::Warm(_) => self.warm_to_hot().await?,
             Phase::Cold => drop(self.start(None, &Progress::default()).await?),
@@ -32,9 +33,10 @@ impl Driver {
             }
         }
         let live = self.phase.live().ok_or_else(|| self.not_running("used"))?;
-        let channel = live.channel.as_ref().ok_or_else(|| {
-            Error::new(Kind::AgentUnreachable, "the guest agent does not answer")
-        })?;
+        let channel = live
+            .channel
+            .as_ref()
+            .ok_or_else(|| Error::new(Kind::AgentUnreachable, "the guest agent does not answer"))?;
         Ok(channel.session().clone())
     }
 
@@ -72,8 +74,10 @@ impl Driver {
             return Err(Error::new(Kind::WrongState, message).hint("start it with --from disk"));
         }
         let started = match &snapshot {
-            Some(snapshot) => self.from_snapshot(snapshot).await.map(|()| StartFrom::Snapshot),
-            None => self.from_disk(progress).await.map(|()| StartFrom::Disk),
+            Some(snapshot) => {
+                self.start_from_snapshot(snapshot).await.map(|()| StartFrom::Snapshot)
+            }
+            None => self.start_from_disk(progress).await.map(|()| StartFrom::Disk),
         };
         if started.is_err() {
             self.after_failed_start().await;
@@ -98,7 +102,7 @@ impl Driver {
         self.show();
     }
 
-    async fn from_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+    async fn start_from_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
         let manifest = &snapshot.manifest;
         let engine = self.node.engine().await?;
         if manifest.fingerprint != engine.qemu.fingerprint() {
@@ -155,7 +159,7 @@ impl Driver {
 
     /// Boots from the disk as it is now. Snapshots are older than the disk from then on, so they
     /// go, but only once the boot has worked.
-    async fn from_disk(&mut self, progress: &Progress) -> Result<()> {
+    async fn start_from_disk(&mut self, progress: &Progress) -> Result<()> {
         progress.say("booting from disk");
         let engine = self.node.engine().await?;
         let origin = self.directory.origin()?;

@@ -114,7 +114,7 @@ impl Channel {
         let welcome = self.hello(None).await?;
         match welcome.sandbox_id {
             None => Ok(()),
-            Some(id) => Err(impostor(format!("it is {id} already"))),
+            Some(id) => Err(impostor(&format!("it is {id} already"))),
         }
     }
 
@@ -130,7 +130,7 @@ impl Channel {
         if proved && welcome.sandbox_id.as_deref() == Some(id) {
             Ok(())
         } else {
-            Err(impostor("it does not know the sandbox's token".to_owned()))
+            Err(impostor("it does not know the sandbox's token"))
         }
     }
 
@@ -196,6 +196,6 @@ fn token(identity: &Identity) -> Result<Vec<u8>> {
     bytes.ok_or_else(|| Error::new(Kind::Internal, "the sandbox's token is damaged"))
 }
 
-fn impostor(why: String) -> Error {
+fn impostor(why: &str) -> Error {
     Error::new(Kind::AgentUnreachable, format!("the guest is not the sandbox it should be: {why}"))
 }

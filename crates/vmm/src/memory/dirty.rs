@@ -58,9 +58,9 @@ impl GuestMemory {
         let mut push = |index, page: &[u8]| writer.push(index, page).map_err(VmError::io(writing));
         match self.access {
             Access::Shared => {
-                let result = self.ram.each_touched_page(|index, page| {
-                    push(index, page).map_err(Fault::Ours)
-                });
+                let result = self
+                    .ram
+                    .each_touched_page(|index, page| push(index, page).map_err(Fault::Ours));
                 result.map_err(|fault| match fault {
                     Fault::Ours(error) => error,
                     Fault::Reading(error) => VmError::io("read the guest's memory")(error),

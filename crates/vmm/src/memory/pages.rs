@@ -23,7 +23,13 @@ use crate::VmError;
 const MAGIC: &[u8; 8] = b"BHATTIPG";
 const VERSION: u32 = 1;
 const FOOTER: usize = 8 + 4 + 4 + 8 + 8 + 32 + 8 + 8;
+/// Where the footer starts, seen from the end of the file.
+const FOOTER_BACK: i64 = 80;
+const _: () = assert!(FOOTER == 80);
 const RUN: usize = 16;
+/// [`PAGE`] as the footer has it.
+const PAGE_BYTES: u32 = 4096;
+const _: () = assert!(PAGE == 4096);
 /// Bytes of page data that one checksum covers.
 pub(super) const SEGMENT: usize = 1 << 20;
 
@@ -109,7 +115,7 @@ fn read_table(
     guest_pages: u64,
 ) -> Result<(Vec<u8>, u64), VmError> {
     let too_short = |_| corrupt(path, "it is too short");
-    let footer_at = file.seek(SeekFrom::End(-(FOOTER as i64))).map_err(too_short)?;
+    let footer_at = file.seek(SeekFrom::End(-FOOTER_BACK)).map_err(too_short)?;
     let mut footer = [0u8; FOOTER];
     file.read_exact(&mut footer).map_err(too_short)?;
     let u64_at =
@@ -118,7 +124,7 @@ fn read_table(
     if &footer[..8] != MAGIC || xxh3_64(&footer[..FOOTER - 8]) != u64_at(FOOTER - 8) {
         return Err(corrupt(path, "its footer is not whole"));
     }
-    if u32_at(8) != VERSION || u32_at(12) as usize != PAGE {
+    if u32_at(8) != VERSION || u32_at(12) != PAGE_BYTES {
         return Err(corrupt(path, format!("it has format {}", u32_at(8))));
     }
     if u64_at(16) != guest_pages || &footer[32..64] != template {
@@ -210,11 +216,7 @@ impl Writer {
     }
 
     /// Completes the file, flushes it to the disk and says what it holds.
-    pub(super) fn finish(
-        mut self,
-        template: &[u8; 32],
-        guest_pages: u64,
-    ) -> io::Result<PageStats> {
+    pub(super) fn finish(mut self, template: &[u8; 32], guest_pages: u64) -> io::Result<PageStats> {
         self.flush()?;
         let mut tail = Vec::with_capacity(self.runs.len() * RUN + FOOTER);
         for run in &self.runs {
@@ -226,7 +228,7 @@ impl Writer {
         let table_sum = xxh3_64(&tail);
         tail.extend_from_slice(MAGIC);
         tail.extend_from_slice(&VERSION.to_le_bytes());
-        tail.extend_from_slice(&(PAGE as u32).to_le_bytes());
+        tail.extend_from_slice(&PAGE_BYTES.to_le_bytes());
         tail.extend_from_slice(&guest_pages.to_le_bytes());
         tail.extend_from_slice(&(self.runs.len() as u64).to_le_bytes());
         tail.extend_from_slice(template);
@@ -258,7 +260,7 @@ mod tests {
 
     fn sample(dir: &Path) -> (PathBuf, Vec<u8>) {
         let path = dir.join("pages");
-        let data: Vec<u8> = (0..600 * PAGE).map(|i| (i / 7 % 251) as u8 | 1).collect();
+        let data: Vec<u8> = (0u8..=250).map(|i| i | 1).cycle().take(600 * PAGE).collect();
         let mut writer = Writer::create(&path).unwrap();
         for (index, page) in data.chunks(PAGE).enumerate() {
             let gap = if index < 500 { 3 } else { 500 };

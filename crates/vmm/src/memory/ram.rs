@@ -11,9 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{
-    MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, ftruncate, memfd_create, seek,
-};
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, ftruncate, memfd_create, seek};
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -47,8 +45,7 @@ impl Ram {
     pub fn load(path: &Path) -> io::Result<(Self, u64)> {
         let source: File = fs_err::File::open(path)?.into();
         let bytes = source.metadata()?.len();
-        let target =
-            memfd_create("bhatti-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let target = memfd_create("bhatti-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&target, bytes)?;
         let mut sum = Checksum::default();
         each_chunk(&source, bytes, |at, data| -> io::Result<()> {
@@ -149,7 +146,8 @@ fn write_nonzero(target: &File, data: &[u8], at: u64) -> io::Result<()> {
         match (zero, run) {
             (false, None) => run = Some(index),
             (true, Some(start)) => {
-                target.write_all_at(&data[start * PAGE..index * PAGE], at + (start * PAGE) as u64)?;
+                target
+                    .write_all_at(&data[start * PAGE..index * PAGE], at + (start * PAGE) as u64)?;
                 run = None;
             }
             _ => {}

@@ -59,9 +59,9 @@ pub(crate) fn arguments(
     );
     match accelerator {
         Accelerator::Kvm => argv.pair("-accel", "kvm").pair("-cpu", "host"),
-        Accelerator::Tcg => argv
-            .pair("-accel", format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"))
-            .pair("-cpu", "max"),
+        Accelerator::Tcg => {
+            argv.pair("-accel", format!("tcg,tb-size={TRANSLATION_CACHE_MIB}")).pair("-cpu", "max")
+        }
     };
     // TCG has no paravirtual clock and needs the PIT and the PIC to boot.
     argv.pair(
@@ -177,8 +177,7 @@ mod tests {
     use super::*;
 
     fn sample(start: &Start, layers: Vec<RawFd>) -> String {
-        let numbers =
-            Numbers {
+        let numbers = Numbers {
             qmp: 3,
             agent: 4,
             notice: 13,

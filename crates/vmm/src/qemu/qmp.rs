@@ -99,8 +99,7 @@ impl Qmp {
                 Some(waiting) => waiting.insert(id, sender),
                 None => return Err(gone(name)),
             };
-            let mut text =
-                json!({"execute": name, "arguments": arguments, "id": id}).to_string();
+            let mut text = json!({"execute": name, "arguments": arguments, "id": id}).to_string();
             text.push('\n');
             send(&mut writer.0, text.as_bytes(), fd).await.map_err(VmError::io("write to QMP"))?;
         }

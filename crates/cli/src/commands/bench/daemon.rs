@@ -164,7 +164,7 @@ pub(super) async fn sweep(data: &Path) -> Result<()> {
     }
     let groups = Hierarchy::detect();
     for name in groups.existing().iter().filter(|name| name.starts_with(&format!("{tag}-"))) {
-        groups.adopt(name).remove();
+        let _ = groups.adopt(name).remove();
     }
     Ok(())
 }
