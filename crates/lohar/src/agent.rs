@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags, open};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use crate::identity::Kernel;
+use crate::identity::{IdentityFiles, Kernel};
 use crate::reaper::Reaper;
 use crate::users::Users;
 
@@ -36,6 +36,7 @@ pub(crate) struct Agent {
     /// Where the guest's files are.
     pub(crate) root: PathBuf,
     pub(crate) kernel: Box<dyn Kernel>,
+    pub(crate) identity_files: IdentityFiles,
     pub(crate) users: Users,
     pub(crate) reaper: Reaper,
     /// `/dev/null`, for commands without input.
@@ -59,6 +60,7 @@ impl Agent {
     pub(crate) fn blank(root: PathBuf, kernel: Box<dyn Kernel>) -> io::Result<Self> {
         Ok(Self {
             users: Users::at(&root),
+            identity_files: IdentityFiles::open(&root)?,
             root,
             kernel,
             reaper: Reaper::new()?,

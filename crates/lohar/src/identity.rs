@@ -3,8 +3,10 @@
 //! Children of one template are equal to the last bit, random state included. Each part of the new
 //! identity is therefore put in place and looked at again; one that does not hold fails the whole.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use proto::message::{ErrorCode, Identify, Refresh, WireError};
@@ -36,7 +38,17 @@ pub(crate) trait Kernel: Send + Sync {
 
 /// The kernel that runs this agent.
 #[derive(Debug)]
-pub(crate) struct Linux;
+pub(crate) struct Linux {
+    random: OwnedFd,
+}
+
+impl Linux {
+    /// # Errors
+    /// The random generator cannot be opened.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { random: open("/dev/urandom", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())? })
+    }
+}
 
 impl Kernel for Linux {
     fn set_hostname(&self, name: &str) -> io::Result<()> {
@@ -48,9 +60,8 @@ impl Kernel for Linux {
     }
 
     fn reseed(&self, seed: &[u8; 32]) -> io::Result<()> {
-        let random = open("/dev/urandom", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        sys::add_entropy(&random, seed)?;
-        sys::reseed(&random)
+        sys::add_entropy(&self.random, seed)?;
+        sys::reseed(&self.random)
     }
 
     fn set_clock(&self, time_ns: u64) -> io::Result<()> {
@@ -83,16 +94,13 @@ pub(crate) fn identify(agent: &Agent, wanted: &Identify) -> Result<(), WireError
     let name = &wanted.hostname;
     let confirmed = agent.kernel.set_hostname(name).map(|()| agent.kernel.hostname() == *name);
     confirm("hostname", confirmed)?;
-    let root = agent.root.as_path();
-    confirm("/etc/hostname", put(root, "etc/hostname", &format!("{name}\n")))?;
-    let hosts = fs::read(root.join("etc/hosts")).unwrap_or_default();
-    let hosts = name_in_hosts(&String::from_utf8_lossy(&hosts), name);
-    confirm("/etc/hosts", put(root, "etc/hosts", &hosts))?;
+    let files = &agent.identity_files;
+    confirm("/etc/hostname", put(&files.hostname, &format!("{name}\n")))?;
+    confirm("/etc/hosts", put(&files.hosts, &name_in_hosts(&files.known_hosts, name)))?;
     let machine_id = format!("{}\n", wanted.machine_id);
-    confirm("/etc/machine-id", put(root, "etc/machine-id", &machine_id))?;
-    let dbus = "var/lib/dbus/machine-id";
-    if fs::symlink_metadata(root.join(dbus)).is_ok_and(|meta| meta.is_file()) {
-        confirm("/var/lib/dbus/machine-id", put(root, dbus, &machine_id))?;
+    confirm("/etc/machine-id", put(&files.machine_id, &machine_id))?;
+    if let Some(dbus) = &files.dbus_machine_id {
+        confirm("/var/lib/dbus/machine-id", put(dbus, &machine_id))?;
     }
     agent.set_identity(Identity {
         sandbox_id: wanted.sandbox_id.clone(),
@@ -138,17 +146,50 @@ fn confirm(part: &str, result: io::Result<bool>) -> Result<(), WireError> {
     }
 }
 
-/// Writes a small file and reads it back. A link in its place, as some images have, is replaced.
-fn put(root: &Path, path: &str, content: &str) -> io::Result<bool> {
-    let path = root.join(path);
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+/// Replaces the content of a small file in place and reads it back.
+fn put(file: &File, content: &str) -> io::Result<bool> {
+    file.set_len(0)?;
+    file.write_all_at(content.as_bytes(), 0)?;
+    let mut found = vec![0; content.len()];
+    file.read_exact_at(&mut found, 0)?;
+    Ok(found == content.as_bytes())
+}
+
+/// The files that say who this machine is, open since before the template was recorded: a child
+/// that has just been restored runs everything for the first time, and under emulation looking up
+/// and opening files would take it longer than all the rest.
+#[derive(Debug)]
+pub(crate) struct IdentityFiles {
+    hostname: File,
+    hosts: File,
+    machine_id: File,
+    dbus_machine_id: Option<File>,
+    /// What `/etc/hosts` says of other machines.
+    known_hosts: String,
+}
+
+impl IdentityFiles {
+    /// Opens the files below `root`; one that is missing is made.
+    ///
+    /// # Errors
+    /// One of them cannot be opened.
+    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+        let etc = root.join("etc");
+        fs::create_dir_all(&etc)?;
+        let open = |path: &Path| {
+            File::options().read(true).write(true).create(true).truncate(false).open(path)
+        };
+        let dbus = root.join("var/lib/dbus/machine-id");
+        // A link leads to the file in `/etc`, as most distributions have it.
+        let dbus_is_file = fs::symlink_metadata(&dbus).is_ok_and(|meta| meta.is_file());
+        Ok(Self {
+            hostname: open(&etc.join("hostname"))?,
+            hosts: open(&etc.join("hosts"))?,
+            machine_id: open(&etc.join("machine-id"))?,
+            dbus_machine_id: dbus_is_file.then(|| open(&dbus)).transpose()?,
+            known_hosts: fs::read_to_string(etc.join("hosts")).unwrap_or_default(),
+        })
     }
-    if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
-        fs::remove_file(&path)?;
-    }
-    fs::write(&path, content)?;
-    Ok(fs::read(&path)? == content.as_bytes())
 }
 
 /// The text of a hosts file in which `name` is this machine.
