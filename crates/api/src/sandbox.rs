@@ -1,6 +1,6 @@
 //! Sandboxes: `/sandboxes`, `/sandboxes/:id`, `/sandboxes/:id/{stop,start,pause,resume}`.
 //!
-//! `:id` is an id or a name; the daemon resolves it. Create, start and stop answer one [`Sandbox`],
+//! `:id` is an id or a name; the daemon resolves it. Create and start answer one [`Sandbox`],
 //! or with `Accept: application/x-ndjson` a line per [`ProgressEvent`].
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ text_enum! {
         Running = "running",
         /// It is being put away.
         Stopping = "stopping",
-        /// Its owner put it away; traffic does not wake it.
+        /// Everything of it is on disk; the next command or file request wakes it.
         Stopped = "stopped",
         /// It could not go on; see [`Failure`].
         Failed = "failed",

@@ -5,7 +5,9 @@
 //! at most a temporary name that [`sweep_temporary`] removes.
 
 use std::{
+    fs::Permissions,
     io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -29,6 +31,8 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let written = (|| {
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        // Once more, because the process's umask may have taken something away.
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)

@@ -1,6 +1,10 @@
 //! What every command is handed: the global flags, the printer and the way to the daemon.
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result};
 use api::{
@@ -24,21 +28,30 @@ pub(crate) struct Global {
     /// API key
     #[arg(long, global = true, env = "BHATTI_TOKEN", value_name = "KEY", hide_env_values = true)]
     pub(crate) token: Option<String>,
-    /// Where the daemon of this machine keeps its data
-    #[arg(
-        long,
-        global = true,
-        env = "BHATTI_DATA_DIR",
-        value_name = "DIR",
-        default_value = "/var/lib/bhatti"
-    )]
-    pub(crate) data_dir: PathBuf,
+    /// Where the daemon of this machine keeps its data [default: /var/lib/bhatti]
+    #[arg(long, global = true, env = "BHATTI_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// Print JSON on stdout; an error is one JSON object on stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Say on stderr where the time went
     #[arg(long, global = true)]
     pub(crate) timing: bool,
+}
+
+/// Where a daemon keeps its data if nobody says otherwise.
+const DATA_DIR: &str = "/var/lib/bhatti";
+
+impl Global {
+    /// The data directory.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR))
+    }
+
+    /// The data directory if the user named one.
+    pub(crate) fn given_data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
+    }
 }
 
 /// One run of the program.
@@ -69,7 +82,7 @@ impl App {
             // An empty variable is how a shell script says that there is none.
             url: self.global.url.as_deref().filter(|url| !url.is_empty()),
             token: self.global.token.as_deref().filter(|token| !token.is_empty()),
-            data_dir: &self.global.data_dir,
+            data_dir: self.global.data_dir(),
         })
     }
 

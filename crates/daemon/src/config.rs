@@ -12,7 +12,7 @@ use serde::Deserialize;
 /// The file that is read if nothing else is said; it need not exist.
 const DEFAULT_FILE: &str = "/etc/bhatti/config.toml";
 /// The variable that names another file, which must exist.
-const FILE_VARIABLE: &str = "BHATTI_CONFIG";
+const FILE_VARIABLE: &str = "BHATTI_DAEMON_CONFIG";
 const DEFAULT_DATA_DIR: &str = "/var/lib/bhatti";
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// What turns the TCP listener off.

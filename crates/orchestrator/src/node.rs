@@ -1,8 +1,10 @@
 //! What all sandboxes of a node share.
 
 use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -11,7 +13,7 @@ use disk::{
     image::{self, Image},
     kernel::{self, KernelBundle},
 };
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vmm::{
     Confinement, Machine, NetworkNamespace, Qemu,
     accel::{self, Accelerator, Verdict},
@@ -39,6 +41,10 @@ const GROUP_RETRIES: [Duration; 4] = [
 
 /// The first user id that monitors run under; one a sandbox.
 const FIRST_UID: u32 = 600_000;
+/// User ids of one node. Nodes on the same host take different ranges as far as chance allows, so
+/// that monitors of two nodes do not share one.
+const UIDS_PER_NODE: u32 = 10_000;
+const NODES: u32 = 1000;
 /// VMs that may start at the same time for every CPU of the host: more would only make each other
 /// slower.
 const STARTS_PER_CPU: usize = 4;
@@ -56,7 +62,8 @@ pub(crate) struct Node {
     pub tag: String,
     cgroups: Hierarchy,
     network: NetworkNamespace,
-    engine: OnceCell<Engine>,
+    engine: RwLock<Option<Engine>>,
+    choosing: tokio::sync::Mutex<()>,
     initramfs: Mutex<Option<(String, PathBuf)>>,
 }
 
@@ -107,6 +114,10 @@ impl Node {
         for directory in [layout.sandboxes(), layout.templates().join("keys"), layout.runs()] {
             fs_err::create_dir_all(directory)?;
         }
+        // Guests' memory and disks are nobody else's business on this host.
+        for directory in [layout.sandboxes(), layout.templates(), layout.runs()] {
+            fs_err::set_permissions(directory, Permissions::from_mode(0o700))?;
+        }
         let store = Store::open(&layout.store())?;
         files::sweep_temporary(&layout.templates())?;
         disk::sweep(layout.data())?;
@@ -126,19 +137,30 @@ impl Node {
             tag,
             cgroups: Hierarchy::detect(),
             network,
-            engine: OnceCell::new(),
+            engine: RwLock::default(),
+            choosing: tokio::sync::Mutex::new(()),
             initramfs: Mutex::new(None),
         })
     }
 
     /// The engine, chosen at first need and again until there is one.
     pub(crate) async fn engine(&self) -> Result<Engine> {
-        self.engine.get_or_try_init(|| self.choose_engine()).await.cloned()
+        if let Some(engine) = self.known_engine() {
+            return Ok(engine);
+        }
+        let _one_at_a_time = self.choosing.lock().await;
+        if let Some(engine) = self.known_engine() {
+            return Ok(engine);
+        }
+        let engine = self.choose_engine().await?;
+        *self.engine.write().unwrap_or_else(PoisonError::into_inner) = Some(engine.clone());
+        Ok(engine)
     }
 
-    /// The engine if it has been chosen.
-    pub(crate) fn known_engine(&self) -> Option<&Engine> {
-        self.engine.get()
+    /// The engine if it has been chosen and was not replaced on disk since.
+    pub(crate) fn known_engine(&self) -> Option<Engine> {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        engine.qemu.is_unchanged().then_some(engine)
     }
 
     async fn choose_engine(&self) -> Result<Engine> {
@@ -197,6 +219,16 @@ impl Node {
         turn.map_err(|error| Error::internal("the daemon is ending", error))
     }
 
+    /// Keeps which engine a VM was launched with, because its device state needs the same one.
+    pub(crate) fn note_engine(&self, name: &str, fingerprint: &str) -> Result<()> {
+        Ok(fs_err::write(self.layout.run(name).join("engine"), fingerprint)?)
+    }
+
+    /// Which engine a running VM was launched with.
+    pub(crate) fn noted_engine(&self, name: &str) -> Result<String> {
+        Ok(fs_err::read_to_string(self.layout.run(name).join("engine"))?)
+    }
+
     /// An empty directory for a VM's control sockets.
     pub(crate) fn make_run(&self, name: &str) -> Result<PathBuf> {
         let path = self.layout.run(name);
@@ -212,9 +244,11 @@ impl Node {
         slot: u32,
         machine: Machine,
     ) -> Result<Confinement> {
-        let uid = FIRST_UID
-            .checked_add(slot)
-            .ok_or_else(|| Error::new(Kind::Internal, "there are no user ids left"))?;
+        if slot >= UIDS_PER_NODE {
+            return Err(Error::new(Kind::Internal, "there are no user ids left"));
+        }
+        let node = u32::from_str_radix(&self.tag, 16).unwrap_or(0) % NODES;
+        let uid = FIRST_UID + node * UIDS_PER_NODE + slot;
         Ok(Confinement {
             uid,
             covered: vec![self.layout.data().to_owned()],

@@ -96,8 +96,10 @@ async fn boot_and_save(vm: &Vm, directory: &Path) -> Result<()> {
     let channel = match Channel::open(vm, Patience::Booting).await {
         Ok(channel) => channel,
         Err(error) => {
-            let console = vm.console_tail().await.0;
-            let message = format!("the guest did not boot; its console ends with: {console}");
+            let message = match vm.console_tail().await.0.as_str() {
+                "" => "the guest did not boot, and printed nothing".to_owned(),
+                console => format!("the guest did not boot; its console ends with: {console}"),
+            };
             return Err(Error::new(Kind::AgentUnreachable, message).caused_by(error));
         }
     };

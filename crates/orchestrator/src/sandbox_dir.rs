@@ -152,6 +152,18 @@ impl SandboxDir {
         Ok(())
     }
 
+    /// Whether the disk went on after the snapshot.
+    ///
+    /// # Errors
+    /// [`Kind::SnapshotCorrupt`] if layers are missing that the snapshot needs.
+    pub(crate) fn has_newer_layers(&self, manifest: &SnapshotManifest) -> Result<bool> {
+        let there = self.layers()?;
+        if manifest.layers.iter().any(|layer| !there.contains(layer)) {
+            return Err(damaged("it names disk layers that are not there"));
+        }
+        Ok(there.len() > manifest.layers.len())
+    }
+
     /// Opens layers in order; only the last for writing, and the lowest if there are so many that
     /// the next stop merges them. Each must be an overlay as we make them,
     /// because whoever controls a VM's monitor could have written anything.
@@ -286,11 +298,28 @@ impl SandboxDir {
     }
 }
 
-fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec_pretty(value)
+/// A description with a checksum of its own: a flipped digit in it could otherwise name the wrong
+/// layers.
+#[derive(Serialize, Deserialize)]
+struct Sealed<T> {
+    sha256: String,
+    body: T,
+}
+
+fn to_json(body: &impl Serialize) -> Result<Vec<u8>> {
+    checksum(body)
+        .and_then(|sha256| serde_json::to_vec_pretty(&Sealed { sha256, body }))
         .map_err(|error| Error::internal("a manifest cannot be written", error))
 }
 
-fn from_json<T: DeserializeOwned>(path: &Path) -> std::io::Result<T> {
-    Ok(serde_json::from_slice(&fs_err::read(path)?)?)
+fn from_json<T: DeserializeOwned + Serialize>(path: &Path) -> std::io::Result<T> {
+    let sealed: Sealed<T> = serde_json::from_slice(&fs_err::read(path)?)?;
+    if checksum(&sealed.body)? == sealed.sha256 {
+        return Ok(sealed.body);
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the checksum does not match"))
+}
+
+fn checksum(body: &impl Serialize) -> serde_json::Result<String> {
+    Ok(hash::bytes(&serde_json::to_vec(body)?))
 }

@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -88,13 +89,37 @@ pub fn known(qemu: &Qemu, kernel: &Path, memory: &Path) -> Option<Verdict> {
 fn without_probe() -> Option<Verdict> {
     let opened = fs_err::OpenOptions::new().read(true).write(true).open("/dev/kvm");
     let reason = match opened {
-        Ok(_) => return None,
+        Ok(_) => match kvm_group() {
+            Ok(_) => return None,
+            Err(reason) => reason,
+        },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             "this host has no /dev/kvm".to_owned()
         }
         Err(error) => format!("/dev/kvm cannot be opened: {error}"),
     };
     Some(Verdict { accelerator: Accelerator::Tcg, reason, tsc_khz: None })
+}
+
+/// The group that gives a confined monitor access to KVM; `None` if everybody has it.
+///
+/// # Errors
+/// Why a monitor that is not root can have none, and what to do.
+pub(crate) fn kvm_group() -> Result<Option<u32>, String> {
+    let meta = fs_err::metadata("/dev/kvm").map_err(|error| error.to_string())?;
+    group_for(meta.mode(), meta.gid())
+}
+
+fn group_for(mode: u32, gid: u32) -> Result<Option<u32>, String> {
+    match (mode & 0o006, mode & 0o060, gid) {
+        (0o006, _, _) => Ok(None),
+        (_, 0o060, 1..) => Ok(Some(gid)),
+        _ => {
+            Err("/dev/kvm is for root only, and monitors do not run as root; give it to a group: \
+                  chgrp kvm /dev/kvm && chmod 660 /dev/kvm"
+                .to_owned())
+        }
+    }
 }
 
 fn situation(qemu: &Qemu, kernel: &Path) -> String {
@@ -174,4 +199,17 @@ async fn boot(
     }
     let printed = fs_err::read(console).unwrap_or_default();
     Ok(String::from_utf8_lossy(&printed).contains(REACHED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_monitor_gets_the_group_of_kvm_and_never_roots() {
+        assert_eq!(group_for(0o100_666, 0), Ok(None));
+        assert_eq!(group_for(0o100_660, 106), Ok(Some(106)));
+        assert!(group_for(0o100_660, 0).is_err());
+        assert!(group_for(0o100_600, 106).is_err());
+    }
 }

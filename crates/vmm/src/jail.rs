@@ -18,7 +18,7 @@ use base::process::Command;
 use rustix::{
     fs::Mode,
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    process::{Resource, Rlimit, setrlimit, setsid, umask},
+    process::{Gid, Resource, Rlimit, Uid, setrlimit, setsid, umask},
     thread::{
         LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_no_new_privs,
         set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -89,15 +89,18 @@ impl NetworkNamespace {
     }
 }
 
-/// Makes `command` confine itself and gives it `fds`, each under the number asked for.
+/// Makes `command` confine itself and gives it `fds`, each under the number asked for. `group` is
+/// the one group besides its own that it is in.
 #[expect(unsafe_code, reason = "code between fork and exec cannot be written without it")]
 pub(crate) fn confine(
     command: &mut Command,
     confinement: &Confinement,
+    group: Option<u32>,
     fds: Vec<(OwnedFd, RawFd)>,
 ) {
     command.as_std_mut().env(MARKER, &confinement.marker);
-    let jail = Prepared::new(confinement, fds);
+    let groups = group.map(Gid::from_raw).into_iter().collect();
+    let jail = Prepared::new(confinement, groups, fds);
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. `Prepared::enter`
     // makes plain system calls on data that was allocated before the fork, and allocates nothing.
     unsafe {
@@ -117,13 +120,14 @@ pub(crate) fn hand_over(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
 /// Everything that the child needs, allocated before the fork.
 struct Prepared {
     uid: u32,
+    groups: Vec<Gid>,
     covered: Vec<CString>,
     network: NetworkNamespace,
     fds: Vec<(OwnedFd, RawFd)>,
 }
 
 impl Prepared {
-    fn new(confinement: &Confinement, fds: Vec<(OwnedFd, RawFd)>) -> Self {
+    fn new(confinement: &Confinement, groups: Vec<Gid>, fds: Vec<(OwnedFd, RawFd)>) -> Self {
         let covered = COVERED
             .iter()
             .map(Path::new)
@@ -131,7 +135,8 @@ impl Prepared {
             .filter(|p| p.is_dir())
             .filter_map(|p| CString::new(p.as_os_str().as_bytes()).ok())
             .collect();
-        Self { uid: confinement.uid, covered, network: confinement.network.clone(), fds }
+        let (uid, network) = (confinement.uid, confinement.network.clone());
+        Self { uid, groups, covered, network, fds }
     }
 
     fn enter(&self) -> io::Result<()> {
@@ -144,9 +149,9 @@ impl Prepared {
         self.cover()?;
         rustix::process::chdir(c"/")?;
         place_fds(&self.fds)?;
-        set_thread_groups(&[])?;
-        let gid = rustix::process::Gid::from_raw(self.uid);
-        let uid = rustix::process::Uid::from_raw(self.uid);
+        set_thread_groups(&self.groups)?;
+        let gid = Gid::from_raw(self.uid);
+        let uid = Uid::from_raw(self.uid);
         set_thread_res_gid(gid, gid, gid)?;
         set_thread_res_uid(uid, uid, uid)?;
         set_no_new_privs(true)?;

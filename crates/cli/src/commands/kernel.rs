@@ -105,7 +105,7 @@ fn prepare(args: &Args, app: &App) -> Result<ExitCode> {
         KernelSource::Package { .. } => &PACKAGE_TOOLS,
         KernelSource::Host { .. } | KernelSource::Paths { .. } => &FILE_TOOLS,
     })?;
-    let known = hinted(kernel::list(&app.global().data_dir))?;
+    let known = hinted(kernel::list(app.global().data_dir()))?;
     let bundle = preparing::run(app, KernelError::hint, move |data, progress| {
         kernel::prepare(data, &source, progress)
     })?;
@@ -132,7 +132,7 @@ fn source(args: &Args) -> Option<KernelSource> {
 
 /// The kernel that new sandboxes get; a damaged one is an error, because they would fail.
 fn current(app: &App) -> Result<Option<KernelBundle>> {
-    match kernel::current(&app.global().data_dir) {
+    match kernel::current(app.global().data_dir()) {
         Ok(bundle) => Ok(Some(bundle)),
         Err(KernelError::NoKernel | KernelError::Unknown { .. }) => Ok(None),
         Err(error) => Err(preparing::with_hint(error, KernelError::hint)),
@@ -146,7 +146,7 @@ fn there_already(app: &App, bundle: &KernelBundle, more: &str) -> Result<ExitCod
 }
 
 fn list(app: &App) -> Result<ExitCode> {
-    let data = &app.global().data_dir;
+    let data = app.global().data_dir();
     let bundles = hinted(kernel::list(data))?;
     let current = kernel::current(data).ok().map(|bundle| bundle.id().to_owned());
     let is_current = |bundle: &KernelBundle| current.as_deref() == Some(bundle.id());
@@ -173,7 +173,7 @@ fn table(kernels: Vec<Shown>) -> Table {
 }
 
 fn verify(app: &App) -> Result<ExitCode> {
-    let bundle = hinted(kernel::current(&app.global().data_dir))?;
+    let bundle = hinted(kernel::current(app.global().data_dir()))?;
     let checked = bundle.clone();
     preparing::run(app, disk::DiskError::hint, move |_, progress| {
         progress(disk::Progress { step: format!("reading the kernel {}", checked.id()) });

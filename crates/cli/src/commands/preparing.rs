@@ -48,7 +48,7 @@ pub(crate) fn with_hint<E: std::error::Error + Send + Sync + 'static>(
 
 /// The data directory, which is made if it is not there.
 fn data_dir(app: &App) -> Result<PathBuf> {
-    let data = std::path::absolute(&app.global().data_dir).context("find the data directory")?;
+    let data = std::path::absolute(app.global().data_dir()).context("find the data directory")?;
     let made = std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&data);
     match made {
         Ok(()) => Ok(data),

@@ -1,4 +1,7 @@
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use daemon::{Bound, Config, Flags};
@@ -32,7 +35,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     log_to_stderr(&args.log_level)?;
     let config = Config::load(Flags {
-        data_dir: Some(app.global().data_dir.clone()),
+        data_dir: app.global().given_data_dir().map(Path::to_owned),
         socket: args.socket.clone(),
         listen: args.listen.clone(),
         insecure_listen: args.insecure_listen,

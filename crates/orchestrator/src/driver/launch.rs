@@ -43,6 +43,7 @@ impl Driver {
             run_dir: self.node.make_run(name)?,
             confinement: Some(self.node.confinement(name, self.record.slot + 1, self.machine())?),
         };
+        self.node.note_engine(name, &engine.qemu.fingerprint())?;
         Ok(engine.qemu.launch(plan)?)
     }
 

@@ -88,7 +88,7 @@ impl Driver {
         );
         devices?;
         tracing::debug!(sandbox = %self.record.id, stats = ?stats?, "memory saved");
-        let fingerprint = self.node.engine().await?.qemu.fingerprint();
+        let fingerprint = self.node.noted_engine(self.record.id.as_str())?;
         let (directory, temporary) = (self.directory.clone(), temporary.to_owned());
         blocking(move || directory.commit_snapshot(&temporary, taken_at, fingerprint, base)).await
     }

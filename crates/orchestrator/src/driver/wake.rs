@@ -121,7 +121,7 @@ impl Driver {
             instance => self.node.templates.of_instance(&self.node, instance).await?.ram.clone(),
         };
         let guest_pages = ram.bytes() / PAGE as u64;
-        let pages =
+        let mut pages =
             PageFile::open(&snapshot.pages(), &template::tag(&manifest.memory_base), guest_pages)?;
         let files = BootFiles {
             ram,
@@ -131,7 +131,11 @@ impl Driver {
             boot: Boot::RestoreLater { state: snapshot.devices()? },
         };
         let _turn = self.node.turn().await?;
-        self.directory.keep_layers(&manifest.layers)?;
+        if self.directory.has_newer_layers(manifest)? {
+            // They are about to be thrown away for the snapshot, so it had better be good.
+            pages = blocking(move || pages.verify().map(|()| pages).map_err(Error::from)).await?;
+            self.directory.keep_layers(&manifest.layers)?;
+        }
         let mut layers = manifest.layers.clone();
         layers.push(self.directory.add_layer(self.record.spec.disk_mib)?);
         let vm = self.launch(&engine, files, &layers)?;
@@ -173,14 +177,16 @@ impl Driver {
         };
         let _turn = self.node.turn().await?;
         // A layer of its own, so that the snapshot's layers stay as they are if the boot fails.
-        self.directory.add_layer(self.record.spec.disk_mib)?;
-        let layers = self.directory.layers()?;
+        let before = self.directory.layers()?;
+        let top = self.directory.add_layer(self.record.spec.disk_mib)?;
+        let layers = [before.as_slice(), &[top]].concat();
         let vm = self.launch(&engine, files, &layers)?;
         let channel = match self.identify(&vm, Patience::Booting).await {
             Ok(channel) => channel,
             Err(error) => {
                 let console = vm.console_tail().await.0;
                 vm.kill().await;
+                self.directory.keep_layers(&before)?;
                 tracing::warn!(sandbox = %self.record.id, console, "a boot from disk failed");
                 return Err(error);
             }

@@ -77,6 +77,14 @@ impl PageFile {
         Ok(Self { path: path.to_owned(), file, runs })
     }
 
+    /// Reads everything once and checks it, without using it.
+    pub fn verify(&mut self) -> Result<(), VmError> {
+        let again = self.file.try_clone().map_err(VmError::io("read the page file"))?;
+        Self { path: self.path.clone(), file: again, runs: self.runs.clone() }
+            .each_segment(|_| Ok(()))?;
+        self.file.rewind().map_err(VmError::io("read the page file"))
+    }
+
     /// How many pages it holds.
     pub fn stats(&self) -> PageStats {
         stats(&self.runs)

@@ -77,7 +77,9 @@ impl Qemu {
             .stdout(std::process::Stdio::null())
             .stderr(stderr_for_child);
         match &plan.confinement {
-            Some(confinement) => jail::confine(&mut command, confinement, fds.0),
+            Some(confinement) => {
+                jail::confine(&mut command, confinement, self.device_group(), fds.0);
+            }
             None => jail::hand_over(&mut command, fds.0),
         }
         let process = command.spawn().map_err(VmError::Spawn)?;

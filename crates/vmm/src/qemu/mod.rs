@@ -6,7 +6,10 @@ mod merge;
 mod qmp;
 mod vm;
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use base::process::Command;
 
@@ -14,7 +17,7 @@ pub use vm::{Console, GuestPort, PortWatch, Vm, VmHandle};
 
 use crate::{
     VmError,
-    accel::{Accelerator, Verdict},
+    accel::{self, Accelerator, Verdict},
 };
 
 /// The oldest version that our command line and snapshot method work with.
@@ -28,6 +31,22 @@ pub struct Qemu {
     version: String,
     accelerator: Accelerator,
     tsc_khz: Option<u64>,
+    stamp: Stamp,
+}
+
+/// What changes when a package manager replaces a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: i64,
+    size: u64,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let meta = fs_err::metadata(path).ok()?;
+        Some(Self { inode: meta.ino(), modified: meta.mtime(), size: meta.size() })
+    }
 }
 
 impl Qemu {
@@ -42,6 +61,8 @@ impl Qemu {
 
     /// Uses the QEMU at `binary`.
     pub fn at(binary: &Path, accelerator: Accelerator) -> Result<Self, VmError> {
+        let stamp = Stamp::of(binary)
+            .ok_or_else(|| VmError::Missing { binary: binary.display().to_string() })?;
         let output =
             Command::new(binary).arg("--version").output().map_err(|error| match error {
                 base::process::ProcessError::Missing { program } => {
@@ -58,7 +79,7 @@ impl Qemu {
             });
         }
         let version = version.unwrap_or_default();
-        Ok(Self { binary: binary.to_owned(), version, accelerator, tsc_khz: None })
+        Ok(Self { binary: binary.to_owned(), version, accelerator, tsc_khz: None, stamp })
     }
 
     /// The same QEMU used as the verdict says.
@@ -76,6 +97,19 @@ impl Qemu {
 
     pub(crate) fn binary(&self) -> &Path {
         &self.binary
+    }
+
+    /// Whether the binary is still the one whose version was asked.
+    pub fn is_unchanged(&self) -> bool {
+        Stamp::of(&self.binary) == Some(self.stamp)
+    }
+
+    /// The group that a monitor needs to be in for its accelerator.
+    fn device_group(&self) -> Option<u32> {
+        match self.accelerator {
+            Accelerator::Kvm => accel::kvm_group().ok().flatten(),
+            Accelerator::Tcg => None,
+        }
     }
 
     /// Its version, for people.

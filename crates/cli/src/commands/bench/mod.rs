@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         return Err(hinted("a daemon has to run as root", "run it with sudo"));
     }
-    let user_data = std::path::absolute(&app.global().data_dir).context("find the data dir")?;
+    let user_data = std::path::absolute(app.global().data_dir()).context("find the data dir")?;
     kernel::current(&user_data).map_err(|e| preparing::with_hint(e, KernelError::hint))?;
     let request = CreateSandbox {
         image: Some(choose_image(args, &user_data)?),

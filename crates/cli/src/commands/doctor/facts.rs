@@ -97,7 +97,7 @@ pub(super) struct Facts {
 
 /// Looks at everything. Boots a VM only if `probe`, reads whole files only if `verify`.
 pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
-    let data = std::path::absolute(&app.global().data_dir).context("find the data directory")?;
+    let data = std::path::absolute(app.global().data_dir()).context("find the data directory")?;
     let qemu = Qemu::find(Accelerator::Tcg);
     let bundle = kernel::current(&data);
     let accelerator = match (&qemu, &bundle) {

@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
 }
 
 fn existing(app: &App, recipe: Recipe) -> Result<Option<Image>> {
-    match image::open(&app.global().data_dir, recipe.name()) {
+    match image::open(app.global().data_dir(), recipe.name()) {
         Ok(image) => Ok(Some(shown(recipe, &image))),
         Err(ImageError::Unknown { .. }) => Ok(None),
         Err(error) => Err(preparing::with_hint(error, ImageError::hint)),
