@@ -1,6 +1,11 @@
 //! Recording a template: boot once, wait until the agent is ready, keep what is there.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs::Permissions,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
+    path::Path,
+    sync::Arc,
+};
 
 use base::files;
 use vmm::{Boot, Disks, Plan, Vm, memory::Ram};
@@ -116,11 +121,21 @@ async fn boot_and_save(vm: &Vm, directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Opens a file that a monitor opens once more through its descriptor, which the file's mode has to
+/// allow. There is nothing secret in a kernel, but whoever prepared it may have had a strict umask.
+fn open_to_monitors(path: &Path) -> Result<OwnedFd> {
+    let mode = fs_err::metadata(path)?.permissions().mode();
+    if mode & 0o004 == 0 {
+        fs_err::set_permissions(path, Permissions::from_mode(0o644))?;
+    }
+    template::open(path)
+}
+
 /// A boot from the kernel.
 pub(crate) fn cold_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
     Ok(Boot::Cold {
-        kernel: template::open(&shape.bundle.vmlinux())?,
-        initramfs: template::open(&shape.initramfs)?,
+        kernel: open_to_monitors(&shape.bundle.vmlinux())?,
+        initramfs: open_to_monitors(&shape.initramfs)?,
         command_line: format!("{COMMAND_LINE} {}", engine.qemu.kernel_arguments()),
     })
 }
