@@ -294,9 +294,13 @@ impl Node {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
-        for group in self.groups() {
-            // One whose process is still ending stays, empty.
-            let _ = fs_err::remove_dir(group);
+        // A group can be removed once init has reaped its processes, which nobody is told of.
+        for _ in 0..500 {
+            let groups = self.groups();
+            if groups.iter().filter(|group| fs_err::remove_dir(group).is_err()).count() == 0 {
+                break;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
         }
         drop(self.sandboxes.take());
     }

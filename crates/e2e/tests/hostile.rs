@@ -42,9 +42,10 @@ async fn a_guest_that_floods_its_console_fills_nothing() {
         .await;
     assert_eq!(guest.sh("echo here").await, "here");
     let run = node.data().join("run").join(&guest.id);
-    for entry in std::fs::read_dir(run).unwrap() {
-        assert_eq!(entry.unwrap().metadata().unwrap().len(), 0, "sockets and nothing else");
-    }
+    let sizes =
+        std::fs::read_dir(run).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+    let size: u64 = sizes.sum();
+    assert!(size < 4096, "the guest has written {size} bytes there");
     assert!(node.log().len() < 200, "the guest writes the daemon's log");
     guest.stop().await;
     assert_eq!(guest.sh("echo here").await, "here");

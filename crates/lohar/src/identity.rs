@@ -19,6 +19,9 @@ use crate::sys;
 /// How far the clock may be from what was set, when looked at again.
 const CLOCK_TOLERANCE_NS: u64 = 1_000_000_000;
 
+/// The address under which a machine knows itself, as Debian has it.
+const OWN_ADDRESS: &str = "127.0.1.1";
+
 /// Longest host name that the kernel takes.
 const HOSTNAME_MAX: usize = 64;
 
@@ -147,8 +150,11 @@ fn confirm(part: &str, result: io::Result<bool>) -> Result<(), WireError> {
 }
 
 /// Replaces the content of a small file in place and reads it back.
-fn put(file: &File, content: &str) -> io::Result<bool> {
-    file.set_len(0)?;
+fn put(file: &OpenFile, content: &str) -> io::Result<bool> {
+    let OpenFile { file, length } = file;
+    if *length > content.len() as u64 {
+        file.set_len(0)?;
+    }
     file.write_all_at(content.as_bytes(), 0)?;
     let mut found = vec![0; content.len()];
     file.read_exact_at(&mut found, 0)?;
@@ -160,12 +166,27 @@ fn put(file: &File, content: &str) -> io::Result<bool> {
 /// and opening files would take it longer than all the rest.
 #[derive(Debug)]
 pub(crate) struct IdentityFiles {
-    hostname: File,
-    hosts: File,
-    machine_id: File,
-    dbus_machine_id: Option<File>,
+    hostname: OpenFile,
+    hosts: OpenFile,
+    machine_id: OpenFile,
+    dbus_machine_id: Option<OpenFile>,
     /// What `/etc/hosts` says of other machines.
     known_hosts: String,
+}
+
+/// A file and how long it was when it was opened; an identity is given once.
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    length: u64,
+}
+
+impl OpenFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        Ok(Self { length: file.metadata()?.len(), file })
+    }
 }
 
 impl IdentityFiles {
@@ -176,17 +197,14 @@ impl IdentityFiles {
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         let etc = root.join("etc");
         fs::create_dir_all(&etc)?;
-        let open = |path: &Path| {
-            File::options().read(true).write(true).create(true).truncate(false).open(path)
-        };
         let dbus = root.join("var/lib/dbus/machine-id");
         // A link leads to the file in `/etc`, as most distributions have it.
         let dbus_is_file = fs::symlink_metadata(&dbus).is_ok_and(|meta| meta.is_file());
         Ok(Self {
-            hostname: open(&etc.join("hostname"))?,
-            hosts: open(&etc.join("hosts"))?,
-            machine_id: open(&etc.join("machine-id"))?,
-            dbus_machine_id: dbus_is_file.then(|| open(&dbus)).transpose()?,
+            hostname: OpenFile::new(&etc.join("hostname"))?,
+            hosts: OpenFile::new(&etc.join("hosts"))?,
+            machine_id: OpenFile::new(&etc.join("machine-id"))?,
+            dbus_machine_id: dbus_is_file.then(|| OpenFile::new(&dbus)).transpose()?,
             known_hosts: fs::read_to_string(etc.join("hosts")).unwrap_or_default(),
         })
     }
@@ -194,10 +212,16 @@ impl IdentityFiles {
 
 /// The text of a hosts file in which `name` is this machine.
 pub(crate) fn name_in_hosts(hosts: &str, name: &str) -> String {
-    const OWN: &str = "127.0.1.1";
+    let mut text = nameless_hosts(hosts);
+    text.push_str(&format!("{OWN_ADDRESS} {name}\n"));
+    text
+}
+
+/// The text of a hosts file that does not say who this machine is.
+pub(crate) fn nameless_hosts(hosts: &str) -> String {
     let mut text = String::new();
     let mut has_localhost = false;
-    for line in hosts.lines().filter(|line| line.split_whitespace().next() != Some(OWN)) {
+    for line in hosts.lines().filter(|line| line.split_whitespace().next() != Some(OWN_ADDRESS)) {
         has_localhost |= line.split_whitespace().next() == Some("127.0.0.1");
         text.push_str(line);
         text.push('\n');
@@ -205,7 +229,6 @@ pub(crate) fn name_in_hosts(hosts: &str, name: &str) -> String {
     if !has_localhost {
         text.push_str("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     }
-    text.push_str(&format!("{OWN} {name}\n"));
     text
 }
 

@@ -80,9 +80,9 @@ fn delegate_controllers() {
 fn identity_files() -> Result<(), BootError> {
     make_directory(IDENTITY)?;
     let hosts = fs::read("/etc/hosts").unwrap_or_default();
-    let hosts = identity::name_in_hosts(&String::from_utf8_lossy(&hosts), HOSTNAME);
-    in_memory("hosts", &hosts)?;
-    in_memory("hostname", &format!("{HOSTNAME}\n"))?;
+    // As short as can be: what is only ever made longer need not be cut first.
+    in_memory("hosts", &identity::nameless_hosts(&String::from_utf8_lossy(&hosts)))?;
+    in_memory("hostname", "")?;
     in_memory("machine-id", "")
 }
 

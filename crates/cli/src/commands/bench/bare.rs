@@ -32,6 +32,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The timeout that the daemon gives a command that names none.
 const COMMAND_TIMEOUT_MS: u64 = api::DEFAULT_TIMEOUT_SEC * 1000;
 
+/// A sandbox's description as it lies on the disk; its checksum does not matter here.
+#[derive(Debug, Deserialize)]
+struct Description {
+    body: Origin,
+}
+
 /// What a sandbox's directory says of where it comes from.
 #[derive(Debug, Deserialize)]
 struct Origin {
@@ -57,7 +63,8 @@ impl Kit {
     /// Of the template that sandbox `id` of the node in `data` was made of.
     pub(super) fn like(data: &Path, id: &str, machine: Machine, qemu: Qemu) -> Result<Self> {
         let origin = fs::read(data.join("sandboxes").join(id).join("origin.json"))?;
-        let origin: Origin = serde_json::from_slice(&origin).context("read origin.json")?;
+        let Description { body: origin } =
+            serde_json::from_slice(&origin).context("read origin.json")?;
         let template = data.join("templates").join(origin.template);
         let (ram, _) = Ram::load(&template.join("ram")).context("load the template's memory")?;
         let workshop = data.join("bare");

@@ -206,5 +206,5 @@ async fn measure(
     bench.memory(at_most(SANDBOXES)).await?;
     bench.daemons(at_most(SAMPLES_DAEMON)).await?;
     bench.say("done");
-    Ok(Report::new(host, bench.samples.summaries()))
+    Ok(Report::new(host, bench.samples.results()))
 }

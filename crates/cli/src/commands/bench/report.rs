@@ -1,15 +1,12 @@
 //! The result, for people and for programs.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use api::Health;
 use fs_err as fs;
 use serde::Serialize;
 
-use super::{
-    rows::{Limit, Row, TARGETS},
-    stats::Summary,
-};
+use super::rows::{Limit, Results, TARGETS};
 use crate::{commands::doctor::host, table::Table};
 
 /// Where and of what it was measured.
@@ -86,12 +83,12 @@ pub(super) struct Report {
     host: Host,
     rows: Vec<ShownRow>,
     #[serde(skip)]
-    summaries: BTreeMap<Row, Summary>,
+    results: Results,
 }
 
 impl Report {
-    pub(super) fn new(host: Host, summaries: BTreeMap<Row, Summary>) -> Self {
-        let rows = summaries.iter().map(|(row, summary)| ShownRow {
+    pub(super) fn new(host: Host, results: Results) -> Self {
+        let rows = results.rows.iter().map(|(row, summary)| ShownRow {
             name: row.name(),
             unit: row.unit(),
             n: summary.n,
@@ -100,25 +97,25 @@ impl Report {
             p90: round(summary.p90),
             p99: round(summary.p99),
         });
-        Self { host, rows: rows.collect(), summaries }
+        Self { host, rows: rows.collect(), results }
     }
 
     /// Results, host and targets, one below the other.
     pub(super) fn text(&self) -> String {
-        let mut tables = vec![self.results(), self.host.table()];
-        tables.extend(targets(&self.summaries));
+        let mut tables = vec![self.measured(), self.host.table()];
+        tables.extend(targets(&self.results));
         tables.iter().map(Table::render).collect::<Vec<_>>().join("\n")
     }
 
-    fn results(&self) -> Table {
+    fn measured(&self) -> Table {
         let mut table =
             Table::new(&["ROW", "N", "MIN", "P50", "P90", "P99", "UNIT", "RATIO", "TO"]);
-        for (row, all) in &self.summaries {
+        for (row, all) in &self.results.rows {
             let mut cells = vec![row.name(), all.n.to_string()];
             cells.extend([all.min, all.p50, all.p90, all.p99].map(number));
             cells.push(row.unit().to_owned());
             if let Some(floor) = row.floor()
-                && let Some(of) = self.summaries.get(&floor)
+                && let Some(of) = self.results.beside.get(&(*row, floor))
             {
                 cells.extend([format!("{:.2}", all.p50 / of.p50), floor.name()]);
             }
@@ -128,21 +125,22 @@ impl Report {
     }
 }
 
-/// A line for each target that can be judged, if any can. Medians are compared.
-fn targets(summaries: &BTreeMap<Row, Summary>) -> Option<Table> {
-    let median = |row: Row| summaries.get(&row).map(|summary| summary.p50);
+/// A line for each target that can be judged, if any can. Medians of the same rounds are compared.
+fn targets(results: &Results) -> Option<Table> {
     let mut table = None;
     for (row, limit) in TARGETS {
+        let beside = |other| results.beside.get(&(row, other)).map(|other| other.p50);
         let (rule, most) = match limit {
             Limit::Times(factor, of) => {
-                (format!("{factor} x {}", of.name()), median(of).map(|of| of * factor))
+                (format!("{factor} x {}", of.name()), beside(of).map(|of| of * factor))
             }
             Limit::Plus(more, to) => {
-                (format!("{} + {more}", to.name()), median(to).map(|to| to + more))
+                (format!("{} + {more}", to.name()), beside(to).map(|to| to + more))
             }
             Limit::Absolute(most) => (number(most), Some(most)),
         };
-        let (Some(measured), Some(most)) = (median(row), most) else { continue };
+        let measured = results.rows.get(&row).map(|summary| summary.p50);
+        let (Some(measured), Some(most)) = (measured, most) else { continue };
         let result = if measured <= most { "met" } else { "missed" };
         let header = ["TARGET", "LIMIT", "MEASURED", "UNIT", "RESULT"];
         table.get_or_insert_with(|| Table::new(&header)).row([
@@ -168,15 +166,17 @@ fn round(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::bench::rows::{Row, Samples};
 
-    fn summaries(medians: &[(Row, f64)]) -> BTreeMap<Row, Summary> {
-        let of = |p50| Summary { n: 1, min: p50, p50, p90: p50, p99: p50 };
-        medians.iter().map(|(row, p50)| (*row, of(*p50))).collect()
+    fn results(samples: &[(Row, f64)]) -> Results {
+        let mut all = Samples::of(&[]);
+        samples.iter().for_each(|(row, sample)| all.add(*row, *sample));
+        all.results()
     }
 
     #[test]
     fn targets_are_judged_by_the_median_and_left_out_if_something_is_missing() {
-        let all = summaries(&[
+        let all = results(&[
             (Row::Floor, 50.0),
             (Row::Create, 70.0),
             (Row::Stop, 50.01),
@@ -218,7 +218,7 @@ mod tests {
             sandbox_memory_mb: 1024,
             version: "0".into(),
         };
-        let report = Report::new(host, summaries(&[(Row::Create10, 1.23456)]));
+        let report = Report::new(host, results(&[(Row::Create10, 1.23456)]));
         let json = serde_json::to_value(&report).unwrap();
         let row = serde_json::json!({
             "name": "create_10", "unit": "ms", "n": 1,

@@ -57,12 +57,27 @@ impl Row {
     }
 }
 
+/// What a row is compared with, by its target too.
+fn references(row: Row) -> impl Iterator<Item = Row> {
+    let target = TARGETS.iter().find(|(of, _)| *of == row).and_then(|(_, limit)| limit.reference());
+    row.floor().into_iter().chain(target.filter(|reference| row.floor() != Some(*reference)))
+}
+
 /// How large a row may be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Limit {
     Times(f64, Row),
     Plus(f64, Row),
     Absolute(f64),
+}
+
+impl Limit {
+    fn reference(self) -> Option<Row> {
+        match self {
+            Self::Times(_, row) | Self::Plus(_, row) => Some(row),
+            Self::Absolute(_) => None,
+        }
+    }
 }
 
 /// What we want to reach; medians are compared.
@@ -85,6 +100,9 @@ pub(super) const TARGETS: [(Row, Limit); 11] = [
 pub(super) struct Samples {
     wanted: BTreeSet<Row>,
     lists: BTreeMap<Row, Vec<f64>>,
+    /// For a row and what it is compared with, those samples of the latter that were taken just
+    /// before each sample of the former: rounds at another time say nothing about this one.
+    beside: BTreeMap<(Row, Row), Vec<f64>>,
     /// What is measured now only warms the caches of both sides.
     pub(super) warming_up: bool,
 }
@@ -93,17 +111,11 @@ impl Samples {
     /// For the rows asked for and what they are compared with; for all if none is named.
     pub(super) fn of(only: &[Row]) -> Self {
         let mut wanted: BTreeSet<Row> = only.iter().copied().collect();
-        wanted.extend(only.iter().filter_map(|row| row.floor()));
-        wanted.extend(TARGETS.iter().filter(|(row, _)| only.contains(row)).filter_map(
-            |(_, limit)| match limit {
-                Limit::Times(_, other) | Limit::Plus(_, other) => Some(*other),
-                Limit::Absolute(_) => None,
-            },
-        ));
+        wanted.extend(only.iter().copied().flat_map(references));
         if only.is_empty() {
             wanted.extend(clap::ValueEnum::value_variants());
         }
-        Self { wanted, lists: BTreeMap::new(), warming_up: false }
+        Self { wanted, lists: BTreeMap::new(), beside: BTreeMap::new(), warming_up: false }
     }
 
     /// Whether any of `rows` was asked for.
@@ -113,19 +125,37 @@ impl Samples {
 
     /// Keeps a sample in the row's own unit, unless nobody asked or it is a warm-up.
     pub(super) fn add(&mut self, row: Row, sample: f64) {
-        if !self.warming_up && self.want(&[row]) {
-            self.lists.entry(row).or_default().push(sample);
+        if self.warming_up || !self.want(&[row]) {
+            return;
         }
+        for reference in references(row) {
+            if let Some(latest) = self.lists.get(&reference).and_then(|list| list.last()) {
+                self.beside.entry((row, reference)).or_default().push(*latest);
+            }
+        }
+        self.lists.entry(row).or_default().push(sample);
     }
 
     pub(super) fn add_time(&mut self, row: Row, time: Duration) {
         self.add(row, time.as_secs_f64() * 1000.0);
     }
 
-    /// Every row that has samples, in order.
-    pub(super) fn summaries(&self) -> BTreeMap<Row, Summary> {
-        self.lists.iter().filter_map(|(row, samples)| Some((*row, Summary::of(samples)?))).collect()
+    pub(super) fn results(&self) -> Results {
+        Results { rows: summaries(&self.lists), beside: summaries(&self.beside) }
     }
+}
+
+fn summaries<K: Copy + Ord>(lists: &BTreeMap<K, Vec<f64>>) -> BTreeMap<K, Summary> {
+    lists.iter().filter_map(|(key, samples)| Some((*key, Summary::of(samples)?))).collect()
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Results {
+    /// Every row that has samples, in order.
+    pub(super) rows: BTreeMap<Row, Summary>,
+    /// For a row and what it is compared with, the latter as it was in the same rounds.
+    pub(super) beside: BTreeMap<(Row, Row), Summary>,
 }
 
 #[cfg(test)]
@@ -148,9 +178,9 @@ mod tests {
         samples.warming_up = false;
         samples.add_time(Row::Wake, Duration::from_micros(1500));
         samples.add(Row::Create, 1.0);
-        let summaries = samples.summaries();
-        assert_eq!(summaries.len(), 1);
-        assert_eq!((summaries[&Row::Wake].n, summaries[&Row::Wake].p50), (1, 1.5));
+        let results = samples.results();
+        assert_eq!(results.rows.len(), 1);
+        assert_eq!((results.rows[&Row::Wake].n, results.rows[&Row::Wake].p50), (1, 1.5));
         assert!(Samples::of(&[]).want(&[Row::DaemonStart]));
     }
 
@@ -162,5 +192,26 @@ mod tests {
                 assert!(samples.want(&[other]), "{}", row.name());
             }
         }
+    }
+
+    #[test]
+    fn a_row_is_compared_with_what_was_measured_beside_it() {
+        let mut samples = Samples::of(&[]);
+        for (floor, create) in [(10.0, 20.0), (12.0, 24.0)] {
+            samples.add(Row::Floor, floor);
+            samples.add(Row::Create, create);
+        }
+        // Later, on a machine that has become slower.
+        for _ in 0..10 {
+            samples.add(Row::Floor, 99.0);
+            samples.add(Row::Stop, 50.0);
+        }
+        let results = samples.results();
+        assert_eq!(results.rows[&Row::Floor].p50, 99.0);
+        assert_eq!(results.beside[&(Row::Create, Row::Floor)].p50, 10.0);
+        assert_eq!(results.beside[&(Row::Stop, Row::Floor)].n, 10);
+        samples.add(Row::ExecApi, 8.0);
+        samples.add(Row::ExecCli, 11.0);
+        assert_eq!(samples.results().beside[&(Row::ExecCli, Row::ExecApi)].p50, 8.0);
     }
 }
