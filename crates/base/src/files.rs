@@ -64,6 +64,12 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Bytes that may still be written to the file system that holds `path`.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Removes what a crash left under temporary names in `directory`, and says how many there were.
 /// Must not run while anything writes there.
 pub fn sweep_temporary(directory: &Path) -> io::Result<usize> {

@@ -7,7 +7,7 @@ use base::{
     ids::{Name, SandboxId, UserId},
 };
 use disk::image;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 use crate::{
     Error, Kind, Result,
@@ -160,19 +160,24 @@ impl Orchestrator {
     ) -> Result<Created> {
         let defaults = &self.node.settings.defaults;
         let (name, spec) = admission::admit(request, defaults, owner.limits, admission::host())?;
+        // Whether it can be made at all is asked before anything is made.
+        let existing = name.as_ref().and_then(|n| self.node.registry.find(&owner.id, n.as_str()));
+        if existing.is_none() {
+            self.node.engine().await?;
+            self.node.shape(&spec)?;
+        }
+        let naming = Arc::clone(&self.node.naming).lock_owned().await;
         if let Some(name) = &name
             && let Some(existing) = self.node.registry.find(&owner.id, name.as_str())
         {
+            drop(naming);
             return same_or_taken(existing, &spec).await;
         }
-        // Whether it can be made at all is asked before anything is made.
-        self.node.engine().await?;
-        self.node.shape(&spec)?;
         let name = match name {
             Some(name) => name,
             None => format!("sandbox-{}", base::random::hex::<3>()).parse()?,
         };
-        self.make(owner, name, spec, progress).await
+        self.make(owner, name, spec, progress, naming).await
     }
 
     async fn make(
@@ -181,6 +186,7 @@ impl Orchestrator {
         name: Name,
         spec: Spec,
         progress: Progress,
+        naming: OwnedMutexGuard<()>,
     ) -> Result<Created> {
         let record = Record {
             id: SandboxId::random(),
@@ -198,7 +204,9 @@ impl Orchestrator {
         // A task of its own, because between the row and the driver nobody may leave.
         let started = tokio::spawn(async move {
             let record = node.store.insert_sandbox(&record, limit).await?;
-            Ok::<_, Error>(Sandbox::start_driver(&node, record, Begin::Create { progress, reply }))
+            let sandbox = Sandbox::start_driver(&node, record, Begin::Create { progress, reply });
+            drop(naming);
+            Ok::<_, Error>(sandbox)
         });
         let sandbox = match started.await {
             Ok(sandbox) => sandbox?,

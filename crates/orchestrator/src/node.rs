@@ -57,6 +57,8 @@ pub(crate) struct Node {
     pub store: Store,
     pub templates: Templates,
     pub registry: Registry,
+    /// Held from looking a name up until it is taken.
+    pub naming: Arc<tokio::sync::Mutex<()>>,
     starts: Arc<Semaphore>,
     /// Tells this node's control groups and processes from another node's on the same host.
     pub tag: String,
@@ -133,6 +135,7 @@ impl Node {
             store,
             templates: Templates::default(),
             registry: Registry::default(),
+            naming: Arc::default(),
             starts: Arc::new(Semaphore::new(cpus * STARTS_PER_CPU)),
             tag,
             cgroups: Hierarchy::detect(),

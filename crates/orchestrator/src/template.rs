@@ -80,6 +80,7 @@ impl Template {
     fn load(directory: PathBuf, instance: String) -> Result<Self> {
         let damaged = |what: &str| {
             Error::new(Kind::SnapshotCorrupt, format!("template {instance} is damaged: {what}"))
+                .hint("the sandbox's disk is untouched: bhatti start NAME --from disk")
         };
         let manifest = read_manifest(&directory).ok_or_else(|| damaged("its manifest"))?;
         if hash::file(&directory.join("devices"))? != manifest.devices_sha256 {

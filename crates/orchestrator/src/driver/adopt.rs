@@ -86,13 +86,13 @@ impl Driver {
         let running = match vm.is_running().await {
             Ok(running) => running,
             Err(error) => {
-                self.phase = Phase::Hot(Live { vm, channel: None });
+                self.phase = Phase::Hot(Live::new(vm, None));
                 return Err(error.into());
             }
         };
         if paused && !running {
             // A paused guest cannot answer; it is challenged when it is resumed.
-            self.phase = Phase::Warm(Live { vm, channel: None });
+            self.phase = Phase::Warm(Live::new(vm, None));
             self.show();
             return Ok(());
         }
@@ -103,7 +103,7 @@ impl Driver {
         }
         // A stop or a pause may have been under way.
         let resumed = if running { Ok(()) } else { vm.resume().await };
-        self.phase = Phase::Hot(Live { vm, channel: None });
+        self.phase = Phase::Hot(Live::new(vm, None));
         resumed?;
         self.challenge().await
     }

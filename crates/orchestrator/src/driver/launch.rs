@@ -69,7 +69,7 @@ impl Driver {
         let handle = vm.handle();
         let state =
             State::Running { pid: handle.pid, start_time: handle.start_time, paused: false };
-        self.phase = Phase::Hot(Live { vm, channel: Some(channel) });
+        self.phase = Phase::Hot(Live::new(vm, Some(channel)));
         self.enter(state).await
     }
 }

@@ -19,9 +19,9 @@ mod state;
 mod stop;
 mod wake;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use base::clock;
+use base::{clock, process::Exit};
 use proto::mux::Session;
 use tokio::sync::{mpsc, oneshot, watch};
 use vmm::{Vm, VmError};
@@ -40,6 +40,11 @@ use crate::{
 
 /// Requests that may wait for a busy driver; more wait before they are queued.
 const QUEUE: usize = 64;
+
+/// How often a guest that waits for room on the host's disk is looked after.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
+/// How much room has to be there before it goes on, bytes.
+const ROOM: u64 = 16 << 20;
 
 /// What a driver is asked to do. A reply that nobody waits for any more is dropped.
 #[derive(Debug)]
@@ -74,6 +79,14 @@ pub(crate) enum Begin {
 pub(crate) struct Live {
     vm: Vm,
     channel: Option<Channel>,
+    /// The guest was stopped in the middle of a write for which the host's disk had no room.
+    starved: bool,
+}
+
+impl Live {
+    fn new(vm: Vm, channel: Option<Channel>) -> Self {
+        Self { vm, channel, starved: false }
+    }
 }
 
 pub(crate) struct Driver {
@@ -93,6 +106,8 @@ enum Event {
     Command(Command),
     VmEnded(VmError),
     ChannelLost,
+    OutOfSpace,
+    LookForSpace,
     NobodyLeft,
 }
 
@@ -104,6 +119,23 @@ pub(crate) fn prepare(node: Arc<Node>, record: Record) -> (Driver, Ends) {
     let directory = SandboxDir::at(node.layout.sandbox(&record.id));
     let driver = Driver { node, record, directory, phase, publish, commands };
     (driver, (sender, published))
+}
+
+/// What a VM has to say about room on the host's disk. While a guest waits for room, nothing tells
+/// us that there is some, so we look.
+async fn space(live: &Live) -> Event {
+    if live.starved {
+        #[expect(clippy::disallowed_methods, reason = "there is no event for room on a disk")]
+        tokio::time::sleep(LOOK_FOR_ROOM).await;
+        return Event::LookForSpace;
+    }
+    match live.vm.out_of_space().await {
+        Ok(()) => Event::OutOfSpace,
+        Err(error) => {
+            tracing::debug!(error = base::chain(&error), "no events from a monitor");
+            std::future::pending().await
+        }
+    }
 }
 
 impl Driver {
@@ -137,6 +169,14 @@ impl Driver {
                     self.reconnect().await;
                     true
                 }
+                Event::OutOfSpace => {
+                    self.out_of_space();
+                    true
+                }
+                Event::LookForSpace => {
+                    self.look_for_space().await;
+                    true
+                }
                 Event::NobodyLeft => false,
             };
             if !goes_on {
@@ -160,6 +200,31 @@ impl Driver {
             ended = live.vm.ended() => Event::VmEnded(ended),
             command = self.commands.recv() => command.map_or(Event::NobodyLeft, Event::Command),
             () = lost => Event::ChannelLost,
+            event = space(live) => event,
+        }
+    }
+
+    fn out_of_space(&mut self) {
+        tracing::warn!(sandbox = %self.record.id,
+            "the host's disk is full, the guest waits for room");
+        if let Some(live) = self.phase.live_mut() {
+            live.starved = true;
+        }
+    }
+
+    /// Lets a guest that waits for room go on if there is some. If it is too little the guest is
+    /// stopped again at the same place.
+    async fn look_for_space(&mut self) {
+        let free = base::files::free_bytes(&self.node.layout.sandboxes()).unwrap_or(0);
+        if free < ROOM {
+            return;
+        }
+        if let Phase::Hot(live) = &mut self.phase {
+            live.starved = false;
+            if let Err(error) = live.vm.resume().await {
+                tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
+                    "a guest that waited for room could not go on");
+            }
         }
     }
 
@@ -279,7 +344,13 @@ impl Driver {
     /// The VM is gone and nobody asked for it.
     async fn vm_ended(&mut self, error: VmError) {
         tracing::warn!(sandbox = %self.record.id, error = base::chain(&error), "the VM ended");
-        self.fail(error.to_string()).await;
+        let cause = match error {
+            VmError::Ended { exit: Exit::Code(0), .. } => {
+                "the guest turned itself off, rebooted or panicked".to_owned()
+            }
+            other => other.to_string(),
+        };
+        self.fail(cause).await;
     }
 
     async fn fail(&mut self, cause: String) {

@@ -26,7 +26,7 @@ impl Driver {
                 return Err(self.not_running("stopped"));
             }
         }
-        let Some(Live { vm, channel }) = self.phase.take_live() else {
+        let Some(Live { vm, channel, .. }) = self.phase.take_live() else {
             return Err(self.not_running("stopped"));
         };
         if let Some(channel) = channel
@@ -104,7 +104,7 @@ impl Driver {
                 "a failed snapshot could not be removed");
         }
         let resumed = vm.resume().await;
-        self.phase = Phase::Hot(Live { vm, channel: None });
+        self.phase = Phase::Hot(Live::new(vm, None));
         match resumed {
             Ok(()) => self.reconnect().await,
             Err(error) => self.fail(error.to_string()).await,

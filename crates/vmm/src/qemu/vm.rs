@@ -13,9 +13,14 @@ use std::{
 };
 
 use base::process::Process;
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Value, json};
 use tokio::{
-    io::AsyncReadExt as _, net::UnixStream, sync::OnceCell, task::JoinHandle, time::timeout,
+    io::AsyncReadExt as _,
+    net::UnixStream,
+    sync::{OnceCell, broadcast},
+    task::JoinHandle,
+    time::timeout,
 };
 
 use super::{
@@ -178,17 +183,14 @@ impl Vm {
     /// Writes the device state of a paused VM to a new file, flushed. The VM stays as it is and
     /// may be resumed.
     pub async fn save_devices(&self, path: &Path) -> Result<(), VmError> {
-        let writing = "write the device state";
-        let file: File = fs_err::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(VmError::io(writing))?
-            .into();
+        // The monitor writes to memory and we to the disk: of a full disk it would only say that an
+        // I/O error has occurred.
+        let staging = memfd_create("bhatti-state", MemfdFlags::CLOEXEC)
+            .map_err(|errno| VmError::io("make room for the device state")(errno.into()))?;
         let qmp = self.qmp().await?;
         let set = json!({"fdset-id": STATE_SET});
-        self.guard("add-fd", ANSWER, qmp.command_with("add-fd", set.clone(), Some(file.as_fd())))
-            .await?;
+        let add = qmp.command_with("add-fd", set.clone(), Some(staging.as_fd()));
+        self.guard("add-fd", ANSWER, add).await?;
         // "live" would make QEMU give up its disks, because Xen then goes on somewhere else.
         let target = json!({"filename": format!("/dev/fdset/{STATE_SET}"), "live": false});
         let saved =
@@ -196,7 +198,27 @@ impl Vm {
         let saved = saved.await;
         self.guard("remove-fd", ANSWER, qmp.command("remove-fd", set)).await?;
         saved?;
-        file.sync_all().map_err(VmError::io(writing))
+        copy_flushed(staging, path).map_err(VmError::io("write the device state"))
+    }
+
+    /// Waits until the guest was stopped because the host's disk is full. It goes on from there
+    /// when it is resumed.
+    pub async fn out_of_space(&self) -> Result<(), VmError> {
+        let mut events = self.qmp().await?.events();
+        loop {
+            match events.recv().await {
+                Ok(event) if event.name == "BLOCK_IO_ERROR" => {
+                    if event.data["nospace"].as_bool() == Some(true)
+                        && event.data["action"].as_str() == Some("stop")
+                    {
+                        return Ok(());
+                    }
+                }
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                // The monitor is gone, which others tell better.
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
     }
 
     /// Loads the device state of a VM that was launched to be restored later, and lets it run.
@@ -297,6 +319,16 @@ impl Vm {
             Err(_) => Err(VmError::Silent { what, seconds: limit.as_secs() }),
         }
     }
+}
+
+fn copy_flushed(from: OwnedFd, path: &Path) -> io::Result<()> {
+    let mut from = File::from(from);
+    let mut state = Vec::new();
+    io::Seek::rewind(&mut from)?;
+    io::Read::read_to_end(&mut from, &mut state)?;
+    let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?;
+    io::Write::write_all(&mut file, &state)?;
+    file.sync_all()
 }
 
 fn is_disconnect(error: &VmError) -> bool {
