@@ -18,7 +18,7 @@ use base::process::Command;
 use rustix::{
     fs::Mode,
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    process::{Gid, Resource, Rlimit, Uid, setrlimit, setsid, umask},
+    process::{Gid, Pid, Resource, Rlimit, Uid, setrlimit, setsid, umask},
     thread::{
         LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_no_new_privs,
         set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -119,6 +119,7 @@ pub(crate) fn hand_over(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
 
 /// Everything that the child needs, allocated before the fork.
 struct Prepared {
+    parent: Option<Pid>,
     uid: u32,
     groups: Vec<Gid>,
     covered: Vec<CString>,
@@ -136,7 +137,8 @@ impl Prepared {
             .filter_map(|p| CString::new(p.as_os_str().as_bytes()).ok())
             .collect();
         let (uid, network) = (confinement.uid, confinement.network.clone());
-        Self { uid, groups, covered, network, fds }
+        let parent = Some(rustix::process::getpid());
+        Self { parent, uid, groups, covered, network, fds }
     }
 
     fn enter(&self) -> io::Result<()> {
@@ -155,6 +157,11 @@ impl Prepared {
         set_thread_res_gid(gid, gid, gid)?;
         set_thread_res_uid(uid, uid, uid)?;
         set_no_new_privs(true)?;
+        // Without its daemon nobody has written down that this monitor exists, and until it runs
+        // its program it does not carry the marker by which the next daemon would find it.
+        if rustix::process::getppid() != self.parent {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         Ok(())
     }
 

@@ -64,6 +64,15 @@ impl Command {
         })
     }
 
+    /// Lets the command open a pipe of its own once more by its name, as `/dev/stdout` does.
+    ///
+    /// # Errors
+    /// The kernel refuses to change the owner.
+    pub(crate) fn own(&self, pipe: BorrowedFd<'_>) -> std::io::Result<()> {
+        let Some(user) = &self.user else { return Ok(()) };
+        Ok(rustix::fs::fchown(pipe, Some(user.uid), Some(user.gid))?)
+    }
+
     /// Starts the command on three descriptors.
     ///
     /// # Errors

@@ -111,8 +111,13 @@ impl Job {
         let running = agent.begin_command()?;
         let command = Command::prepare(agent, request)?;
         let pipe = || {
-            pipe_with(PipeFlags::CLOEXEC)
-                .map_err(|errno| refuse(ErrorCode::Limit, format!("make a pipe: {errno}")))
+            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)
+                .map_err(|errno| refuse(ErrorCode::Limit, format!("make a pipe: {errno}")))?;
+            // Both ends are one inode.
+            command
+                .own(writer.as_fd())
+                .map_err(|error| refuse(ErrorCode::Failed, format!("give a pipe away: {error}")))?;
+            Ok::<_, WireError>((reader, writer))
         };
         let (stdout, stdout_writer) = pipe()?;
         let (stderr, stderr_writer) = pipe()?;

@@ -1,5 +1,6 @@
 //! Taking a sandbox up after the daemon was away.
 
+use base::process::Process;
 use vmm::{Vm, VmHandle};
 
 use super::{Driver, Live, Phase};
@@ -41,28 +42,35 @@ impl Driver {
                 if let Err(error) = self.vouch_for(vm, paused).await {
                     tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
                         "a running VM could not be vouched for");
-                    self.fail(format!(
-                        "the VM did not prove itself after the daemon's restart: {error}"
-                    ))
-                    .await;
+                    let cause =
+                        format!("the VM did not prove itself after the daemon's restart: {error}");
+                    self.settle(handle, cause).await;
                 } else {
                     tracing::info!(sandbox = %self.record.id, pid = handle.pid, "VM taken up");
                 }
             }
-            Ok(None) => self.ended_meanwhile().await,
-            Err(error) => self.fail(error.to_string()).await,
+            Ok(None) => {
+                let cause = "the VM ended while the daemon was not running".to_owned();
+                self.settle(handle, cause).await;
+            }
+            Err(error) => self.settle(handle, base::chain(&error)).await,
         }
         if let Err(error) = swept {
             tracing::warn!(error = base::chain(&error), "half-made files could not be removed");
         }
     }
 
-    /// The VM ended while no daemon looked. If that was in the middle of a stop that had already
-    /// put everything on disk, the stop is simply complete.
-    async fn ended_meanwhile(&mut self) {
+    /// There is no VM to go on with; what there may be of one is ended. If that was in the middle of
+    /// a stop that had already put everything on disk, the stop is simply complete.
+    async fn settle(&mut self, handle: VmHandle, cause: String) {
+        if let Some(live) = self.phase.take_live() {
+            live.vm.kill().await;
+        } else if let Ok(Some(rest)) = Process::adopt(handle.pid, handle.start_time) {
+            rest.kill_and_wait().await;
+        }
         match self.complete_snapshot() {
             Some(taken_at) => self.finish_stop(taken_at).await,
-            None => self.fail("the VM ended while the daemon was not running".to_owned()).await,
+            None => self.fail(cause).await,
         }
     }
 
