@@ -201,9 +201,7 @@ async fn a_snapshot_that_names_the_wrong_disk_layers_costs_no_data() {
 #[tokio::test]
 async fn a_guest_that_writes_to_a_full_disk_of_the_host_goes_on_once_there_is_room() {
     let node = Node::with(&Options { sandboxes_bytes: Some(96 << 20), ..Options::default() });
-    for code in ["code=host_disk_full", "code=agent_unreachable", "code=timeout"] {
-        node.expect_warning(code);
-    }
+    node.expect_warning("the guest waits for room");
     let mut guest = Guest::create(&node, "dev").await;
     guest.sh("sleep 1000 >/dev/null 2>&1 & echo $! > /dev/shm/pid").await;
     let filler = node.data().join("sandboxes/filler");

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::FileExt as _,
     },
     path::{Path, PathBuf},
@@ -189,7 +189,12 @@ impl Vm {
             .map_err(|errno| VmError::io("make room for the device state")(errno.into()))?;
         let qmp = self.qmp().await?;
         let set = json!({"fdset-id": STATE_SET});
-        let add = qmp.command_with("add-fd", set.clone(), Some(staging.as_fd()));
+        // QEMU takes a descriptor for writing only if it is for nothing else.
+        let to = fs_err::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/self/fd/{}", staging.as_raw_fd()))
+            .map_err(VmError::io("make room for the device state"))?;
+        let add = qmp.command_with("add-fd", set.clone(), Some(to.file().as_fd()));
         self.guard("add-fd", ANSWER, add).await?;
         // "live" would make QEMU give up its disks, because Xen then goes on somewhere else.
         let target = json!({"filename": format!("/dev/fdset/{STATE_SET}"), "live": false});
