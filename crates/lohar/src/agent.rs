@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use proto::message::{Activity, ErrorCode, WireError};
 use rustix::fs::{Mode, OFlags, open};
@@ -46,6 +47,8 @@ pub(crate) struct Agent {
     pub(crate) power_off: Notify,
     identity: Mutex<Option<Arc<Identity>>>,
     running: AtomicU32,
+    /// Nanoseconds that a small command took, the least seen; none yet if zero.
+    small_command: AtomicU64,
     last_operation: Mutex<Instant>,
 }
 
@@ -69,6 +72,7 @@ impl Agent {
             power_off: Notify::new(),
             identity: Mutex::default(),
             running: AtomicU32::new(0),
+            small_command: AtomicU64::new(0),
             last_operation: Mutex::new(Instant::now()),
         })
     }
@@ -97,6 +101,21 @@ impl Agent {
         }
         self.running.fetch_add(1, Ordering::Relaxed);
         Ok(Running(Arc::clone(self)))
+    }
+
+    /// What a small command takes on this machine; the host has some timed before it records a
+    /// template.
+    pub(crate) fn small_command(&self) -> Duration {
+        Duration::from_nanos(self.small_command.load(Ordering::Relaxed))
+    }
+
+    /// Notes what a small command took.
+    pub(crate) fn learn_small_command(&self, took: Duration) {
+        let known = self.small_command.load(Ordering::Relaxed);
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        if known == 0 || took < known {
+            self.small_command.store(took, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn activity(&self) -> Activity {

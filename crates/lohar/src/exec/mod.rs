@@ -14,6 +14,7 @@ mod output;
 #[cfg(test)]
 mod tests;
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +37,10 @@ use crate::log;
 use crate::reaper::Ended;
 use crate::sys;
 
-/// How long the start of a command may go unannounced in the hope of announcing its end with it.
-const TOGETHER: Duration = Duration::from_millis(4);
+/// How long a command may take for its start, output and end to be told together. Telling them one
+/// by one costs an emulated guest more than the command itself; waiting longer would only delay the
+/// first output of a longer one. It is twice what a small command takes here, within these bounds.
+const TOGETHER: RangeInclusive<Duration> = Duration::from_millis(4)..=Duration::from_millis(50);
 
 /// A timeout that is not one.
 const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
@@ -149,7 +152,13 @@ impl Job {
     }
 
     async fn attend(&mut self, send: &mut SendHalf, recv: &mut RecvHalf) -> Served {
-        let together = self.deadline.min(Instant::now() + TOGETHER);
+        // Whoever has input to send waits for the announcement.
+        let small = match self.stdin {
+            Some(_) => Duration::ZERO,
+            None => self.agent.small_command().saturating_mul(2),
+        };
+        let wait = small.clamp(*TOGETHER.start(), *TOGETHER.end());
+        let together = self.deadline.min(Instant::now() + wait);
         let early = timeout_at(together, async {
             tokio::select! {
                 biased;
@@ -355,5 +364,7 @@ pub(crate) fn time_spawn(agent: &Agent) -> Result<u64, WireError> {
     let pid = command.start_silent(agent)?;
     // The reaper cannot come in between: it runs in this thread.
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
-    Ok(u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    let took = begin.elapsed();
+    agent.learn_small_command(took);
+    Ok(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX))
 }
