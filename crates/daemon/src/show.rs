@@ -39,6 +39,7 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
 fn status(status: model::Status) -> Status {
     match status {
         model::Status::Creating => Status::Creating,
+        model::Status::Starting => Status::Starting,
         model::Status::Running => Status::Running,
         model::Status::Stopped => Status::Stopped,
         model::Status::Failed => Status::Failed,

@@ -49,6 +49,8 @@ pub struct CreateRequest {
 pub enum Status {
     /// Being made.
     Creating,
+    /// Being taken up after a restart of the daemon.
+    Starting,
     /// There is a VM, running or paused.
     Running,
     /// No VM; everything is on disk.

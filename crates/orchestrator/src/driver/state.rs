@@ -88,7 +88,8 @@ impl Published {
         let (status, thermal) = match (&record.state, phase) {
             (State::Creating, _) => (Status::Creating, None),
             (State::Running { .. }, Phase::Warm(_)) => (Status::Running, Some(Thermal::Warm)),
-            (State::Running { .. }, _) => (Status::Running, Some(Thermal::Hot)),
+            (State::Running { .. }, Phase::Hot(_)) => (Status::Running, Some(Thermal::Hot)),
+            (State::Running { .. }, _) => (Status::Starting, None),
             (State::Stopped { .. }, _) => (Status::Stopped, Some(Thermal::Cold)),
             (State::Failed(_), _) => (Status::Failed, None),
             (State::Destroying, _) => (Status::Destroying, None),
