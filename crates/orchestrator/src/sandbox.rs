@@ -146,11 +146,6 @@ impl Sandbox {
         guest::list(&self.session().await?, path).await
     }
 
-    /// Nanoseconds that a fork, exec and exit of `/bin/true` take inside the guest.
-    pub async fn time_spawn(&self) -> Result<u64> {
-        guest::time_spawn(&self.session().await?).await
-    }
-
     /// A session with the agent: at once if the sandbox is hot, else by waking it.
     async fn session(&self) -> Result<Session> {
         for _ in 0..ATTEMPTS {

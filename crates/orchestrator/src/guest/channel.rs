@@ -162,7 +162,10 @@ impl Channel {
 
     /// Makes the guest fork and exec once; nanoseconds that it took.
     pub(crate) async fn time_spawn(&self) -> Result<u64> {
-        time_spawn(&self.session).await
+        match ask(&self.session, &Request::TimeSpawn).await? {
+            (_, Response::SpawnTimed { nanos }) => Ok(nanos),
+            (_, other) => Err(unexpected(&other)),
+        }
     }
 
     async fn expect_done(&self, request: &Request) -> Result<()> {
@@ -170,14 +173,6 @@ impl Channel {
             (_, Response::Done) => Ok(()),
             (_, other) => Err(unexpected(&other)),
         }
-    }
-}
-
-/// Makes the guest fork and exec once; nanoseconds that it took.
-pub(crate) async fn time_spawn(session: &Session) -> Result<u64> {
-    match ask(session, &Request::TimeSpawn).await? {
-        (_, Response::SpawnTimed { nanos }) => Ok(nanos),
-        (_, other) => Err(unexpected(&other)),
     }
 }
 

@@ -11,7 +11,7 @@ use proto::{
     mux::Stream,
 };
 
-pub(crate) use channel::{Channel, Patience, fresh, time_spawn};
+pub(crate) use channel::{Channel, Patience, fresh};
 pub use exec::{ExecEvent, ExecInput, Execution};
 pub use files::{FileReading, FileWriting};
 pub(crate) use files::{list, stat};

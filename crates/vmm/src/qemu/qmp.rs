@@ -17,7 +17,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{broadcast, oneshot},
+    sync::{broadcast, oneshot, watch},
 };
 
 use crate::VmError;
@@ -38,6 +38,7 @@ pub(crate) struct Qmp {
     writer: tokio::sync::Mutex<(OwnedWriteHalf, u64)>,
     waiting: Waiting,
     events: broadcast::Sender<Event>,
+    starved: Arc<watch::Sender<bool>>,
     reader: tokio::task::JoinHandle<()>,
 }
 
@@ -66,11 +67,29 @@ impl Qmp {
         }
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let (events, _) = broadcast::channel(EVENTS);
-        let task = tokio::spawn(pump(reader, Arc::clone(&waiting), events.clone()));
-        let qmp =
-            Self { writer: tokio::sync::Mutex::new((write, 0)), waiting, events, reader: task };
+        let starved = Arc::new(watch::channel(false).0);
+        let pumping = pump(reader, Arc::clone(&waiting), events.clone(), Arc::clone(&starved));
+        let reader = tokio::spawn(pumping);
+        let writer = tokio::sync::Mutex::new((write, 0));
+        let qmp = Self { writer, waiting, events, starved, reader };
         qmp.command("qmp_capabilities", json!({})).await?;
+        // It may have happened before anybody listened.
+        if qmp.command("query-status", json!({})).await?["status"] == "io-error" {
+            qmp.starved.send_replace(true);
+        }
         Ok(qmp)
+    }
+
+    /// Waits until the guest stands still because the host's disk is full. True from then on until
+    /// [`fed`](Self::fed), whether anybody waited at the moment when it happened or not.
+    pub(crate) async fn starved(&self) {
+        // An error means that the sender is gone, which `self` holds.
+        let _ = self.starved.subscribe().wait_for(|starved| *starved).await;
+    }
+
+    /// The guest is about to be let go on.
+    pub(crate) fn fed(&self) {
+        self.starved.send_replace(false);
     }
 
     /// The events from now on.
@@ -161,10 +180,15 @@ async fn pump(
     mut reader: BufReader<OwnedReadHalf>,
     waiting: Waiting,
     events: broadcast::Sender<Event>,
+    starved: Arc<watch::Sender<bool>>,
 ) {
     while let Ok(mut message) = line(&mut reader).await {
         if let Some(name) = message.get("event").and_then(Value::as_str) {
             let name = name.to_owned();
+            let data = &message["data"];
+            if name == "BLOCK_IO_ERROR" && data["nospace"] == true && data["action"] == "stop" {
+                starved.send_replace(true);
+            }
             // Nobody may be listening, which is fine.
             let _ = events.send(Event { name, data: message["data"].take() });
             continue;
@@ -183,4 +207,41 @@ async fn pump(
         }
     }
     waiting.lock().unwrap_or_else(|e| e.into_inner()).take();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A monitor that is in `status`, and that fails a write when it is told to go on.
+    async fn monitor(stream: UnixStream, status: &str) {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read).lines();
+        write.write_all(b"{\"QMP\":{}}\n").await.unwrap();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let asked: Value = serde_json::from_str(&line).unwrap();
+            let mut said = String::new();
+            if asked["execute"] == "cont" {
+                let data = json!({"nospace": true, "action": "stop"});
+                said = json!({"event": "BLOCK_IO_ERROR", "data": data}).to_string() + "\n";
+            }
+            let answer = json!({"return": {"status": status}, "id": asked["id"]});
+            said.push_str(&(answer.to_string() + "\n"));
+            write.write_all(said.as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_known_even_if_nobody_listened_when_it_happened() {
+        for status in ["io-error", "running"] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            tokio::spawn(async move { monitor(theirs, status).await });
+            let qmp = Qmp::open(ours).await.unwrap();
+            assert_eq!(*qmp.starved.borrow(), status == "io-error", "{status}");
+            qmp.fed();
+            assert!(!*qmp.starved.borrow());
+            qmp.command("cont", json!({})).await.unwrap();
+            qmp.starved().await;
+        }
+    }
 }

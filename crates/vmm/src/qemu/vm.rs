@@ -16,11 +16,7 @@ use base::process::Process;
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Value, json};
 use tokio::{
-    io::AsyncReadExt as _,
-    net::UnixStream,
-    sync::{OnceCell, broadcast},
-    task::JoinHandle,
-    time::timeout,
+    io::AsyncReadExt as _, net::UnixStream, sync::OnceCell, task::JoinHandle, time::timeout,
 };
 
 use super::{
@@ -171,6 +167,7 @@ impl Vm {
 
     /// Lets the vCPUs run.
     pub async fn resume(&self) -> Result<(), VmError> {
+        self.qmp().await?.fed();
         self.command("cont", json!({})).await.map(drop)
     }
 
@@ -206,24 +203,11 @@ impl Vm {
         copy_flushed(staging, path).map_err(VmError::io("write the device state"))
     }
 
-    /// Waits until the guest was stopped because the host's disk is full. It goes on from there
+    /// Waits until the guest stands still because the host's disk is full. It goes on from there
     /// when it is resumed.
     pub async fn out_of_space(&self) -> Result<(), VmError> {
-        let mut events = self.qmp().await?.events();
-        loop {
-            match events.recv().await {
-                Ok(event) if event.name == "BLOCK_IO_ERROR" => {
-                    if event.data["nospace"].as_bool() == Some(true)
-                        && event.data["action"].as_str() == Some("stop")
-                    {
-                        return Ok(());
-                    }
-                }
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                // The monitor is gone, which others tell better.
-                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-            }
-        }
+        self.qmp().await?.starved().await;
+        Ok(())
     }
 
     /// Loads the device state of a VM that was launched to be restored later, and lets it run.
