@@ -101,6 +101,20 @@ text_enum! {
         Internal = "internal",
         /// The host has no room for more at the moment.
         HostOverloaded = "host_overloaded",
+        /// Something is at that path already.
+        FileExists = "file_exists",
+        /// The directory still has entries.
+        DirectoryNotEmpty = "directory_not_empty",
+        /// The sandbox has no such job.
+        JobNotFound = "job_not_found",
+        /// The sandbox has no such session.
+        SessionNotFound = "session_not_found",
+        /// The session has a client.
+        SessionAttached = "session_attached",
+        /// Nothing in the sandbox listens on the port.
+        PortClosed = "port_closed",
+        /// The range of bytes lies outside of the file.
+        RangeInvalid = "range_invalid",
     }
 }
 
@@ -129,7 +143,9 @@ impl ErrorCode {
             | Self::SandboxNotFound
             | Self::UserNotFound
             | Self::ImageNotFound
-            | Self::FileNotFound => 404,
+            | Self::FileNotFound
+            | Self::JobNotFound
+            | Self::SessionNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NameTaken
             | Self::UserExists
@@ -139,11 +155,15 @@ impl ErrorCode {
             | Self::SandboxFailed
             | Self::SandboxBusy
             | Self::SnapshotCorrupt
+            | Self::FileExists
+            | Self::DirectoryNotEmpty
+            | Self::SessionAttached
             | Self::WrongState => 409,
             Self::BodyTooLarge => 413,
+            Self::RangeInvalid => 416,
             Self::QuotaSandboxes => 429,
             Self::Internal | Self::Unknown(_) => 500,
-            Self::VmDied | Self::AgentUnreachable => 502,
+            Self::VmDied | Self::AgentUnreachable | Self::PortClosed => 502,
             Self::NoKernel | Self::EngineMissing | Self::EngineTooOld | Self::HostOverloaded => 503,
             Self::Timeout => 504,
             Self::GuestDiskFull | Self::HostDiskFull => 507,
@@ -218,7 +238,9 @@ mod tests {
         quota_memory 400, no_kernel 503, engine_missing 503, engine_too_old 503, \
         guest_disk_full 507, host_disk_full 507, sandbox_failed 409, sandbox_busy 409, \
         snapshot_corrupt 409, wrong_state 409, vm_died 502, agent_unreachable 502, timeout 504, \
-        internal 500, host_overloaded 503";
+        internal 500, host_overloaded 503, file_exists 409, directory_not_empty 409, \
+        job_not_found 404, session_not_found 404, session_attached 409, port_closed 502, \
+        range_invalid 416";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

@@ -1,5 +1,8 @@
 //! Running commands: `POST /sandboxes/:id/exec`.
 //!
+//! The body is an [`ExecRequest`]. With `Content-Type: application/x-ndjson` its first line is, and
+//! all bytes after that line are the command's input, as they come; the end of the body closes it.
+//!
 //! The answer is one [`ExecResponse`], or with `Accept: application/x-ndjson` a line per
 //! [`StreamEvent`]. A stream is complete only if its last event is `exit` or `error`.
 
@@ -39,6 +42,15 @@ pub struct ExecRequest {
     /// reads end of file at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin_b64: Option<String>,
+    /// Runs it as a job that nobody waits for; answered by [`JobStarted`](crate::JobStarted).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detach: bool,
+    /// Whether the sandbox counts as active for as long as the job runs; only with `detach`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_awake: bool,
+    /// Most bytes of the job's output that are kept, oldest dropped first; only with `detach`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_max_bytes: Option<u64>,
 }
 
 impl ExecRequest {
@@ -113,6 +125,14 @@ fn lossy(bytes: Vec<u8>) -> (String, Option<String>) {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StreamEvent {
+    /// The command runs; the first event.
+    Started {
+        /// Its process id in the sandbox.
+        pid: i32,
+        /// The job that it becomes if the daemon loses it, as when the sandbox is stopped.
+        #[serde(default)]
+        job_id: String,
+    },
     /// Bytes from the command's standard output.
     Stdout(Payload),
     /// Bytes from the command's standard error.

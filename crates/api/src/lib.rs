@@ -15,8 +15,11 @@ mod error;
 mod exec;
 mod file;
 mod image;
+mod job;
 mod payload;
+mod port;
 mod sandbox;
+mod session;
 mod system;
 mod text_enum;
 mod user;
@@ -29,12 +32,17 @@ pub use error::{ErrorBody, ErrorCode};
 pub use exec::{
     DEFAULT_TIMEOUT_SEC, ExecRequest, ExecResponse, MAX_STDIN_BYTES, MAX_TIMEOUT_SEC, StreamEvent,
 };
-pub use file::{FileInfo, FileKind, FileStat, FileWritten};
-pub use image::Image;
-pub use payload::Payload;
-pub use sandbox::{
-    CreateSandbox, Destroyed, Failure, ProgressEvent, Sandbox, StartFrom, StartSandbox,
-    StartedFrom, Status, Thermal,
+pub use file::{
+    FileInfo, FileKind, FileStat, FileWritten, MakeDirectory, MoveFile, WatchEvent, WatchKind,
 };
+pub use image::Image;
+pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
+pub use payload::Payload;
+pub use port::Port;
+pub use sandbox::{
+    Activity, CreateFile, CreateSandbox, Destroyed, Failure, ProgressEvent, RestartPolicy, Sandbox,
+    StartFrom, StartSandbox, StartedFrom, Status, Thermal,
+};
+pub use session::{ClientMessage, ExecSession, ServerMessage, Session};
 pub use system::Health;
 pub use user::{CreateUser, User, UserDeleted, UserKey};

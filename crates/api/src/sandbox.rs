@@ -94,9 +94,29 @@ pub struct Sandbox {
     /// Size of its snapshot on disk in MB, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_size_mb: Option<u64>,
+    /// What is going on in it; only while it is running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
     /// What it was brought back from; only in the answer to a start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_from: Option<StartedFrom>,
+}
+
+/// What is going on in a sandbox. Everything but `idle_sec` keeps it awake.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Commands that somebody waits for.
+    pub running: u32,
+    /// Clients of its sessions.
+    pub attached: u32,
+    /// Open connections to its ports.
+    pub tunnels: u32,
+    /// File operations under way, watches included.
+    pub files: u32,
+    /// Detached jobs that were asked to keep it awake.
+    pub jobs: u32,
+    /// Seconds since the last of these or another operation ended; 0 while there is one.
+    pub idle_sec: u64,
 }
 
 /// Why a sandbox could not go on, and what is left of it.
@@ -139,6 +159,41 @@ pub struct CreateSandbox {
     /// Labels to find it by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// What runs in it from the start, a line for its shell: the session named `init`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    /// Whether that is started again when it has ended; `on-failure` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_restart: Option<RestartPolicy>,
+    /// Small files that are in it before `init` starts. Many or large ones are sent as a tar
+    /// archive after this object; see [`CREATE_TAR`](crate::headers::CREATE_TAR).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<CreateFile>,
+}
+
+text_enum! {
+    /// Whether what a sandbox was made to run is started again when it has ended.
+    pub enum RestartPolicy {
+        /// Never.
+        No = "no",
+        /// Unless it ended with 0.
+        OnFailure = "on-failure",
+        /// However it ended.
+        Always = "always",
+    }
+}
+
+/// A file of a new sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateFile {
+    /// Absolute path in the sandbox.
+    pub guest_path: String,
+    /// The content in base64.
+    pub content: String,
+    /// Permission bits in octal; `0644` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// What a start may be told to bring the sandbox back from.

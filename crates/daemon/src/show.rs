@@ -32,6 +32,7 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         }),
         generation: view.generation,
         snapshot_size_mb: view.snapshot_bytes.map(|bytes| bytes.div_ceil(MIB)),
+        activity: None,
         started_from: None,
     }
 }
@@ -94,6 +95,9 @@ pub(crate) fn file(entry: guest::FileEntry) -> FileInfo {
         mode: mode(entry.stat.mode),
         is_dir: entry.stat.kind == guest::FileKind::Directory,
         mtime: entry.stat.mtime,
+        target: entry.stat.target,
+        uid: entry.stat.uid,
+        gid: entry.stat.gid,
         kind: match entry.stat.kind {
             guest::FileKind::File => FileKind::File,
             guest::FileKind::Directory => FileKind::Directory,

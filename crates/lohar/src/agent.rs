@@ -123,6 +123,7 @@ impl Agent {
         Activity {
             running: self.running.load(Ordering::Relaxed),
             idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+            ..Activity::default()
         }
     }
 }

@@ -163,7 +163,8 @@ impl Shared {
             Request::FileRead(_)
             | Request::FileWrite(_)
             | Request::FileStat { .. }
-            | Request::FileList { .. } => return files::serve(agent, request, stream).await,
+            | Request::FileList(_) => return files::serve(agent, request, stream).await,
+            _ => Err(refuse(ErrorCode::Unsupported, "this agent cannot do that")),
         };
         Some((stream, response.unwrap_or_else(Response::Error)))
     }
@@ -198,6 +199,7 @@ impl Shared {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             sandbox_id: identity.map(|identity| identity.sandbox_id.clone()),
             proof,
+            keep_awake: 0,
         }))
     }
 }

@@ -171,11 +171,9 @@ pub(crate) async fn ask(session: &Session, request: &Request) -> Response {
 pub(crate) fn shell(script: &str) -> Exec {
     Exec {
         argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
-        env: std::collections::BTreeMap::new(),
         cwd: Some("/".to_owned()),
         user: Some(rustix::process::getuid().as_raw().to_string()),
-        timeout_ms: None,
-        stdin: false,
+        ..Exec::default()
     }
 }
 

@@ -14,6 +14,18 @@ pub enum Kind {
     ImageNotFound,
     /// A path does not exist in the guest.
     FileNotFound,
+    /// Something is at that path already.
+    FileExists,
+    /// The directory still has entries.
+    DirectoryNotEmpty,
+    /// The sandbox has no such job.
+    JobNotFound,
+    /// The sandbox has no such session.
+    SessionNotFound,
+    /// The session has a client.
+    SessionAttached,
+    /// Nothing in the sandbox listens on the port.
+    PortClosed,
     /// The name belongs to a sandbox with another specification.
     NameTaken,
     /// A user of that name exists.
@@ -160,6 +172,12 @@ impl From<proto::message::WireError> for Error {
             Wire::IsDirectory => Kind::IsDirectory,
             Wire::NotDirectory => Kind::NotDirectory,
             Wire::Permission => Kind::PermissionDenied,
+            Wire::Exists => Kind::FileExists,
+            Wire::NotEmpty => Kind::DirectoryNotEmpty,
+            Wire::UnknownJob => Kind::JobNotFound,
+            Wire::UnknownSession => Kind::SessionNotFound,
+            Wire::Attached => Kind::SessionAttached,
+            Wire::PortClosed => Kind::PortClosed,
             Wire::NoSpace => Kind::GuestDiskFull,
             Wire::CommandNotFound => Kind::CommandNotFound,
             Wire::CommandNotExecutable => Kind::CommandNotExecutable,

@@ -44,6 +44,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         disk_size_mb: args.disk_size,
         env: args.env.iter().cloned().collect(),
         labels: args.labels.iter().cloned().collect(),
+        ..CreateSandbox::default()
     };
     let start = Instant::now();
     let created = app.with_client(async |client| {

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         cwd: args.cwd.clone(),
         user: args.user.clone(),
         timeout_sec: args.timeout,
-        stdin_b64: None,
+        ..ExecRequest::default()
     };
     if args.interactive {
         request.set_stdin(&read_stdin()?);
@@ -112,7 +112,7 @@ async fn stream(
                 return Ok(End { code: exit_code, timed_out });
             }
             StreamEvent::Error(body) => return Err(ClientError::Api(Box::new(body)).into()),
-            StreamEvent::Unknown => {}
+            StreamEvent::Started { .. } | StreamEvent::Unknown => {}
         }
     }
     Err(ClientError::StreamCut.into())

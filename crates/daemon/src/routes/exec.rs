@@ -81,6 +81,7 @@ fn understand(request: ExecRequest) -> Result<(guest::Exec, Option<Vec<u8>>), Fa
         user: request.user,
         timeout_ms: Some(timeout_sec * 1000),
         stdin: stdin.is_some(),
+        detach: None,
     };
     Ok((command, stdin))
 }

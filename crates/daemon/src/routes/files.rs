@@ -50,7 +50,9 @@ pub(crate) async fn read(
         return Err(Failure::new(ErrorCode::InvalidRequest, message));
     }
     let (offset, limit, max_bytes) = (query.offset, query.limit, query.max_bytes);
-    let reading = sandbox.file_read(guest::FileRead { path, offset, limit, max_bytes }).await?;
+    let reading = sandbox
+        .file_read(guest::FileRead { path, offset, limit, max_bytes, ..guest::FileRead::default() })
+        .await?;
     content(reading, id).await
 }
 
@@ -75,7 +77,9 @@ pub(crate) async fn write(
     let (path, mode) =
         (guest_path(query.path)?, query.mode.as_deref().map(parse_mode).transpose()?);
     let written = async {
-        let mut writing = sandbox.file_write(guest::FileWrite { path, mode }).await?;
+        let mut writing = sandbox
+            .file_write(guest::FileWrite { path, mode, ..guest::FileWrite::default() })
+            .await?;
         let size = copy(&mut body, &mut writing).await?;
         writing.finish().await?;
         Ok(size)

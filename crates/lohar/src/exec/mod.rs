@@ -174,7 +174,8 @@ impl Job {
             Ok(Ok(frame)) => Some(frame),
             Err(_elapsed) => None,
         };
-        let started = Response::Started { pid: self.pid.as_raw_nonzero().get() };
+        let started =
+            Response::Started { pid: self.pid.as_raw_nonzero().get(), job: String::new() };
         if let Err(error) = send.send_json(&started).await {
             return error.into();
         }
@@ -210,7 +211,11 @@ impl Job {
         send: &mut SendHalf,
         ended: Option<Ended>,
     ) -> Result<(), MuxError> {
-        send.send_json(&Response::Started { pid: self.pid.as_raw_nonzero().get() }).await?;
+        send.send_json(&Response::Started {
+            pid: self.pid.as_raw_nonzero().get(),
+            job: String::new(),
+        })
+        .await?;
         self.tell_rest(send, ended).await
     }
 
@@ -351,14 +356,8 @@ async fn write_all(pipe: &AsyncFd<OwnedFd>, bytes: &[u8]) -> bool {
 /// # Errors
 /// It cannot be started.
 pub(crate) fn time_spawn(agent: &Agent) -> Result<u64, WireError> {
-    let request = Exec {
-        argv: vec!["/bin/true".to_owned()],
-        env: std::collections::BTreeMap::new(),
-        cwd: Some("/".to_owned()),
-        user: None,
-        timeout_ms: None,
-        stdin: false,
-    };
+    let request =
+        Exec { argv: vec!["/bin/true".to_owned()], cwd: Some("/".to_owned()), ..Exec::default() };
     let command = Command::prepare(agent, &request)?;
     let begin = std::time::Instant::now();
     let pid = command.start_silent(agent)?;

@@ -206,7 +206,7 @@ async fn a_lost_session_leaves_commands_running() {
         done.display()
     );
     let mut stream = open(&host, &Request::Exec(shell(&script))).await;
-    let Response::Started { pid } = hear(&mut stream).await else { panic!() };
+    let Response::Started { pid, .. } = hear(&mut stream).await else { panic!() };
     host.close();
     timeout(PATIENCE, host.closed()).await.unwrap();
     let again = guest.owned().await;

@@ -29,8 +29,8 @@ pub(super) async fn list(
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     while entries.len() > ENTRIES_PER_FRAME {
         let later = entries.split_off(ENTRIES_PER_FRAME);
-        stream.send_json(&Response::List { entries, last: false }).await?;
+        stream.send_json(&Response::List { entries, last: false, more: false }).await?;
         entries = later;
     }
-    Ok(Response::List { entries, last: true })
+    Ok(Response::List { entries, last: true, more: false })
 }

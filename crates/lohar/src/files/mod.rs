@@ -50,8 +50,8 @@ pub(crate) async fn serve(
     let result = match request {
         Request::FileRead(request) => read::read(agent, &request, &mut stream).await,
         Request::FileWrite(request) => write::write(agent, &request, &mut stream).await,
-        Request::FileStat { path } => stat(agent, &path).map_err(Failure::from),
-        Request::FileList { path } => list::list(agent, &path, &mut stream).await,
+        Request::FileStat { path, .. } => stat(agent, &path).map_err(Failure::from),
+        Request::FileList(request) => list::list(agent, &request.path, &mut stream).await,
         _ => Err(Failure::Refused(refuse(ErrorCode::Unsupported, "not about files"))),
     };
     match result {
@@ -85,7 +85,15 @@ fn facts(meta: &Metadata) -> FileStat {
         kind if kind.is_symlink() => FileKind::Symlink,
         _ => FileKind::Other,
     };
-    FileStat { size: meta.size(), mode: meta.mode() & 0o7777, kind, mtime: meta.mtime() }
+    FileStat {
+        size: meta.size(),
+        mode: meta.mode() & 0o7777,
+        kind,
+        mtime: meta.mtime(),
+        uid: meta.uid(),
+        gid: meta.gid(),
+        target: None,
+    }
 }
 
 /// What the host is told about a failure.

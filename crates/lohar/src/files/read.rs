@@ -127,7 +127,7 @@ mod tests {
             max_bytes in proptest::option::of(0_u64..40),
             piece in 1_usize..20,
         ) {
-            let request = FileRead { path: String::new(), offset, limit, max_bytes };
+            let request = FileRead { offset, limit, max_bytes, ..FileRead::default() };
             let lines: Vec<&str> = content.split_inclusive('\n').collect();
             let first = usize::try_from(offset.unwrap_or(1) - 1).unwrap().min(lines.len());
             let rest = &lines[first..];

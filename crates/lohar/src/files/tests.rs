@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use proto::frame::FrameKind;
-use proto::message::{ErrorCode, FileKind, FileRead, FileWrite, Request, Response};
+use proto::message::{ErrorCode, FileKind, FileList, FileRead, FileWrite, Request, Response};
 use proto::mux::Session;
 use tokio::time::timeout;
 
@@ -30,7 +30,8 @@ async fn read(session: &Session, request: FileRead) -> Result<(Vec<u8>, bool), E
 }
 
 async fn write(session: &Session, path: &str, mode: Option<u32>, content: &[u8]) -> Response {
-    let request = Request::FileWrite(FileWrite { path: path.to_owned(), mode });
+    let request =
+        Request::FileWrite(FileWrite { path: path.to_owned(), mode, ..FileWrite::default() });
     let mut stream = open(session, &request).await;
     for chunk in content.chunks(100_000) {
         stream.send_data(FrameKind::Data, chunk).await.unwrap();
@@ -94,9 +95,9 @@ async fn failures_have_their_own_codes() {
     assert_eq!(code(write(&host, "/etc", None, b"").await), ErrorCode::IsDirectory);
     assert_eq!(code(write(&host, "/file/x", None, b"").await), ErrorCode::NotDirectory);
     assert_eq!(code(write(&host, "x", None, b"").await), ErrorCode::Invalid);
-    let stat = Request::FileStat { path: "/none".to_owned() };
+    let stat = Request::FileStat { path: "/none".to_owned(), no_follow: false };
     assert_eq!(code(ask(&host, &stat).await), ErrorCode::NotFound);
-    let list = Request::FileList { path: "/file".to_owned() };
+    let list = Request::FileList(FileList { path: "/file".to_owned(), ..FileList::default() });
     assert_eq!(code(ask(&host, &list).await), ErrorCode::NotDirectory);
 }
 
@@ -117,7 +118,8 @@ async fn a_client_that_vanishes_leaves_the_old_file_and_nothing_else() {
     let host = guest.owned().await;
     fs::create_dir(guest.path().join("d")).unwrap();
     fs::write(guest.path().join("d/file"), "old").unwrap();
-    let request = Request::FileWrite(FileWrite { path: "/d/file".to_owned(), mode: None });
+    let request =
+        Request::FileWrite(FileWrite { path: "/d/file".to_owned(), ..FileWrite::default() });
     let mut stream = open(&host, &request).await;
     stream.send_data(FrameKind::Data, b"half").await.unwrap();
     drop(stream);
@@ -166,10 +168,14 @@ async fn a_directory_of_any_size_is_listed_in_order() {
         fs::write(directory.join(format!("{index:05}{tail}")), "").unwrap();
     }
     symlink("/nowhere", directory.join("a-link")).unwrap();
-    let mut stream = open(&host, &Request::FileList { path: "/many".to_owned() }).await;
+    let mut stream = open(
+        &host,
+        &Request::FileList(FileList { path: "/many".to_owned(), ..FileList::default() }),
+    )
+    .await;
     let mut names = Vec::new();
     loop {
-        let Response::List { entries, last } = hear(&mut stream).await else { panic!() };
+        let Response::List { entries, last, .. } = hear(&mut stream).await else { panic!() };
         for entry in entries {
             assert_eq!(entry.stat.kind == FileKind::Symlink, entry.name == "a-link");
             names.push(entry.name);

@@ -143,7 +143,10 @@ async fn too_many_file_operations_are_refused_but_questions_answered() {
     let host = guest.owned().await;
     let write = |index: usize| {
         let path = format!("/file-{index}");
-        Request::FileWrite(proto::message::FileWrite { path, mode: None })
+        Request::FileWrite(proto::message::FileWrite {
+            path,
+            ..proto::message::FileWrite::default()
+        })
     };
     let mut open_ones = Vec::new();
     for index in 0..crate::agent::FILE_OPERATIONS_MAX {
@@ -153,7 +156,7 @@ async fn too_many_file_operations_are_refused_but_questions_answered() {
     assert_eq!(code(&host, &write(999)).await, ErrorCode::Limit);
     drop(open_ones);
     assert_eq!(ask(&host, &Request::Ping).await, Response::Done);
-    let stat = Request::FileStat { path: "/etc".to_owned() };
+    let stat = Request::FileStat { path: "/etc".to_owned(), no_follow: false };
     assert!(matches!(ask(&host, &stat).await, Response::Stat(_)));
 }
 

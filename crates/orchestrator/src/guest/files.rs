@@ -2,7 +2,7 @@
 
 use proto::{
     frame::FrameKind,
-    message::{FileEntry, FileRead, FileStat, FileWrite, Request, Response},
+    message::{FileEntry, FileList, FileRead, FileStat, FileWrite, Request, Response},
     mux::{Session, Stream},
 };
 
@@ -100,7 +100,7 @@ impl FileWriting {
 
 /// Facts about one path.
 pub(crate) async fn stat(session: &Session, path: &str) -> Result<FileStat> {
-    match ask(session, &Request::FileStat { path: path.to_owned() }).await? {
+    match ask(session, &Request::FileStat { path: path.to_owned(), no_follow: false }).await? {
         (_, Response::Stat(stat)) => Ok(stat),
         (_, other) => Err(unexpected(&other)),
     }
@@ -109,11 +109,12 @@ pub(crate) async fn stat(session: &Session, path: &str) -> Result<FileStat> {
 /// All entries of a directory.
 pub(crate) async fn list(session: &Session, path: &str) -> Result<Vec<FileEntry>> {
     let (mut stream, mut response) =
-        ask(session, &Request::FileList { path: path.to_owned() }).await?;
+        ask(session, &Request::FileList(FileList { path: path.to_owned(), ..FileList::default() }))
+            .await?;
     let mut all = Vec::new();
     loop {
         match response {
-            Response::List { entries, last } => {
+            Response::List { entries, last, .. } => {
                 all.extend(entries);
                 if last {
                     return Ok(all);

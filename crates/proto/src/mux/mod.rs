@@ -39,7 +39,7 @@ use crate::frame::{DATA_CHUNK, FRAME_HEADER, FrameError};
 use crate::preamble::{HAIL, Hail, Preamble, PreambleError, Scanner, VERSION};
 
 /// Streams that one side may have open at once; more wait in [`Session::open`].
-pub const STREAMS_MAX: usize = 1100;
+pub const STREAMS_MAX: usize = 1600;
 
 /// Going over this ends the session, so it is well above what both sides can have open: a dropped
 /// stream still counts until its reset has been sent.

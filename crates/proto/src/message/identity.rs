@@ -1,0 +1,75 @@
+//! Who the guest is, and who asks.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// See [`Request::Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The newest protocol version that the host speaks; both sides then use the lower one.
+    pub version: u16,
+    /// HMAC over the guest's preamble nonce, proving that the host holds the sandbox's token;
+    /// absent when the host means to give an identity to a blank agent.
+    pub proof: Option<String>,
+    /// Clock and randomness for a guest that slept, brought up to date before it answers, so that
+    /// waking takes one round trip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
+}
+
+/// Everything that makes one sandbox different from its siblings.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identify {
+    /// The sandbox's id.
+    pub sandbox_id: String,
+    /// The guest's host name.
+    pub hostname: String,
+    /// 32 hexadecimal digits for `/etc/machine-id`.
+    pub machine_id: String,
+    /// The secret, as hexadecimal, with which host and agent prove themselves from now on.
+    pub token: String,
+    /// Variables that every command in the sandbox sees.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Clock and randomness.
+    pub refresh: Refresh,
+}
+
+impl std::fmt::Debug for Identify {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identify").field("sandbox_id", &self.sandbox_id).finish_non_exhaustive()
+    }
+}
+
+/// What any guest needs after its memory was restored.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refresh {
+    /// Wall-clock time, nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// 32 fresh random bytes as hexadecimal; credited, and the generator is reseeded.
+    pub seed: String,
+}
+
+impl std::fmt::Debug for Refresh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Refresh").field("time_ns", &self.time_ns).finish_non_exhaustive()
+    }
+}
+
+/// See [`Request::Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The newest protocol version that the agent speaks.
+    pub version: u16,
+    /// The agent's own version, for people.
+    pub agent: String,
+    /// The sandbox that this guest is; absent before it was told.
+    pub sandbox_id: Option<String>,
+    /// HMAC over the host's preamble nonce; absent from a blank agent.
+    pub proof: Option<String>,
+    /// Detached jobs that run now and keep the sandbox awake. The host watches them only if there
+    /// are any.
+    #[serde(default)]
+    pub keep_awake: u32,
+}

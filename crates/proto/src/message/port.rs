@@ -1,0 +1,36 @@
+//! Ports of the guest, and how busy it is.
+
+use serde::{Deserialize, Serialize};
+
+/// A TCP port that something listens on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortInfo {
+    /// The port.
+    pub port: u16,
+    /// The address that it is bound to, such as `0.0.0.0` or `::1`.
+    pub address: String,
+    /// Process id of who listens, if that can be told.
+    #[serde(default)]
+    pub pid: Option<i32>,
+    /// Name of that process.
+    #[serde(default)]
+    pub process: Option<String>,
+}
+
+/// What is going on in the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Commands in the foreground that run now.
+    pub running: u32,
+    /// Milliseconds since the last operation other than this question.
+    pub idle_ms: u64,
+    /// Sessions that have a client.
+    #[serde(default)]
+    pub attached: u32,
+    /// Open connections to ports.
+    #[serde(default)]
+    pub tunnels: u32,
+    /// Detached jobs that run and keep the sandbox awake.
+    #[serde(default)]
+    pub keep_awake: u32,
+}
