@@ -191,6 +191,7 @@ impl BareVm {
             user: None,
             timeout_ms: Some(COMMAND_TIMEOUT_MS),
             stdin: false,
+            detach: None,
         });
         let (mut stream, mut response) = self.ask(&exec).await?;
         while let Response::Started { .. } = response {
