@@ -100,6 +100,7 @@ pub(crate) mod tests {
             failure: None,
             generation: 3,
             snapshot_size_mb: None,
+            activity: None,
             started_from: None,
         }
     }

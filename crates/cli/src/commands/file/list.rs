@@ -57,6 +57,9 @@ mod tests {
             mode: "0644".into(),
             is_dir: kind == FileKind::Directory,
             mtime: 0,
+            target: None,
+            uid: 0,
+            gid: 0,
             kind,
         };
         let entries = [entry("etc", FileKind::Directory, 4096), entry("a\nb", FileKind::File, 1)];
