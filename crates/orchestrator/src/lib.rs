@@ -7,6 +7,7 @@
 //! ```
 //! Invariant: knows nothing of HTTP. Everything that changes a sandbox happens in its driver.
 
+mod activity;
 mod admission;
 mod convert;
 mod driver;
@@ -25,6 +26,7 @@ mod sandbox_dir;
 pub mod store;
 mod template;
 
+pub use activity::ActivityView;
 pub use admission::Defaults;
 pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     Error, Kind, Result,
+    activity::{Activity, ActivityView, Busy, Work},
     driver::{self, Begin, Command, Published},
     facade::{Progress, Started},
     guest::{self, Execution, FileReading, FileWriting},
@@ -33,13 +34,16 @@ struct Shared {
     record: Record,
     commands: mpsc::Sender<Command>,
     published: watch::Receiver<Published>,
+    activity: Arc<Activity>,
 }
 
 impl Sandbox {
     /// Starts the driver and registers the sandbox.
     pub(crate) fn start_driver(node: &Arc<Node>, record: Record, begin: Begin) -> Self {
         let (driver, (commands, published)) = driver::prepare(Arc::clone(node), record.clone());
-        let sandbox = Self { shared: Arc::new(Shared { record, commands, published }) };
+        let sandbox = Self {
+            shared: Arc::new(Shared { record, commands, published, activity: Activity::new() }),
+        };
         node.registry.insert(sandbox.clone());
         // Only now, because a driver that gives up takes its sandbox out of the registry.
         tokio::spawn(driver.run(begin));
@@ -123,27 +127,44 @@ impl Sandbox {
             return Err(Error::new(Kind::CommandMissing, "there is no command to run")
                 .hint("give one after --, for instance: bhatti exec NAME -- uname -a"));
         }
-        Execution::start(&self.session().await?, exec).await
+        let (session, busy) = self.begin(Work::Command).await?;
+        Execution::start(&session, exec, busy).await
     }
 
     /// Reads a file.
     pub async fn file_read(&self, read: FileRead) -> Result<FileReading> {
-        FileReading::start(&self.session().await?, read).await
+        let (session, busy) = self.begin(Work::File).await?;
+        FileReading::start(&session, read, busy).await
     }
 
     /// Replaces a file in one step.
     pub async fn file_write(&self, write: FileWrite) -> Result<FileWriting> {
-        FileWriting::start(&self.session().await?, write).await
+        let (session, busy) = self.begin(Work::File).await?;
+        FileWriting::start(&session, write, busy).await
     }
 
     /// Facts about one path.
     pub async fn file_stat(&self, path: &str) -> Result<FileStat> {
-        guest::stat(&self.session().await?, path).await
+        let (session, _busy) = self.begin(Work::File).await?;
+        guest::stat(&session, path).await
     }
 
     /// All entries of a directory, by name.
     pub async fn file_list(&self, path: &str) -> Result<Vec<FileEntry>> {
-        guest::list(&self.session().await?, path).await
+        let (session, _busy) = self.begin(Work::File).await?;
+        guest::list(&session, path).await
+    }
+
+    /// What is going on in it. Never wakes it.
+    pub fn activity(&self) -> ActivityView {
+        self.shared.activity.view()
+    }
+
+    /// A session with the agent for one operation, which is counted until the second part of the
+    /// answer is dropped.
+    async fn begin(&self, work: Work) -> Result<(Session, Busy)> {
+        let busy = self.shared.activity.begin(work)?;
+        Ok((self.session().await?, busy))
     }
 
     /// A session with the agent: at once if the sandbox is hot, else by waking it.

@@ -7,7 +7,7 @@ use proto::{
 };
 
 use super::{answer, cut_off, unexpected};
-use crate::{Error, Result};
+use crate::{Error, Result, activity::Busy};
 
 /// What a command says and how it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub enum ExecEvent {
 pub struct Execution {
     send: Option<SendHalf>,
     recv: RecvHalf,
+    _busy: Busy,
 }
 
 /// The way to a command's standard input, usable while its output is read elsewhere.
@@ -34,13 +35,13 @@ pub struct ExecInput {
 }
 
 impl Execution {
-    pub(crate) async fn start(session: &Session, exec: Exec) -> Result<Self> {
+    pub(crate) async fn start(session: &Session, exec: Exec, busy: Busy) -> Result<Self> {
         let mut stream = session.open().await?;
         stream.send_json(&Request::Exec(exec)).await?;
         match answer(&mut stream).await? {
             Response::Started { .. } => {
                 let (send, recv) = stream.split();
-                Ok(Self { send: Some(send), recv })
+                Ok(Self { send: Some(send), recv, _busy: busy })
             }
             other => Err(unexpected(&other)),
         }

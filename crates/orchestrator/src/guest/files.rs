@@ -7,7 +7,7 @@ use proto::{
 };
 
 use super::{answer, ask, cut_off, unexpected};
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, activity::Busy};
 
 /// Entries of one listing; a directory with more is refused rather than held in memory.
 const ENTRIES_MAX: usize = 1_000_000;
@@ -18,12 +18,15 @@ pub struct FileReading {
     stream: Stream,
     stat: FileStat,
     truncated: bool,
+    _busy: Busy,
 }
 
 impl FileReading {
-    pub(crate) async fn start(session: &Session, read: FileRead) -> Result<Self> {
+    pub(crate) async fn start(session: &Session, read: FileRead, busy: Busy) -> Result<Self> {
         match ask(session, &Request::FileRead(read)).await? {
-            (stream, Response::FileHeader(stat)) => Ok(Self { stream, stat, truncated: false }),
+            (stream, Response::FileHeader(stat)) => {
+                Ok(Self { stream, stat, truncated: false, _busy: busy })
+            }
             (_, other) => Err(unexpected(&other)),
         }
     }
@@ -61,13 +64,14 @@ impl FileReading {
 #[derive(Debug)]
 pub struct FileWriting {
     stream: Stream,
+    _busy: Busy,
 }
 
 impl FileWriting {
-    pub(crate) async fn start(session: &Session, write: FileWrite) -> Result<Self> {
+    pub(crate) async fn start(session: &Session, write: FileWrite, busy: Busy) -> Result<Self> {
         let mut stream = session.open().await?;
         stream.send_json(&Request::FileWrite(write)).await?;
-        Ok(Self { stream })
+        Ok(Self { stream, _busy: busy })
     }
 
     /// Sends the next piece.
