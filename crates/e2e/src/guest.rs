@@ -98,6 +98,16 @@ impl Guest {
         answer.stdout.trim_end().to_owned()
     }
 
+    /// Starts a job and gives its id.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub async fn detach(&mut self, request: &ExecRequest) -> String {
+        let request = ExecRequest { detach: true, ..request.clone() };
+        let started = self.client.detach(&self.id, &request).await;
+        started.unwrap_or_else(|error| panic!("{:?}: {}", request.cmd, told(&error))).job_id
+    }
+
     /// Reads a whole file.
     pub async fn read(&mut self, path: &str, part: FilePart) -> Result<Vec<u8>, ClientError> {
         let mut content = self.client.file_read(&self.id, path, part).await?;
