@@ -216,13 +216,13 @@ pub(crate) fn cut<T: AsRef<str>>(argv: impl IntoIterator<Item = T>) -> Vec<Strin
     let mut shown = Vec::new();
     for argument in argv {
         let argument = argument.as_ref();
-        if argument.len() > left {
+        // One that is empty counts too: there may be a great many of them.
+        if argument.len() + 1 > left {
             let end = argument.floor_char_boundary(left);
             shown.push(format!("{}…", &argument[..end]));
             break;
         }
-        // An empty argument counts too: there may be a great many of them.
-        left = left.saturating_sub(argument.len() + 1);
+        left -= argument.len() + 1;
         shown.push(argument.to_owned());
     }
     shown

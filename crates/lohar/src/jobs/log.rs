@@ -138,8 +138,11 @@ impl Log {
     }
 
     fn room(&self) -> usize {
-        let max = usize::try_from(self.segment_max).unwrap_or(PENDING_MAX).min(PENDING_MAX);
-        max.saturating_sub(self.pending.len())
+        self.pending_max().saturating_sub(self.pending.len())
+    }
+
+    fn pending_max(&self) -> usize {
+        usize::try_from(self.segment_max).unwrap_or(PENDING_MAX).min(PENDING_MAX)
     }
 
     /// Whether the last record can grow.
@@ -196,7 +199,9 @@ impl Log {
         let length = (head.len() + self.pending.len()) as u64;
         let total =
             |segments: &VecDeque<Segment>| -> u64 { segments.iter().map(|s| s.bytes).sum() };
-        while self.segments.len() > 1 && total(&self.segments) + length > self.keep {
+        // What will be pending counts too.
+        let most = self.keep - self.pending_max() as u64;
+        while self.segments.len() > 1 && total(&self.segments) + length > most {
             if let Some(oldest) = self.segments.pop_front() {
                 // One that is gone already makes room too.
                 let _ = fs::remove_file(self.path(oldest.start));
