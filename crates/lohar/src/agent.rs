@@ -24,6 +24,18 @@ pub(crate) const EXECS_MAX: u32 = 1000;
 /// have open, so that there is always room for a question.
 pub(crate) const FILE_OPERATIONS_MAX: usize = 64;
 
+/// Paths that may be watched at once.
+pub(crate) const WATCHES_MAX: usize = 32;
+
+/// Archives that may be packed or unpacked at once; each has a thread of its own.
+pub(crate) const ARCHIVES_MAX: usize = 8;
+
+/// Connections to ports that may be open at once.
+pub(crate) const TUNNELS_MAX: u32 = 256;
+
+/// Operations on whole trees that go on at once, so that there are threads left for small ones.
+const TREE_OPERATIONS: usize = 2;
+
 /// Who this guest is.
 #[derive(Clone)]
 pub(crate) struct Identity {
@@ -43,10 +55,14 @@ pub(crate) struct Agent {
     /// `/dev/null`, for commands without input.
     pub(crate) null: OwnedFd,
     pub(crate) file_operations: Semaphore,
+    pub(crate) tree_operations: Semaphore,
+    pub(crate) watches: Semaphore,
+    pub(crate) archives: Semaphore,
     /// Told when the host wants the guest off.
     pub(crate) power_off: Notify,
     identity: Mutex<Option<Arc<Identity>>>,
     running: AtomicU32,
+    tunnels: AtomicU32,
     /// Nanoseconds that a small command took, the least seen; none yet if zero.
     small_command: AtomicU64,
     last_operation: Mutex<Instant>,
@@ -54,6 +70,9 @@ pub(crate) struct Agent {
 
 /// Held while a command runs.
 pub(crate) struct Running(Arc<Agent>);
+
+/// Held while a connection to a port is open.
+pub(crate) struct Tunneling(Arc<Agent>);
 
 impl Agent {
     /// An agent that nobody has told yet who it is.
@@ -69,9 +88,13 @@ impl Agent {
             reaper: Reaper::new()?,
             null: open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
             file_operations: Semaphore::new(FILE_OPERATIONS_MAX),
+            tree_operations: Semaphore::new(TREE_OPERATIONS),
+            watches: Semaphore::new(WATCHES_MAX),
+            archives: Semaphore::new(ARCHIVES_MAX),
             power_off: Notify::new(),
             identity: Mutex::default(),
             running: AtomicU32::new(0),
+            tunnels: AtomicU32::new(0),
             small_command: AtomicU64::new(0),
             last_operation: Mutex::new(Instant::now()),
         })
@@ -103,6 +126,19 @@ impl Agent {
         Ok(Running(Arc::clone(self)))
     }
 
+    /// Counts a connection to a port as open.
+    ///
+    /// # Errors
+    /// [`TUNNELS_MAX`] are already.
+    pub(crate) fn begin_tunnel(self: &Arc<Self>) -> Result<Tunneling, WireError> {
+        if self.tunnels.load(Ordering::Relaxed) >= TUNNELS_MAX {
+            let message = format!("{TUNNELS_MAX} connections to ports are open already");
+            return Err(WireError { code: ErrorCode::Limit, message });
+        }
+        self.tunnels.fetch_add(1, Ordering::Relaxed);
+        Ok(Tunneling(Arc::clone(self)))
+    }
+
     /// What a small command takes on this machine; the host has some timed before it records a
     /// template.
     pub(crate) fn small_command(&self) -> Duration {
@@ -122,6 +158,7 @@ impl Agent {
         let idle = lock(&self.last_operation).elapsed();
         Activity {
             running: self.running.load(Ordering::Relaxed),
+            tunnels: self.tunnels.load(Ordering::Relaxed),
             idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
             ..Activity::default()
         }
@@ -131,6 +168,13 @@ impl Agent {
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.touch();
+    }
+}
+
+impl Drop for Tunneling {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
         self.0.touch();
     }
 }

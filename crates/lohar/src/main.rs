@@ -15,12 +15,14 @@ mod files;
 mod identity;
 mod log;
 mod port;
+mod ports;
 mod power;
 mod reaper;
 mod session;
 mod sys;
 #[cfg(test)]
 mod testing;
+mod tunnel;
 mod users;
 
 use std::io::{self, Write};

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::agent::{Agent, refuse};
-use crate::{exec, files, identity};
+use crate::{exec, files, identity, ports, tunnel};
 
 /// How long the host may take to hear that the guest is about to power off.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -163,7 +163,15 @@ impl Shared {
             Request::FileRead(_)
             | Request::FileWrite(_)
             | Request::FileStat { .. }
-            | Request::FileList(_) => return files::serve(agent, request, stream).await,
+            | Request::FileList(_)
+            | Request::MakeDirectory { .. }
+            | Request::FileMove { .. }
+            | Request::FileRemove { .. }
+            | Request::Watch { .. }
+            | Request::Pack { .. }
+            | Request::Unpack { .. } => return files::serve(agent, request, stream).await,
+            Request::Ports => ports::list().await,
+            Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
             _ => Err(refuse(ErrorCode::Unsupported, "this agent cannot do that")),
         };
         Some((stream, response.unwrap_or_else(Response::Error)))
