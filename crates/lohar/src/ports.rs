@@ -97,7 +97,8 @@ fn find_owners(proc: &Path, listeners: &[Listener]) -> BTreeMap<u64, (i32, Optio
             let found = wanted.iter().position(|wanted| Some(*wanted) == inode);
             if let Some(inode) = found.map(|at| wanted.swap_remove(at)) {
                 let name = fs::read(directory.join("comm")).ok();
-                let name = name.map(|name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned());
+                let name =
+                    name.map(|name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned());
                 owners.insert(inode, (pid, name));
             }
         }
@@ -106,4 +107,47 @@ fn find_owners(proc: &Path, listeners: &[Listener]) -> BTreeMap<u64, (i32, Optio
         }
     }
     owners
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn who_listens_is_found() {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        let second = TcpListener::bind("[::1]:0").ok();
+        let ports = find(Path::new("/proc"));
+        assert!(ports.is_sorted_by_key(|port| port.port));
+        let found = ports.iter().find(|found| found.port == port).unwrap();
+        assert_eq!(found.address, "127.0.0.1");
+        assert_eq!(found.pid, i32::try_from(std::process::id()).ok());
+        assert!(found.process.as_ref().is_some_and(|name| name.starts_with("lohar")));
+        if let Some(second) = second {
+            let port = second.local_addr().unwrap().port();
+            assert!(ports.iter().any(|found| found.port == port && found.address == "::1"));
+        }
+    }
+
+    #[test]
+    fn tables_are_read_as_the_kernel_writes_them() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+            \x20  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0\n\
+            \x20  1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 7 1 0\n\
+            \x20  2: 0100007F:1F90 0100007F:C000 01 00000000:00000000 00:00000000 00000000     0        0 8 1 0\n\
+            \x20  3: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 9 1 0\n\
+            garbage\n";
+        let expected: Vec<Listener> = vec![
+            (8080, "127.0.0.1".parse().unwrap(), 4242),
+            (22, "0.0.0.0".parse().unwrap(), 7),
+            (80, "::1".parse().unwrap(), 9),
+        ];
+        if cfg!(target_endian = "little") {
+            assert_eq!(parse(table), expected);
+        }
+        assert!(parse("").is_empty());
+    }
 }

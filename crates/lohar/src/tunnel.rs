@@ -153,3 +153,6 @@ async fn to_host(send: &mut SendHalf, reader: ReadHalf<'_>) -> Result<(), Broken
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::message::{ErrorCode, WireError};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat, StatxAttributes,
-    StatxFlags, Timespec, Timestamps, chmod, openat, openat2, statx,
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat, StatxAttributes, StatxFlags,
+    Timespec, Timestamps, chmod, openat, openat2, statx,
 };
 use rustix::io::Errno;
 

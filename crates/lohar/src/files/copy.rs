@@ -8,8 +8,8 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timestamps, Uid, chownat, fchmod, fchown,
-    fstat, ftruncate, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat, symlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timestamps, Uid, chownat, fchmod, fchown, fstat,
+    ftruncate, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat, symlinkat,
     utimensat,
 };
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
@@ -35,8 +35,7 @@ struct Copy {
 /// `EXIST` if `name` is, and then nothing was made; `BUSY` if the source has a mount point.
 pub(super) fn copy_tree(source: &Place, directory: &OwnedFd, name: &CStr) -> Result<(), Errno> {
     let meta = statat(&source.directory, &source.name, AtFlags::SYMLINK_NOFOLLOW)?;
-    let mut copy =
-        Copy { buffer: Vec::new(), device: meta.st_dev, linked: HashMap::new() };
+    let mut copy = Copy { buffer: Vec::new(), device: meta.st_dev, linked: HashMap::new() };
     copy.one((&source.directory, &source.name), (directory, name), &meta)?;
     if FileType::from_raw_mode(meta.st_mode).is_dir() {
         let from = enter(&source.directory, &source.name)?;
@@ -130,7 +129,8 @@ impl Copy {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let target = openat(to.0, to.1, flags, Mode::from_raw_mode(0o600))?;
         self.buffer.resize(BLOCK, 0);
-        let is_sparse = i64::try_from(meta.st_blocks).unwrap_or(0).saturating_mul(512) < meta.st_size;
+        let is_sparse =
+            i64::try_from(meta.st_blocks).unwrap_or(0).saturating_mul(512) < meta.st_size;
         let mut at = 0;
         loop {
             let count = retry_on_intr(|| pread(&source, &mut *self.buffer, at))?;

@@ -63,7 +63,8 @@ fn page(directory: &OwnedFd, request: &FileList) -> Result<(Vec<Name>, bool), Er
         }
         Ok(())
     })?;
-    let limit = request.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let limit =
+        request.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     if limit >= names.len() {
         names.sort_unstable();
         return Ok((names, false));

@@ -17,10 +17,10 @@ use rustix::io::{Errno, read, retry_on_intr};
 use tar::{EntryType, Header};
 use tokio::sync::{mpsc, oneshot};
 
+use super::archive::BLOCK;
 use super::at::{beneath, each_entry, open_beneath, split};
 use super::stat::facts;
 use super::{Failure, explain, locate};
-use super::archive::BLOCK;
 use crate::agent::{Agent, refuse};
 
 /// Bytes that are sent at once.

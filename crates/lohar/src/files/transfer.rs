@@ -18,12 +18,7 @@ use super::remove::remove_tree;
 use crate::agent::refuse;
 
 /// Serves one `FileMove`.
-pub(super) fn transfer(
-    root: &Path,
-    from: &str,
-    to: &str,
-    replace: bool,
-) -> Result<(), WireError> {
+pub(super) fn transfer(root: &Path, from: &str, to: &str, replace: bool) -> Result<(), WireError> {
     let (source, target) = (Place::of(root, "move", from)?, Place::of(root, "move to", to)?);
     let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
     let renamed =

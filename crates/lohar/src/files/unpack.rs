@@ -13,8 +13,8 @@ use proto::frame::FrameKind;
 use proto::message::{ErrorCode, Response, WireError};
 use proto::mux::Stream;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, fchmod, fstat, futimens, linkat, mknodat,
-    openat, renameat, statat, symlinkat, syncfs, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, fchmod, fstat, futimens, linkat,
+    mknodat, openat, renameat, statat, symlinkat, syncfs, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use tar::EntryType;
@@ -234,11 +234,7 @@ fn stamps(entry: &Entry) -> Timestamps {
 }
 
 /// Makes something that cannot replace by itself what is there.
-fn put(
-    parent: &Parent,
-    name: &OsStr,
-    make: impl Fn() -> Result<(), Errno>,
-) -> Result<(), Errno> {
+fn put(parent: &Parent, name: &OsStr, make: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
     match make() {
         Err(Errno::EXIST) => {
             unlinkat(&parent.directory, name, AtFlags::empty())?;

@@ -160,9 +160,8 @@ fn begin(agent: &Agent, request: &FileWrite) -> Result<Sink, WireError> {
         let message = format!("{path} names a directory");
         return Err(refuse(ErrorCode::IsDirectory, message));
     }
-    let wanted = request.owner.as_deref().map_or(Ok((None, None)), |text| {
-        owner::parse(agent, text)
-    })?;
+    let wanted =
+        request.owner.as_deref().map_or(Ok((None, None)), |text| owner::parse(agent, text))?;
     if request.append {
         return append(agent, request, &place, wanted).map(Sink::Append);
     }

@@ -40,7 +40,12 @@ async fn a_directory_of_any_size_is_listed_in_order() {
     assert!(names.is_sorted());
 }
 
-async fn page(host: &Session, path: &str, after: Option<&str>, limit: u64) -> (Vec<FileEntry>, bool) {
+async fn page(
+    host: &Session,
+    path: &str,
+    after: Option<&str>,
+    limit: u64,
+) -> (Vec<FileEntry>, bool) {
     let (path, after) = (path.to_owned(), after.map(str::to_owned));
     let request = Request::FileList(FileList { path, after, limit: Some(limit) });
     let mut stream = open(host, &request).await;

@@ -102,8 +102,7 @@ fn any_range_is_what_slicing_gives() {
             let skip = skip.index(size + 10);
             let rest = content.get(skip..).unwrap_or_default();
             let end = max.map_or(rest.len(), |max| usize::try_from(max).unwrap().min(rest.len()));
-            let request =
-                FileRead { skip_bytes: Some(skip as u64), max_bytes: max, ..of("/file") };
+            let request = FileRead { skip_bytes: Some(skip as u64), max_bytes: max, ..of("/file") };
             let got = read(&host, request).await;
             assert_eq!(got, Ok((rest[..end].to_vec(), end < rest.len())), "{size} {skip} {max:?}");
         }

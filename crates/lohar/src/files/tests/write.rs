@@ -138,8 +138,7 @@ async fn the_owner_is_who_was_asked_for() {
     let owned = async |owner: &str, append: bool| {
         let path = format!("/{}-{append}", owner.replace(':', "-"));
         let owner = Some(owner.to_owned());
-        let write =
-            FileWrite { path: path.clone(), owner, append, mode: Some(0o4755) };
+        let write = FileWrite { path: path.clone(), owner, append, mode: Some(0o4755) };
         let answer = send(&host, &Request::FileWrite(write), b"x").await;
         let meta = fs::metadata(guest.path().join(&path[1..])).ok();
         (answer, meta.map(|meta| (meta.uid(), meta.gid(), meta.mode() & 0o7777)))
@@ -168,8 +167,7 @@ async fn what_is_appended_is_there_when_it_has_come() {
     let guest = Guest::new().await;
     let host = guest.owned().await;
     let file = guest.path().join("a/b/log");
-    let append =
-        FileWrite { path: "/a/b/log".to_owned(), append: true, ..FileWrite::default() };
+    let append = FileWrite { path: "/a/b/log".to_owned(), append: true, ..FileWrite::default() };
     let request = Request::FileWrite(append);
     let mut stream = open(&host, &request).await;
     let mut expected = String::new();

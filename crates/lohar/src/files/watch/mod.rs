@@ -76,8 +76,8 @@ pub(super) async fn watch(
     let told = path.trim_end_matches('/').to_owned();
     let arm = move || Tracker::arm(place, told, recursive);
     let (inotify, mut tracker) = on_disk(arm).await.map_err(ended)?;
-    let inotify = sys::watch(inotify, Interest::READABLE)
-        .map_err(|error| explain("watch", path, &error))?;
+    let inotify =
+        sys::watch(inotify, Interest::READABLE).map_err(|error| explain("watch", path, &error))?;
     let inotify = Arc::new(inotify);
     stream.send_json(&Response::Done).await?;
     loop {

@@ -1,9 +1,9 @@
 //! What the kernel's events mean.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use proto::message::{Change, ChangeKind};
@@ -49,7 +49,6 @@ struct Moving {
     /// Where among the changes its removal is told.
     index: usize,
     path: Relative,
-    is_dir: bool,
     /// Watches in it, with what follows its own path.
     watches: Vec<(i32, Vec<u8>)>,
 }
@@ -81,7 +80,11 @@ pub(super) struct Tracker {
 
 impl Tracker {
     /// Watches `place`; all that happens from now on will be told.
-    pub(super) fn arm(place: PathBuf, told: String, recursive: bool) -> Result<(OwnedFd, Self), End> {
+    pub(super) fn arm(
+        place: PathBuf,
+        told: String,
+        recursive: bool,
+    ) -> Result<(OwnedFd, Self), End> {
         let meta = statat(CWD, &place, AtFlags::empty())?;
         let (place, only) = if FileType::from_raw_mode(meta.st_mode).is_dir() {
             (place, None)
@@ -204,10 +207,8 @@ impl Tracker {
             return if self.recursive { self.scan(inotify, Vec::new(), false) } else { Ok(()) };
         }
         let Some(directory) = self.directories.get(&watch) else { return Ok(()) };
-        let ends = ReadFlags::IGNORED
-            | ReadFlags::UNMOUNT
-            | ReadFlags::DELETE_SELF
-            | ReadFlags::MOVE_SELF;
+        let ends =
+            ReadFlags::IGNORED | ReadFlags::UNMOUNT | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF;
         if mask.intersects(ends) {
             if watch == self.root {
                 self.tell(ChangeKind::Remove, &[], self.only.is_none());
@@ -258,7 +259,7 @@ impl Tracker {
             let index = self.changes.len();
             self.tell(ChangeKind::Remove, &path, is_dir);
             let watches = if is_dir { self.detach(&path) } else { Vec::new() };
-            self.moving.insert(cookie, Moving { index, path, is_dir, watches });
+            self.moving.insert(cookie, Moving { index, path, watches });
         } else if mask.contains(ReadFlags::DELETE) {
             self.forget(&path);
             self.gone |= path.is_empty();
