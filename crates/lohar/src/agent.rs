@@ -25,6 +25,15 @@ use crate::users::Users;
 /// can have open, so that there is always room for a question.
 pub(crate) const FILE_OPERATIONS_MAX: usize = 64;
 
+/// Paths that may be watched at once.
+pub(crate) const WATCHES_MAX: usize = 32;
+
+/// Archives that may be packed or unpacked at once; each has a thread of its own.
+pub(crate) const ARCHIVES_MAX: usize = 8;
+
+/// Operations on whole trees that go on at once, so that there are threads left for small ones.
+const TREE_OPERATIONS: usize = 2;
+
 /// Who this guest is.
 #[derive(Clone)]
 pub(crate) struct Identity {
@@ -44,6 +53,9 @@ pub(crate) struct Agent {
     /// `/dev/null`, for commands without input.
     pub(crate) null: OwnedFd,
     pub(crate) file_operations: Semaphore,
+    pub(crate) tree_operations: Semaphore,
+    pub(crate) watches: Semaphore,
+    pub(crate) archives: Semaphore,
     /// Told when the host wants the guest off.
     pub(crate) power_off: Notify,
     pub(crate) counts: Counts,
@@ -70,6 +82,9 @@ impl Agent {
             reaper: Reaper::new()?,
             null: open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
             file_operations: Semaphore::new(FILE_OPERATIONS_MAX),
+            tree_operations: Semaphore::new(TREE_OPERATIONS),
+            watches: Semaphore::new(WATCHES_MAX),
+            archives: Semaphore::new(ARCHIVES_MAX),
             power_off: Notify::new(),
             counts: Counts::default(),
             sessions: Sessions::default(),
@@ -104,7 +119,6 @@ impl Agent {
     ///
     /// # Errors
     /// [`TUNNELS_MAX`] are already.
-    #[expect(dead_code, reason = "tunnels are on their way")]
     pub(crate) fn begin_tunnel(self: &Arc<Self>) -> Result<Held, WireError> {
         Held::within(self, Counted::Tunnel, TUNNELS_MAX, "open tunnels")
     }

@@ -17,6 +17,7 @@ mod identity;
 mod jobs;
 mod log;
 mod port;
+mod ports;
 mod power;
 mod reaper;
 mod session;
@@ -24,6 +25,7 @@ mod sessions;
 mod sys;
 #[cfg(test)]
 mod testing;
+mod tunnel;
 mod users;
 
 use std::io::{self, Write};

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::agent::{Agent, refuse};
-use crate::{activity, exec, files, identity, jobs, sessions};
+use crate::{activity, exec, files, identity, jobs, ports, sessions, tunnel};
 
 /// How long the host may take to hear that the guest is about to power off.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -186,8 +186,15 @@ impl Shared {
             Request::FileRead(_)
             | Request::FileWrite(_)
             | Request::FileStat { .. }
-            | Request::FileList(_) => return files::serve(agent, request, stream).await,
-            _ => Err(refuse(ErrorCode::Unsupported, "this agent cannot do that")),
+            | Request::FileList(_)
+            | Request::MakeDirectory { .. }
+            | Request::FileMove { .. }
+            | Request::FileRemove { .. }
+            | Request::Watch { .. }
+            | Request::Pack { .. }
+            | Request::Unpack { .. } => return files::serve(agent, request, stream).await,
+            Request::Ports => ports::list().await,
+            Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
         };
         Some((stream, response.unwrap_or_else(Response::Error)))
     }

@@ -127,6 +127,11 @@ impl Stream {
         self.send.finish().await
     }
 
+    /// See [`RecvHalf::closed`].
+    pub async fn closed(&self) {
+        self.recv.closed().await;
+    }
+
     /// Both directions, usable from different tasks; the stream is gone when both are dropped.
     pub fn split(self) -> (SendHalf, RecvHalf) {
         (self.send, self.recv)
