@@ -1,6 +1,8 @@
 //! Who asks, and what of it is theirs. Being allowed is a value that a handler holds: one that
 //! takes none of these types cannot reach anybody's sandbox.
 
+use std::collections::HashMap;
+
 use api::ErrorCode;
 use axum::{
     extract::{FromRequestParts, Path},
@@ -75,12 +77,43 @@ impl FromRequestParts<App> for OwnedSandbox {
 impl FromRequestParts<App> for Id {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
-        let path = Path::<String>::from_request_parts(parts, app).await;
-        let Path(id) =
-            path.map_err(|error| Failure::new(ErrorCode::InvalidRequest, error.body_text()))?;
-        Ok(Self(id))
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Failure> {
+        param(parts, "id").await.map(Self)
     }
+}
+
+/// A part of the path that the route gives a name.
+pub(crate) async fn param(parts: &mut Parts, name: &str) -> Result<String, Failure> {
+    let path = Path::<HashMap<String, String>>::from_request_parts(parts, &()).await;
+    let Path(mut all) =
+        path.map_err(|error| Failure::new(ErrorCode::InvalidRequest, error.body_text()))?;
+    all.remove(name).ok_or_else(|| Failure::internal(format!("the route has no {name}")))
+}
+
+/// Refuses what a browser sends for a page of another site. Where no key is needed, nothing else
+/// would keep such a page from talking to the daemon over an upgraded connection.
+pub(crate) fn same_origin(parts: &Parts) -> Result<(), Failure> {
+    let mut origins = parts.headers.get_all(header::ORIGIN).iter();
+    let Some(origin) = origins.next() else { return Ok(()) };
+    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = origins.next().is_none()
+        && origin.to_str().ok().zip(host).is_some_and(|(origin, host)| is_own(origin, host));
+    if own {
+        return Ok(());
+    }
+    Err(Failure::new(ErrorCode::Forbidden, "the request comes from a page of another site"))
+}
+
+/// Whether an origin such as `https://name:port` is the host that was asked.
+fn is_own(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let usual = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return false,
+    };
+    let plain = |text: &str| text.strip_suffix(usual).unwrap_or(text).to_ascii_lowercase();
+    !authority.is_empty() && plain(authority) == plain(host)
 }
 
 /// A key that was sent decides alone, so that root can act as somebody else and never acts as the
@@ -106,4 +139,35 @@ fn identify(headers: &HeaderMap, peer: Peer, app: &Shared) -> Result<User, Failu
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, key) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+
+    #[test]
+    fn pages_of_other_sites_are_told_by_their_origin() {
+        for (origin, host, allowed) in [
+            ("http://127.0.0.1:8080", "127.0.0.1:8080", true),
+            ("https://Bhatti.example", "bhatti.example", true),
+            ("https://bhatti.example", "bhatti.example:443", true),
+            ("http://[::1]:8080", "[::1]:8080", true),
+            ("http://127.0.0.1:3000", "127.0.0.1:8080", false),
+            ("https://evil.example", "bhatti.example", false),
+            ("https://bhatti.example.evil.example", "bhatti.example", false),
+            ("null", "bhatti.example", false),
+            ("file://", "", false),
+            ("http://", "", false),
+        ] {
+            let request = Request::builder().header("origin", origin).header("host", host);
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(same_origin(&parts).is_ok(), allowed, "{origin} {host}");
+        }
+        let twice = Request::builder().header("origin", "http://a").header("origin", "http://b");
+        let (parts, ()) = twice.header("host", "a").body(()).unwrap().into_parts();
+        assert_eq!(same_origin(&parts).unwrap_err().code, ErrorCode::Forbidden);
+        same_origin(&Request::builder().body(()).unwrap().into_parts().0).unwrap();
+    }
 }

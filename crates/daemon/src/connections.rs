@@ -1,6 +1,12 @@
-//! Accepting connections, serving HTTP/1.1 on them, and ending without cutting answers short.
+//! Accepting connections, serving HTTP/1.1 on them and whatever they are upgraded to, and ending
+//! without cutting answers short.
 
-use std::{io, pin::pin, time::Duration};
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -8,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -17,7 +23,7 @@ use tower::Service as _;
 use crate::auth::Peer;
 
 /// Most connections of one listener; further ones wait in its backlog.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 4096;
 /// How long a request's head may take, and so how long a connection may idle between requests.
 const HEAD_TIME: Duration = Duration::from_secs(75);
 /// How long requests may take to end after the daemon was told to.
@@ -88,36 +94,67 @@ pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Rec
     }
 }
 
+/// By way of this, put on every request, a connection is given away: what it is upgraded to is
+/// served by its own task, counts like any other connection, and ends with the daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct Handover {
+    next: mpsc::Sender<Upgraded>,
+    stop: watch::Receiver<bool>,
+}
+
+/// What goes on over a connection that is no longer HTTP.
+type Upgraded = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Handover {
+    /// Gives the connection away once its request is answered. What it is given to is told when the
+    /// daemon ends. False if it is given away already.
+    pub(crate) fn give<F>(&self, to: impl FnOnce(watch::Receiver<bool>) -> F) -> bool
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.next.try_send(Box::pin(to(self.stop.clone()))).is_ok()
+    }
+}
+
 async fn serve_one(
-    io: impl AsyncRead + AsyncWrite + Unpin,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
+    let (next, mut given) = mpsc::channel(1);
+    let handover = Handover { next, stop: stop.clone() };
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(handover.clone());
         router.clone().call(request.map(Body::new))
     });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .serve_connection(TokioIo::new(io), service)
-    );
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let ended = {
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIME)
+                .serve_connection(TokioIo::new(io), service)
+                .with_upgrades()
+        );
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopped(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
     if let Err(error) = ended {
         tracing::debug!("connection ended: {}", base::chain(&error));
     }
+    if let Ok(upgraded) = given.try_recv() {
+        upgraded.await;
+    }
 }
 
 /// Waits for the word to stop; whoever could give it being gone is the same.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 

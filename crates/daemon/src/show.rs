@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use api::{Failure, FileInfo, FileKind, Image, Sandbox, StartedFrom, Status, Thermal, User};
-use orchestrator::{ImageView, NodeInfo, message as guest, model};
+use api::{
+    Activity, Failure, FileInfo, FileKind, Image, Sandbox, StartedFrom, Status, Thermal, User,
+};
+use orchestrator::{ActivityView, ImageView, NodeInfo, message as guest, model};
 
 const MIB: u64 = 1 << 20;
 
@@ -32,8 +34,19 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         }),
         generation: view.generation,
         snapshot_size_mb: view.snapshot_bytes.map(|bytes| bytes.div_ceil(MIB)),
-        activity: None,
+        activity: running.then(|| activity(view.activity)),
         started_from: None,
+    }
+}
+
+fn activity(view: ActivityView) -> Activity {
+    Activity {
+        running: view.running,
+        attached: view.attached,
+        tunnels: view.tunnels,
+        files: view.files,
+        jobs: view.jobs,
+        idle_sec: view.idle.as_secs(),
     }
 }
 
@@ -113,7 +126,7 @@ pub(crate) fn mode(mode: u32) -> String {
 }
 
 /// Unix seconds as RFC 3339; times that no calendar has are shown as its beginning.
-fn time(seconds: i64) -> String {
+pub(crate) fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }
 

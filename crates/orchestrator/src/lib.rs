@@ -9,6 +9,7 @@
 
 mod activity;
 mod admission;
+mod contents;
 mod convert;
 mod driver;
 pub mod error;
@@ -28,9 +29,13 @@ mod template;
 
 pub use activity::ActivityView;
 pub use admission::Defaults;
+pub use contents::{Archive, ArchiveSender, Contents, NewFile, Unwanted};
 pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
-pub use guest::{ExecEvent, ExecInput, Execution, FileReading, FileWriting};
+pub use guest::{
+    AttachEvent, AttachInput, Attachment, ExecEvent, ExecInput, Execution, FileReading,
+    FileWriting, JobEvent, JobReading, Started as StartedCommand,
+};
 pub use node::node_tag;
 pub use proto::message;
 pub use sandbox::Sandbox;

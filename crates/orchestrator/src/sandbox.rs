@@ -1,9 +1,11 @@
 //! The handle through which everybody but the driver deals with a sandbox.
 
+mod programs;
+
 use std::sync::Arc;
 
 use proto::{
-    message::{Exec, FileEntry, FileRead, FileStat, FileWrite},
+    message::{FileEntry, FileRead, FileStat, FileWrite},
     mux::Session,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -13,7 +15,7 @@ use crate::{
     activity::{Activity, ActivityView, Busy, Work},
     driver::{self, Begin, Command, Published},
     facade::{Progress, Started},
-    guest::{self, Execution, FileReading, FileWriting},
+    guest::{self, Awake, FileReading, FileWriting, Witness},
     model::{SandboxView, StartFrom},
     node::Node,
     record::Record,
@@ -35,15 +37,18 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     published: watch::Receiver<Published>,
     activity: Arc<Activity>,
+    awake: Arc<Awake>,
 }
 
 impl Sandbox {
     /// Starts the driver and registers the sandbox.
     pub(crate) fn start_driver(node: &Arc<Node>, record: Record, begin: Begin) -> Self {
-        let (driver, (commands, published)) = driver::prepare(Arc::clone(node), record.clone());
-        let sandbox = Self {
-            shared: Arc::new(Shared { record, commands, published, activity: Activity::new() }),
-        };
+        let activity = Activity::new();
+        let awake = Awake::new(Arc::clone(&activity));
+        let (driver, (commands, published)) =
+            driver::prepare(Arc::clone(node), record.clone(), Arc::clone(&awake));
+        let shared = Shared { record, commands, published, activity, awake };
+        let sandbox = Self { shared: Arc::new(shared) };
         node.registry.insert(sandbox.clone());
         // Only now, because a driver that gives up takes its sandbox out of the registry.
         tokio::spawn(driver.run(begin));
@@ -71,6 +76,7 @@ impl Sandbox {
             snapshot_bytes: now.snapshot_bytes,
             created_at: record.created_at,
             stopped_at: now.stopped_at,
+            activity: self.shared.activity.view(),
         }
     }
 
@@ -119,16 +125,6 @@ impl Sandbox {
         if self.shared.commands.send(Command::Release(reply)).await.is_ok() {
             let _ = released.await;
         }
-    }
-
-    /// Runs a command. Dropping the execution kills it.
-    pub async fn exec(&self, exec: Exec) -> Result<Execution> {
-        if exec.argv.is_empty() {
-            return Err(Error::new(Kind::CommandMissing, "there is no command to run")
-                .hint("give one after --, for instance: bhatti exec NAME -- uname -a"));
-        }
-        let (session, busy) = self.begin(Work::Command).await?;
-        Execution::start(&session, exec, busy).await
     }
 
     /// Reads a file.
@@ -182,6 +178,11 @@ impl Sandbox {
             }
         }
         Err(Error::new(Kind::AgentUnreachable, "the sandbox is stopped again and again"))
+    }
+
+    /// Explains the loss of a session in the middle of an operation.
+    fn witness(&self) -> Witness {
+        Witness::new(self.shared.record.name.clone(), self.shared.published.clone())
     }
 
     async fn ask<T>(

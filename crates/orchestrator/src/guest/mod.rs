@@ -1,8 +1,15 @@
 //! The host's side of the conversation with the guest agent.
 
+mod awake;
 mod channel;
 mod exec;
 mod files;
+mod furnish;
+mod jobs;
+mod lost;
+mod sessions;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::time::Duration;
 
@@ -11,10 +18,18 @@ use proto::{
     mux::Stream,
 };
 
+pub(crate) use awake::Awake;
 pub(crate) use channel::{Channel, Patience, fresh};
-pub use exec::{ExecEvent, ExecInput, Execution};
+pub(crate) use exec::start_job;
+pub use exec::{ExecEvent, ExecInput, Execution, Started};
 pub use files::{FileReading, FileWriting};
 pub(crate) use files::{list, stat};
+pub(crate) use furnish::{start_init, unpack, write_file};
+pub use jobs::{JobEvent, JobReading};
+pub(crate) use jobs::{job, jobs, kill, remove};
+pub(crate) use lost::Witness;
+pub(crate) use sessions::sessions;
+pub use sessions::{AttachEvent, AttachInput, Attachment};
 
 use crate::{Error, Kind, Result};
 
@@ -38,6 +53,14 @@ async fn answer(stream: &mut Stream) -> Result<Response> {
         Some(Response::Error(error)) => Err(error.into()),
         Some(response) => Ok(response),
         None => Err(cut_off()),
+    }
+}
+
+/// Sends a request that is answered by [`Response::Done`].
+async fn expect_done(session: &proto::mux::Session, request: &Request) -> Result<()> {
+    match ask(session, request).await? {
+        (_, Response::Done) => Ok(()),
+        (_, other) => Err(unexpected(&other)),
     }
 }
 
