@@ -25,12 +25,17 @@ mod sandbox;
 mod sandbox_dir;
 pub mod store;
 mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use activity::ActivityView;
 pub use admission::Defaults;
 pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
-pub use guest::{ExecEvent, ExecInput, Execution, FileReading, FileWriting};
+pub use guest::{
+    Awake, ExecEvent, ExecInput, Execution, FileReading, FileWriting, Hold, Listing, Tunnel,
+    Watching,
+};
 pub use node::node_tag;
 pub use proto::message;
 pub use sandbox::Sandbox;

@@ -3,18 +3,20 @@
 mod channel;
 mod exec;
 mod files;
+mod tunnel;
 
 use std::time::Duration;
 
 use proto::{
-    message::{Request, Response},
+    message::{PortInfo, Request, Response},
     mux::Stream,
 };
 
 pub(crate) use channel::{Channel, Patience, fresh};
 pub use exec::{ExecEvent, ExecInput, Execution};
-pub use files::{FileReading, FileWriting};
+pub use files::{FileReading, FileWriting, Listing, Watching};
 pub(crate) use files::{list, stat};
+pub use tunnel::{Awake, Hold, Tunnel};
 
 use crate::{Error, Kind, Result};
 
@@ -30,6 +32,25 @@ async fn ask(session: &proto::mux::Session, request: &Request) -> Result<(Stream
         Ok((stream, answer))
     };
     within(ANSWER, asked).await
+}
+
+/// Asks for a change that is answered by being done. It may take its time: a tree is removed or
+/// copied entry by entry.
+pub(crate) async fn change(session: &proto::mux::Session, request: &Request) -> Result<()> {
+    let mut stream = session.open().await?;
+    stream.send_json(request).await?;
+    match answer(&mut stream).await? {
+        Response::Done => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What listens in the guest, lowest port first.
+pub(crate) async fn ports(session: &proto::mux::Session) -> Result<Vec<PortInfo>> {
+    match ask(session, &Request::Ports).await? {
+        (_, Response::Ports { ports }) => Ok(ports),
+        (_, other) => Err(unexpected(&other)),
+    }
 }
 
 /// The next JSON answer of a stream; an error answer becomes our error.
