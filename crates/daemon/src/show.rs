@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use api::{Failure, FileInfo, FileKind, Image, Sandbox, StartedFrom, Status, Thermal, User};
+use api::{
+    Failure, FileInfo, FileKind, Image, Port, Sandbox, StartedFrom, Status, Thermal, User,
+    WatchEvent, WatchKind,
+};
 use orchestrator::{ImageView, NodeInfo, message as guest, model};
 
 const MIB: u64 = 1 << 20;
@@ -104,6 +107,30 @@ pub(crate) fn file(entry: guest::FileEntry) -> FileInfo {
             guest::FileKind::Symlink => FileKind::Symlink,
             guest::FileKind::Other => FileKind::Other,
         },
+    }
+}
+
+pub(crate) fn change(change: guest::Change) -> WatchEvent {
+    let kind = match change.kind {
+        guest::ChangeKind::Create => WatchKind::Create,
+        guest::ChangeKind::Write => WatchKind::Write,
+        guest::ChangeKind::Attributes => WatchKind::Attributes,
+        guest::ChangeKind::Remove => WatchKind::Remove,
+        guest::ChangeKind::Rename => WatchKind::Rename,
+        guest::ChangeKind::Overflow => WatchKind::Overflow,
+    };
+    WatchEvent::Change { kind, path: change.path, to: change.to, is_dir: change.is_dir }
+}
+
+/// A port of the sandbox with that id.
+pub(crate) fn port(info: guest::PortInfo, id: &str) -> Port {
+    Port {
+        container_port: info.port,
+        proxy_url: format!("/sandboxes/{id}/proxy/{}/", info.port),
+        address: info.address,
+        process: info.process,
+        pid: info.pid,
+        sandbox_id: None,
     }
 }
 

@@ -25,7 +25,14 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/pause", post(sandboxes::pause))
         .route("/sandboxes/{id}/resume", post(sandboxes::resume))
         .route("/sandboxes/{id}/exec", post(exec::exec))
-        .route("/sandboxes/{id}/files", get(files::read).head(files::stat).put(files::write))
+        .route(
+            "/sandboxes/{id}/files",
+            get(files::read).head(files::stat).put(files::write).delete(files::remove),
+        )
+        .route("/sandboxes/{id}/files/mkdir", post(files::make_directory))
+        .route("/sandboxes/{id}/files/move", post(files::move_file))
+        .route("/sandboxes/{id}/files/watch", get(files::watch))
+        .route("/sandboxes/{id}/archive", get(files::pack).put(files::unpack))
         .route("/users", get(users::list).post(users::create))
         .route("/users/{id}", delete(users::delete))
         .route("/users/{id}/rotate-key", post(users::rotate_key))
