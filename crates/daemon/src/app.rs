@@ -13,7 +13,10 @@ use axum::{
 use futures_util::FutureExt as _;
 use orchestrator::{Orchestrator, store::Store};
 
-use crate::{failure::Failure, routes};
+use crate::{
+    failure::Failure,
+    routes::{self, Pool},
+};
 
 /// This program's version, on every answer.
 const VERSION: HeaderValue = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
@@ -33,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) json_body_max: usize,
     pub(crate) started: Instant,
+    /// Idle connections to servers in sandboxes.
+    pub(crate) pool: Pool,
     /// Whom the daemon runs as, and so who is its admin on the Unix socket besides root.
     pub(crate) own_uid: u32,
 }
@@ -52,6 +57,7 @@ impl App {
             orchestrator,
             json_body_max,
             started: Instant::now(),
+            pool: Pool::default(),
             own_uid: rustix::process::geteuid().as_raw(),
         }))
     }

@@ -1,6 +1,12 @@
 //! Accepting connections, serving HTTP/1.1 on them, and ending without cutting answers short.
 
-use std::{io, pin::pin, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -34,18 +40,40 @@ pub(crate) enum Listener {
 
 #[derive(Debug)]
 enum Connection {
-    Tcp(TcpStream),
+    Tcp(TcpStream, IpAddr),
     Unix(UnixStream, Peer),
+}
+
+/// Where a request over TCP comes from, put on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Address(pub(crate) IpAddr);
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What a connection becomes once it is not HTTP any more, put on its requests. It counts as the
+/// connection that it was, and ends when the daemon is told to.
+#[derive(Clone, Default)]
+pub(crate) struct Afterwards(Arc<Mutex<Option<Work>>>);
+
+impl Afterwards {
+    /// Runs `work` once the connection is upgraded; if it never is, `work` is dropped.
+    pub(crate) fn run(&self, work: impl Future<Output = ()> + Send + 'static) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(work));
+    }
+
+    fn take(&self) -> Option<Work> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Listener {
     async fn accept(&self) -> io::Result<Connection> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, address) = listener.accept().await?;
                 // Answers are small and somebody waits for each.
                 stream.set_nodelay(true)?;
-                Ok(Connection::Tcp(stream))
+                Ok(Connection::Tcp(stream, address.ip()))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -67,11 +95,12 @@ pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Rec
         };
         let (router, stop_one) = (router.clone(), stop.clone());
         match accepted {
-            Ok(Connection::Tcp(stream)) => {
-                connections.spawn(serve_one(stream, Peer::Tcp, router, stop_one));
+            Ok(Connection::Tcp(stream, address)) => {
+                let from = (Peer::Tcp, Some(Address(address)));
+                connections.spawn(serve_one(stream, from, router, stop_one));
             }
             Ok(Connection::Unix(stream, peer)) => {
-                connections.spawn(serve_one(stream, peer, router, stop_one));
+                connections.spawn(serve_one(stream, (peer, None), router, stop_one));
             }
             Err(error) if is_of_connection(&error) => {}
             Err(error) => {
@@ -89,13 +118,20 @@ pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Rec
 }
 
 async fn serve_one(
-    io: impl AsyncRead + AsyncWrite + Unpin,
-    peer: Peer,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    (peer, address): (Peer, Option<Address>),
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
+    let afterwards = Afterwards::default();
+    let upgrades = afterwards.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+        let extensions = request.extensions_mut();
+        extensions.insert(peer);
+        extensions.insert(upgrades.clone());
+        if let Some(address) = address {
+            extensions.insert(address);
+        }
         router.clone().call(request.map(Body::new))
     });
     let mut connection = pin!(
@@ -103,6 +139,7 @@ async fn serve_one(
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
             .serve_connection(TokioIo::new(io), service)
+            .with_upgrades()
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -113,6 +150,12 @@ async fn serve_one(
     };
     if let Err(error) = ended {
         tracing::debug!("connection ended: {}", base::chain(&error));
+    } else if let Some(work) = afterwards.take() {
+        // Nobody can tell when a byte stream has come to a good end.
+        tokio::select! {
+            () = work => {}
+            () = stopped(&mut stop) => {}
+        }
     }
 }
 

@@ -21,6 +21,8 @@ mod routes;
 mod serve;
 mod show;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use config::{Config, ConfigError, Flags, SandboxDefaults};

@@ -105,6 +105,11 @@ pub async fn sandbox(owner: &UserId, name: &str) -> (Sandbox, Agent) {
     (sandbox, Agent { incoming, power })
 }
 
+/// As [`sandbox`], where it does not matter whose it is.
+pub async fn sandbox_of_nobody() -> (Sandbox, Agent) {
+    sandbox(&UserId::random(), "box").await
+}
+
 /// As [`sandbox`], and it is found.
 pub async fn registered(orchestrator: &Orchestrator, owner: &UserId, name: &str) -> Agent {
     let (sandbox, agent) = sandbox(owner, name).await;

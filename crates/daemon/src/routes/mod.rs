@@ -2,14 +2,18 @@
 
 mod exec;
 mod files;
+mod ports;
+mod proxy;
 mod sandboxes;
 mod system;
 mod users;
 
 use axum::{
     Router,
-    routing::{delete, get, post},
+    routing::{any, delete, get, post},
 };
+
+pub(crate) use proxy::Pool;
 
 use crate::app::App;
 
@@ -33,6 +37,12 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/files/move", post(files::move_file))
         .route("/sandboxes/{id}/files/watch", get(files::watch))
         .route("/sandboxes/{id}/archive", get(files::pack).put(files::unpack))
+        .route("/sandboxes/{id}/ports", get(ports::list))
+        .route("/sandboxes/{id}/ports/{port}/tunnel", get(ports::tunnel))
+        .route("/sandboxes/{id}/proxy/{port}", any(proxy::proxy))
+        .route("/sandboxes/{id}/proxy/{port}/", any(proxy::proxy))
+        .route("/sandboxes/{id}/proxy/{port}/{*rest}", any(proxy::proxy))
+        .route("/ports", get(ports::list_all))
         .route("/users", get(users::list).post(users::create))
         .route("/users/{id}", delete(users::delete))
         .route("/users/{id}/rotate-key", post(users::rotate_key))

@@ -77,7 +77,5 @@ fn guest_path(path: String) -> Result<String, Failure> {
 fn parse_mode(text: &str) -> Result<u32, Failure> {
     let digits = !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o7777);
-    mode.ok_or_else(|| {
-        invalid(format!("mode {text:?} is not octal permission bits, such as 0644"))
-    })
+    mode.ok_or_else(|| invalid(format!("mode {text:?} is not octal permission bits, such as 0644")))
 }

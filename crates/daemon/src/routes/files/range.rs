@@ -67,8 +67,20 @@ mod tests {
     #[test]
     fn what_is_no_single_range_of_bytes_means_the_whole_file() {
         for text in [
-            "", "bytes", "bytes=", "bytes=-", "bytes=1", "bytes=2-1", "bytes=1-2,4-5", "bytes=a-b",
-            "bytes=+1-2", "bytes=1 - 2", "bytes=-+1", "lines=1-2", "bytes=1--2", "bytes=,1-2",
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=1",
+            "bytes=2-1",
+            "bytes=1-2,4-5",
+            "bytes=a-b",
+            "bytes=+1-2",
+            "bytes=1 - 2",
+            "bytes=-+1",
+            "lines=1-2",
+            "bytes=1--2",
+            "bytes=,1-2",
         ] {
             assert_eq!(Range::parse(text), None, "{text:?}");
         }

@@ -94,9 +94,7 @@ async fn part(
     id: RequestId,
 ) -> Result<Response, Failure> {
     let (first, wanted) = match range {
-        Range::From { first, last } => {
-            (first, last.map(|last| (last - first).saturating_add(1)))
-        }
+        Range::From { first, last } => (first, last.map(|last| (last - first).saturating_add(1))),
         Range::Suffix(_) => {
             let stat = sandbox.file_stat(&path).await?;
             match range.within(stat.size) {
