@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use api::ErrorCode;
+use api::{ErrorCode, headers::TOKEN};
 use axum::{
     extract::{FromRequestParts, Path},
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
 };
 use orchestrator::{Sandbox, model::User};
 
@@ -92,10 +92,10 @@ pub(crate) async fn param(parts: &mut Parts, name: &str) -> Result<String, Failu
 
 /// Refuses what a browser sends for a page of another site. Where no key is needed, nothing else
 /// would keep such a page from talking to the daemon over an upgraded connection.
-pub(crate) fn same_origin(parts: &Parts) -> Result<(), Failure> {
-    let mut origins = parts.headers.get_all(header::ORIGIN).iter();
+pub(crate) fn same_origin(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
     let Some(origin) = origins.next() else { return Ok(()) };
-    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let own = origins.next().is_none()
         && origin.to_str().ok().zip(host).is_some_and(|(origin, host)| is_own(origin, host));
     if own {
@@ -117,15 +117,69 @@ fn is_own(origin: &str, host: &str) -> bool {
 }
 
 /// A key that was sent decides alone, so that root can act as somebody else and never acts as the
-/// admin because of a mistyped key.
+/// admin because of a mistyped key. Of two keys it is the one in [`TOKEN`].
 fn identify(headers: &HeaderMap, peer: Peer, app: &Shared) -> Result<User, Failure> {
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let key = value.to_str().ok().and_then(bearer);
-        return key.and_then(|key| app.store.user_by_key(key)).ok_or_else(|| {
-            Failure::new(ErrorCode::InvalidApiKey, "the API key is not valid")
-                .hint("keys start with bht_ and are sent as Authorization: Bearer KEY")
-        });
+    if let Some(value) = headers.get(TOKEN) {
+        return owner_of(value.to_str().ok(), app);
     }
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        return owner_of(value.to_str().ok().and_then(bearer), app);
+    }
+    local_admin(peer, app)
+}
+
+/// Identifies the caller of the proxy route, where `Authorization` may be meant for the server in the
+/// sandbox, and takes whatever is a key of ours out of the headers:
+///
+/// 1. [`TOKEN`] decides alone if it is there. `Authorization` then belongs to the guest, unless it
+///    carries the very same key.
+/// 2. Otherwise an `Authorization: Bearer bht_…` decides alone.
+/// 3. Otherwise only the kernel's word counts: the admin on the Unix socket. An `Authorization` of
+///    another form is no key of ours, decides nothing and belongs to the guest.
+///
+/// So nobody is let in here who would be refused elsewhere: other routes refuse case 3 with such a
+/// header because there it can only be a mistake.
+fn identify_for_guest(headers: &mut HeaderMap, peer: Peer, app: &Shared) -> Result<User, Failure> {
+    let token = headers.remove(TOKEN);
+    let sent: Vec<HeaderValue> = headers.get_all(header::AUTHORIZATION).iter().cloned().collect();
+    let is_ours = |value: &HeaderValue| match (&token, own_key(value)) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(token), Some(key)) => token.as_bytes().trim_ascii() == key.as_bytes(),
+    };
+    let (ours, theirs): (Vec<_>, Vec<_>) = sent.into_iter().partition(is_ours);
+    headers.remove(header::AUTHORIZATION);
+    for value in theirs {
+        headers.append(header::AUTHORIZATION, value);
+    }
+    match (&token, ours.first()) {
+        (Some(token), _) => owner_of(token.to_str().ok(), app),
+        (None, Some(value)) => owner_of(own_key(value), app),
+        (None, None) => local_admin(peer, app).map_err(|failure| {
+            failure.hint("send it as X-Bhatti-Token: KEY or Authorization: Bearer KEY")
+        }),
+    }
+}
+
+/// The sandbox of that name or id for the caller of the proxy route; see [`identify_for_guest`].
+pub(crate) fn sandbox_for_guest(
+    parts: &mut Parts,
+    id: &str,
+    app: &App,
+) -> Result<OwnedSandbox, Failure> {
+    let peer = parts.extensions.get().copied().unwrap_or(Peer::Tcp);
+    let user = identify_for_guest(&mut parts.headers, peer, app)?;
+    Ok(OwnedSandbox(app.orchestrator.find(&user.id, id)?))
+}
+
+fn owner_of(key: Option<&str>, app: &Shared) -> Result<User, Failure> {
+    key.and_then(|key| app.store.user_by_key(key.trim())).ok_or_else(|| {
+        Failure::new(ErrorCode::InvalidApiKey, "the API key is not valid")
+            .hint("keys start with bht_ and are sent as Authorization: Bearer KEY")
+    })
+}
+
+fn local_admin(peer: Peer, app: &Shared) -> Result<User, Failure> {
     let local_admin = match peer {
         Peer::Local { uid } if uid == 0 || uid == app.own_uid => app.store.admin(),
         Peer::Local { .. } | Peer::Tcp => None,
@@ -137,8 +191,13 @@ fn identify(headers: &HeaderMap, peer: Peer, app: &Shared) -> Result<User, Failu
 }
 
 fn bearer(value: &str) -> Option<&str> {
-    let (scheme, key) = value.split_once(' ')?;
+    let (scheme, key) = value.split_once([' ', '\t'])?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// The key in an `Authorization`, if it has the form of ours.
+fn own_key(value: &HeaderValue) -> Option<&str> {
+    bearer(value.to_str().ok()?).filter(|key| key.starts_with("bht_"))
 }
 
 #[cfg(test)]
@@ -163,11 +222,11 @@ mod tests {
         ] {
             let request = Request::builder().header("origin", origin).header("host", host);
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            assert_eq!(same_origin(&parts).is_ok(), allowed, "{origin} {host}");
+            assert_eq!(same_origin(&parts.headers).is_ok(), allowed, "{origin} {host}");
         }
         let twice = Request::builder().header("origin", "http://a").header("origin", "http://b");
         let (parts, ()) = twice.header("host", "a").body(()).unwrap().into_parts();
-        assert_eq!(same_origin(&parts).unwrap_err().code, ErrorCode::Forbidden);
-        same_origin(&Request::builder().body(()).unwrap().into_parts().0).unwrap();
+        assert_eq!(same_origin(&parts.headers).unwrap_err().code, ErrorCode::Forbidden);
+        same_origin(&HeaderMap::new()).unwrap();
     }
 }

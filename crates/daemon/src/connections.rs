@@ -4,6 +4,7 @@
 use std::{
     future::Future,
     io,
+    net::IpAddr,
     pin::{Pin, pin},
     time::Duration,
 };
@@ -40,18 +41,22 @@ pub(crate) enum Listener {
 
 #[derive(Debug)]
 enum Connection {
-    Tcp(TcpStream),
+    Tcp(TcpStream, IpAddr),
     Unix(UnixStream, Peer),
 }
+
+/// Where a request over TCP comes from, put on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Address(pub(crate) IpAddr);
 
 impl Listener {
     async fn accept(&self) -> io::Result<Connection> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, address) = listener.accept().await?;
                 // Answers are small and somebody waits for each.
                 stream.set_nodelay(true)?;
-                Ok(Connection::Tcp(stream))
+                Ok(Connection::Tcp(stream, address.ip()))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -73,11 +78,12 @@ pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Rec
         };
         let (router, stop_one) = (router.clone(), stop.clone());
         match accepted {
-            Ok(Connection::Tcp(stream)) => {
-                connections.spawn(serve_one(stream, Peer::Tcp, router, stop_one));
+            Ok(Connection::Tcp(stream, address)) => {
+                let from = (Peer::Tcp, Some(Address(address)));
+                connections.spawn(serve_one(stream, from, router, stop_one));
             }
             Ok(Connection::Unix(stream, peer)) => {
-                connections.spawn(serve_one(stream, peer, router, stop_one));
+                connections.spawn(serve_one(stream, (peer, None), router, stop_one));
             }
             Err(error) if is_of_connection(&error) => {}
             Err(error) => {
@@ -114,19 +120,34 @@ impl Handover {
     {
         self.next.try_send(Box::pin(to(self.stop.clone()))).is_ok()
     }
+
+    /// Gives the connection to something that may be cut off when the daemon ends: nobody can tell
+    /// when a byte stream has come to a good end.
+    pub(crate) fn run(&self, work: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.give(|mut stop| async move {
+            tokio::select! {
+                () = work => {}
+                () = stopped(&mut stop) => {}
+            }
+        })
+    }
 }
 
 async fn serve_one(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
+    (peer, address): (Peer, Option<Address>),
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
     let (next, mut given) = mpsc::channel(1);
     let handover = Handover { next, stop: stop.clone() };
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(handover.clone());
+        let extensions = request.extensions_mut();
+        extensions.insert(peer);
+        extensions.insert(handover.clone());
+        if let Some(address) = address {
+            extensions.insert(address);
+        }
         router.clone().call(request.map(Body::new))
     });
     let ended = {

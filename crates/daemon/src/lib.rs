@@ -27,6 +27,8 @@ mod show;
 mod signals;
 mod terminal;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod websocket;
 

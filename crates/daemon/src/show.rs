@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use api::{
-    Activity, Failure, FileInfo, FileKind, Image, Sandbox, StartedFrom, Status, Thermal, User,
+    Activity, Failure, FileInfo, FileKind, Image, Port, Sandbox, StartedFrom, Status, Thermal,
+    User, WatchEvent, WatchKind,
 };
 use orchestrator::{ActivityView, ImageView, NodeInfo, message as guest, model};
 
@@ -117,6 +118,30 @@ pub(crate) fn file(entry: guest::FileEntry) -> FileInfo {
             guest::FileKind::Symlink => FileKind::Symlink,
             guest::FileKind::Other => FileKind::Other,
         },
+    }
+}
+
+pub(crate) fn change(change: guest::Change) -> WatchEvent {
+    let kind = match change.kind {
+        guest::ChangeKind::Create => WatchKind::Create,
+        guest::ChangeKind::Write => WatchKind::Write,
+        guest::ChangeKind::Attributes => WatchKind::Attributes,
+        guest::ChangeKind::Remove => WatchKind::Remove,
+        guest::ChangeKind::Rename => WatchKind::Rename,
+        guest::ChangeKind::Overflow => WatchKind::Overflow,
+    };
+    WatchEvent::Change { kind, path: change.path, to: change.to, is_dir: change.is_dir }
+}
+
+/// A port of the sandbox with that id.
+pub(crate) fn port(info: guest::PortInfo, id: &str) -> Port {
+    Port {
+        container_port: info.port,
+        proxy_url: format!("/sandboxes/{id}/proxy/{}/", info.port),
+        address: info.address,
+        process: info.process,
+        pid: info.pid,
+        sandbox_id: None,
     }
 }
 

@@ -33,7 +33,7 @@ impl FromRequestParts<App> for Upgrade {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Failure> {
-        auth::same_origin(parts)?;
+        auth::same_origin(&parts.headers)?;
         let key = key(&parts.method, &parts.headers)?;
         let accept = HeaderValue::from_str(&derive_accept_key(key))
             .map_err(|error| Failure::internal(format!("an odd accept key: {error}")))?;

@@ -136,7 +136,12 @@ impl Terminal {
                 let taken: Vec<u8> = self.pending.drain(..at + text.len()).collect();
                 return String::from_utf8_lossy(&taken).into_owned();
             }
-            assert!(self.read().await, "ended with {:?} before {text:?}: {:?}", self.last, self.text());
+            assert!(
+                self.read().await,
+                "ended with {:?} before {text:?}: {:?}",
+                self.last,
+                self.text()
+            );
         }
     }
 

@@ -33,8 +33,12 @@ async fn all_that_somebody_waits_for_counts_and_looking_does_not() {
     becomes(&mut guest, Activity { attached: 1, ..none.clone() }).await;
     drop(shell);
     becomes(&mut guest, none.clone()).await;
-    guest.root("nc -lk -s 127.0.0.1 -p 9000 -e cat > /dev/null 2>&1 & \
-                until grep -q ':2328 00000000:0000 0A' /proc/net/tcp; do usleep 1000; done").await;
+    guest
+        .root(
+            "nc -lk -s 127.0.0.1 -p 9000 -e cat > /dev/null 2>&1 & \
+                until grep -q ':2328 00000000:0000 0A' /proc/net/tcp; do usleep 1000; done",
+        )
+        .await;
     let tunnel = guest.client.tunnel(&guest.id, 9000).await.unwrap();
     becomes(&mut guest, Activity { tunnels: 1, ..none.clone() }).await;
     drop(tunnel);
@@ -53,10 +57,8 @@ async fn a_job_counts_if_it_was_asked_to_even_after_sleep_and_the_daemon_s_death
     guest.detach(&sh("sleep 1000")).await;
     let none = Activity::default();
     becomes(&mut guest, none.clone()).await;
-    let waiting = ExecRequest {
-        keep_awake: true,
-        ..sh("until [ -e /tmp/go ]; do usleep 1000; done")
-    };
+    let waiting =
+        ExecRequest { keep_awake: true, ..sh("until [ -e /tmp/go ]; do usleep 1000; done") };
     guest.detach(&waiting).await;
     let one = Activity { jobs: 1, ..none.clone() };
     becomes(&mut guest, one.clone()).await;

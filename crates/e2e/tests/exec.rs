@@ -364,7 +364,8 @@ async fn the_program_streams_input_and_ends_with_the_command() {
     let file = node.data().join("input");
     let input = numbers(20 << 20);
     std::fs::write(&file, &input).unwrap();
-    let echoed = node.cli_with(&["exec", "-i", "dev", "--", "cat"], std::fs::File::open(&file).unwrap());
+    let echoed =
+        node.cli_with(&["exec", "-i", "dev", "--", "cat"], std::fs::File::open(&file).unwrap());
     assert_eq!((echoed.status.code(), echoed.stdout.len()), (Some(0), 20 << 20));
     assert!(echoed.stdout == input);
     // The command does not wait for input that never ends.

@@ -15,7 +15,10 @@ async fn init_runs_with_files_and_environment_and_can_be_joined() {
     };
     let request = CreateSandbox {
         env: [("FROM".to_owned(), "create".to_owned())].into(),
-        init: Some("cat conf/hello; echo \"$FROM $(id -u)\"; while read x; do echo \"got $x\"; done".to_owned()),
+        init: Some(
+            "cat conf/hello; echo \"$FROM $(id -u)\"; while read x; do echo \"got $x\"; done"
+                .to_owned(),
+        ),
         files: vec![file],
         ..create_request("dev")
     };
@@ -50,7 +53,8 @@ async fn init_is_started_again_as_its_policy_says() {
         ..create_request(name)
     };
     let failing = "echo x >> /tmp/runs; [ $(wc -l < /tmp/runs) -ge 3 ]";
-    let mut guest = Guest::create_by(node.admin(), with("a", failing, RestartPolicy::OnFailure)).await;
+    let mut guest =
+        Guest::create_by(node.admin(), with("a", failing, RestartPolicy::OnFailure)).await;
     guest.sh("until [ $(wc -l < /tmp/runs) = 3 ]; do usleep 1000; done").await;
     let mut init = Terminal::open(&guest, "session=init").await;
     assert_eq!(init.end().await, Some(ServerMessage::Exit { exit_code: 0 }));
@@ -93,16 +97,28 @@ async fn files_of_any_size_come_with_the_create() {
     let node = Node::start();
     let local = tempfile::tempdir().unwrap();
     let big = local.path().join("big");
-    let content: Vec<u8> = (0..8_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    let content: Vec<u8> =
+        (0..8_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     fs_err::write(&big, &content).unwrap();
     let small = local.path().join("small");
     fs_err::write(&small, "small").unwrap();
     let (big, small) = (big.to_str().unwrap(), small.to_str().unwrap());
     let created = node.cli(&[
-        "create", "--name", "dev", "--image", "busybox", "--memory", "128", "--disk-size", "512",
-        "--file", &format!("{big}:/data/big"),
-        "--file", &format!("{small}:/etc/small.conf:0600"),
-        "--init", "sha256sum /data/big > /tmp/sum",
+        "create",
+        "--name",
+        "dev",
+        "--image",
+        "busybox",
+        "--memory",
+        "128",
+        "--disk-size",
+        "512",
+        "--file",
+        &format!("{big}:/data/big"),
+        "--file",
+        &format!("{small}:/etc/small.conf:0600"),
+        "--init",
+        "sha256sum /data/big > /tmp/sum",
     ]);
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
     let mut guest = Guest { client: node.admin(), id: "dev".to_owned() };

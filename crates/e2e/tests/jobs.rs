@@ -6,7 +6,12 @@ use api::{ErrorCode, ExecRequest, JobEvent, JobStatus};
 use e2e::{Guest, Node, refused, root, sh};
 
 /// Everything that a job has written from a cursor on, and the event that came last.
-async fn logs(guest: &mut Guest, job: &str, from: u64, follow: bool) -> (Vec<u8>, Vec<u8>, JobEvent) {
+async fn logs(
+    guest: &mut Guest,
+    job: &str,
+    from: u64,
+    follow: bool,
+) -> (Vec<u8>, Vec<u8>, JobEvent) {
     let (mut stdout, mut stderr, mut at) = (Vec::new(), Vec::new(), from);
     let mut events = guest.client.job_output(&guest.id, job, from, follow).await.unwrap();
     while let Some(event) = events.next().await.unwrap() {
@@ -64,17 +69,22 @@ async fn a_job_goes_on_without_a_client_and_keeps_what_it_writes() {
     assert!(b"out\n".starts_with(&stdout[..]) && b"err\n".starts_with(&stderr[..]));
     let mut follower = guest.by(node.admin());
     let name = job.clone();
-    let following =
-        tokio::spawn(async move { logs(&mut follower, &name, 0, true).await });
+    let following = tokio::spawn(async move { logs(&mut follower, &name, 0, true).await });
     let shown = guest.client.job(&guest.id, &job).await.unwrap();
-    assert_eq!((&shown.status, shown.exit_code, shown.cmd[0].as_str()), (&JobStatus::Running, None, "sh"));
+    assert_eq!(
+        (&shown.status, shown.exit_code, shown.cmd[0].as_str()),
+        (&JobStatus::Running, None, "sh")
+    );
     guest.sh("touch /tmp/go").await;
     let (stdout, stderr, last) = following.await.unwrap();
     assert_eq!((stdout.as_slice(), stderr.as_slice()), (&b"out\nlast"[..], &b"err\n"[..]));
     assert_eq!(exit_code(&last), Some(7));
     // From a cursor on, and after the end.
     let (stdout, stderr, last) = logs(&mut guest, &job, offset.max(8), false).await;
-    assert_eq!((stdout.as_slice(), stderr.as_slice(), exit_code(&last)), (&b"last"[..], &b""[..], Some(7)));
+    assert_eq!(
+        (stdout.as_slice(), stderr.as_slice(), exit_code(&last)),
+        (&b"last"[..], &b""[..], Some(7))
+    );
     let (stdout, _, last) = logs(&mut guest, &job, 12, true).await;
     assert_eq!((stdout.len(), exit_code(&last)), (0, Some(7)));
 
@@ -158,7 +168,11 @@ async fn the_oldest_output_goes_when_there_is_too_much() {
     assert!(shown.output_start > 5_000_000, "{shown:?}");
     let (stdout, stderr, _) = logs(&mut guest, &job, 0, false).await;
     assert_eq!((stdout.len() + stderr.len()) as u64, shown.output_end - shown.output_start);
-    assert!(stdout.ends_with(b"abcde\n") || stdout.ends_with(b"0"), "{:?}", &stdout[stdout.len() - 20..]);
+    assert!(
+        stdout.ends_with(b"abcde\n") || stdout.ends_with(b"0"),
+        "{:?}",
+        &stdout[stdout.len() - 20..]
+    );
 }
 
 #[tokio::test]
@@ -190,7 +204,9 @@ async fn jobs_of_a_guest_that_lost_its_power_are_lost_and_their_output_is_not() 
     let job = guest.detach(&sh("echo written; while :; do sleep 1; done")).await;
     let done = guest.detach(&sh("echo done; exit 3")).await;
     logs(&mut guest, &done, 0, true).await;
-    guest.sh("until grep -q written /var/log/bhatti/jobs/*/* 2>/dev/null; do break; done; sync").await;
+    guest
+        .sh("until grep -q written /var/log/bhatti/jobs/*/* 2>/dev/null; do break; done; sync")
+        .await;
     guest.root("sync").await;
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(node.monitor(&guest.id)).unwrap(),
@@ -214,7 +230,8 @@ async fn the_program_shows_jobs_their_output_and_ends_them() {
     let node = Node::start();
     let mut guest = Guest::create(&node, "dev").await;
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let line = ["exec", "--detach", "dev", "--", "sh", "-c", "echo out; echo err >&2; exec sleep 1000"];
+    let line =
+        ["exec", "--detach", "dev", "--", "sh", "-c", "echo out; echo err >&2; exec sleep 1000"];
     let started = node.cli(&line);
     assert!(started.status.success());
     let job = text(started.stdout).trim().to_owned();

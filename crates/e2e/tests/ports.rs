@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Serves the files of `/srv` on a port.
 async fn serve(guest: &mut Guest, port: u16) {
-    let script = format!("mkdir -p /srv; echo hello > /srv/index.html; httpd -p 127.0.0.1:{port} -h /srv");
+    let script =
+        format!("mkdir -p /srv; echo hello > /srv/index.html; httpd -p 127.0.0.1:{port} -h /srv");
     guest.root(&script).await;
 }
 
@@ -25,7 +26,9 @@ async fn answer_with(guest: &mut Guest, port: u16, script: &str) {
     let listen = format!("chmod +x {file}; nc -lk -s 127.0.0.1 -p {port} -e {file}");
     guest.detach(&root(&listen)).await;
     let hex = format!("{port:04X}");
-    guest.sh(&format!("until grep -q ':{hex} 00000000:0000 0A' /proc/net/tcp; do usleep 1000; done")).await;
+    guest
+        .sh(&format!("until grep -q ':{hex} 00000000:0000 0A' /proc/net/tcp; do usleep 1000; done"))
+        .await;
 }
 
 #[tokio::test]
@@ -116,7 +119,9 @@ async fn the_proxy_passes_requests_on_as_they_are() {
     let seen = String::from_utf8(answer.body.clone()).unwrap().to_lowercase();
     assert_eq!((answer.status, answer.header("x-own")), (200, Some("yes")));
     assert!(seen.starts_with("get /a%2fb//c%20d?q=%26&x http/1.1\n"), "{seen}");
-    assert!(seen.contains("host: localhost:8000\n") && seen.contains("x-forwarded-host: localhost\n"));
+    assert!(
+        seen.contains("host: localhost:8000\n") && seen.contains("x-forwarded-host: localhost\n")
+    );
     assert!(seen.contains("x-forwarded-for: 1.2.3.4") && seen.contains("x-own: me\n"));
     assert!(seen.contains("authorization: basic abc\n"), "the guest's own authorization is lost");
     // A key is for the daemon alone.
@@ -174,11 +179,17 @@ async fn the_proxy_streams_wakes_and_upgrades() {
     guest.stop().await;
     let mut stream = tokio::net::UnixStream::connect(node.socket()).await.unwrap();
     let path = format!("/sandboxes/{}/proxy/8001/ws", guest.id);
-    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut seen = Vec::new();
     while !seen.ends_with(b"hello") {
-        assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "{}", String::from_utf8_lossy(&seen));
+        assert!(
+            stream.read_buf(&mut seen).await.unwrap() > 0,
+            "{}",
+            String::from_utf8_lossy(&seen)
+        );
     }
     assert!(seen.starts_with(b"HTTP/1.1 101 "));
     stream.write_all(&[0, 0xff, 7]).await.unwrap();

@@ -49,7 +49,11 @@ async fn a_session_goes_on_while_nobody_looks_and_nothing_is_lost_or_told_twice(
             seen += 1;
             assert_eq!(line, format!("<{seen}>"), "cycle {cycle}");
         }
-        if cycle % 2 == 0 { shell.close().await } else { drop(shell) }
+        if cycle % 2 == 0 {
+            shell.close().await
+        } else {
+            drop(shell)
+        }
         shell = Terminal::open(&guest, &format!("session={session}")).await;
         assert!(!shell.created && shell.session == session);
         let replay = String::from_utf8(shell.replayed().await).unwrap();
@@ -149,7 +153,12 @@ async fn much_output_reaches_a_slow_client_whole() {
     }
     let said = shell.until("end\n").await;
     let expected: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
-    assert!(said == format!("{expected}end\n"), "{} bytes instead of {}", said.len(), expected.len());
+    assert!(
+        said == format!("{expected}end\n"),
+        "{} bytes instead of {}",
+        said.len(),
+        expected.len()
+    );
 }
 
 #[tokio::test]

@@ -65,7 +65,10 @@ async fn what_is_appended_is_added_and_owners_are_as_asked() {
     for part in ["one\n", "two\n"] {
         guest.client.file_append(&guest.id, "/tmp/log", part.as_bytes()).await.unwrap();
     }
-    assert_eq!(guest.sh("cat /tmp/log; stat -c %u:%g:%a /tmp/log").await, "one\ntwo\n1000:1000:644");
+    assert_eq!(
+        guest.sh("cat /tmp/log; stat -c %u:%g:%a /tmp/log").await,
+        "one\ntwo\n1000:1000:644"
+    );
     let path = format!("/sandboxes/{}/files?path=/tmp/owned&owner=root:12&mode=0640", guest.id);
     let answer = raw::unix(&node.socket(), "PUT", &path, b"x").await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -89,7 +92,10 @@ async fn directories_are_made_moved_and_removed() {
     let client = &mut guest.client;
     client.make_directory(&id, &make("/tmp/a/b/c", true)).await.unwrap();
     client.make_directory(&id, &make("/tmp/a/b/c", true)).await.unwrap();
-    assert_eq!(code(client.make_directory(&id, &make("/tmp/a", false)).await), ErrorCode::FileExists);
+    assert_eq!(
+        code(client.make_directory(&id, &make("/tmp/a", false)).await),
+        ErrorCode::FileExists
+    );
     let missing = client.make_directory(&id, &make("/tmp/x/y", false)).await;
     assert_eq!(code(missing), ErrorCode::FileNotFound);
     let below_file = client.make_directory(&id, &make("/etc/passwd/y", true)).await;
@@ -108,7 +114,10 @@ async fn directories_are_made_moved_and_removed() {
     assert_eq!(code(into_itself), ErrorCode::InvalidRequest);
     // To another file system.
     client.move_file(&id, &mv("/tmp/a", "/dev/shm/a", false)).await.unwrap();
-    assert_eq!(code(client.file_remove(&id, "/dev/shm/a", false).await), ErrorCode::DirectoryNotEmpty);
+    assert_eq!(
+        code(client.file_remove(&id, "/dev/shm/a", false).await),
+        ErrorCode::DirectoryNotEmpty
+    );
     assert_eq!(guest.sh("cat /dev/shm/a/g; stat -c :%a /dev/shm/a/b/c; ls /tmp").await, "f:750");
     guest.sh("ln -s /etc /dev/shm/a/link").await;
     let client = &mut guest.client;

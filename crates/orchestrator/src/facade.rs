@@ -230,6 +230,19 @@ impl Orchestrator {
         views
     }
 
+    /// Makes a sandbox known that was made elsewhere.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn register(&self, sandbox: Sandbox) {
+        self.node.registry.insert(sandbox);
+    }
+
+    /// The owner's sandboxes themselves, by name. Wakes none.
+    pub fn sandboxes(&self, owner: &UserId) -> Vec<Sandbox> {
+        let mut sandboxes = self.node.registry.of(owner);
+        sandboxes.sort_by(|a, b| a.record().name.cmp(&b.record().name));
+        sandboxes
+    }
+
     /// One of the owner's sandboxes by name or id.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ mod sandbox;
 mod sandbox_dir;
 pub mod store;
 mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use activity::ActivityView;
 pub use admission::Defaults;
@@ -34,7 +36,8 @@ pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
 pub use guest::{
     AttachEvent, AttachInput, Attachment, ExecEvent, ExecInput, Execution, FileReading,
-    FileWriting, JobEvent, JobReading, Started as StartedCommand,
+    FileWriting, Hold, JobEvent, JobReading, Listing, Ready, Started as StartedCommand, Tunnel,
+    Watching,
 };
 pub use node::node_tag;
 pub use proto::message;

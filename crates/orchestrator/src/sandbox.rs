@@ -1,13 +1,12 @@
 //! The handle through which everybody but the driver deals with a sandbox.
 
+mod files;
+mod ports;
 mod programs;
 
 use std::sync::Arc;
 
-use proto::{
-    message::{FileEntry, FileRead, FileStat, FileWrite},
-    mux::Session,
-};
+use proto::mux::Session;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -15,7 +14,7 @@ use crate::{
     activity::{Activity, ActivityView, Busy, Work},
     driver::{self, Begin, Command, Published},
     facade::{Progress, Started},
-    guest::{self, Awake, FileReading, FileWriting, Witness},
+    guest::{Awake, Witness},
     model::{SandboxView, StartFrom},
     node::Node,
     record::Record,
@@ -53,6 +52,18 @@ impl Sandbox {
         // Only now, because a driver that gives up takes its sandbox out of the registry.
         tokio::spawn(driver.run(begin));
         sandbox
+    }
+
+    /// A sandbox that is driven by whoever reads `commands`.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn without_driver(
+        record: Record,
+        commands: mpsc::Sender<Command>,
+        published: watch::Receiver<Published>,
+    ) -> Self {
+        let activity = Activity::new();
+        let awake = Awake::new(Arc::clone(&activity));
+        Self { shared: Arc::new(Shared { record, commands, published, activity, awake }) }
     }
 
     /// What does not change: id, owner, name, specification.
@@ -127,30 +138,6 @@ impl Sandbox {
         }
     }
 
-    /// Reads a file.
-    pub async fn file_read(&self, read: FileRead) -> Result<FileReading> {
-        let (session, busy) = self.begin(Work::File).await?;
-        FileReading::start(&session, read, busy).await
-    }
-
-    /// Replaces a file in one step.
-    pub async fn file_write(&self, write: FileWrite) -> Result<FileWriting> {
-        let (session, busy) = self.begin(Work::File).await?;
-        FileWriting::start(&session, write, busy).await
-    }
-
-    /// Facts about one path.
-    pub async fn file_stat(&self, path: &str) -> Result<FileStat> {
-        let (session, _busy) = self.begin(Work::File).await?;
-        guest::stat(&session, path).await
-    }
-
-    /// All entries of a directory, by name.
-    pub async fn file_list(&self, path: &str) -> Result<Vec<FileEntry>> {
-        let (session, _busy) = self.begin(Work::File).await?;
-        guest::list(&session, path).await
-    }
-
     /// What is going on in it. Never wakes it.
     pub fn activity(&self) -> ActivityView {
         self.shared.activity.view()
@@ -166,10 +153,7 @@ impl Sandbox {
     /// A session with the agent: at once if the sandbox is hot, else by waking it.
     async fn session(&self) -> Result<Session> {
         for _ in 0..ATTEMPTS {
-            let hot = self.shared.published.borrow().session.clone();
-            if let Some(session) = hot
-                && !session.is_closed()
-            {
+            if let Some(session) = self.hot_session() {
                 return Ok(session);
             }
             let session = self.ask(Command::Wake).await?;
@@ -183,6 +167,12 @@ impl Sandbox {
     /// Explains the loss of a session in the middle of an operation.
     fn witness(&self) -> Witness {
         Witness::new(self.shared.record.name.clone(), self.shared.published.clone())
+    }
+
+    /// A session with the agent if the sandbox is hot.
+    fn hot_session(&self) -> Option<Session> {
+        let session = self.shared.published.borrow().session.clone();
+        session.filter(|session| !session.is_closed())
     }
 
     async fn ask<T>(

@@ -85,15 +85,24 @@ impl Frame {
 /// # Errors
 /// [`FrameError::TooLarge`]; then nothing was appended.
 pub fn encode(kind: FrameKind, payload: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
-    let length = u32::try_from(payload.len() + 1)
-        .ok()
-        .filter(|_| payload.len() <= FRAME_MAX)
-        .ok_or(FrameError::TooLarge(payload.len()))?;
+    let header = header(kind, payload.len())?;
     out.reserve(FRAME_HEADER + payload.len());
-    out.extend_from_slice(&length.to_be_bytes());
-    out.push(kind as u8);
+    out.extend_from_slice(&header);
     out.extend_from_slice(payload);
     Ok(())
+}
+
+/// The bytes before a payload of `length`.
+///
+/// # Errors
+/// [`FrameError::TooLarge`].
+pub(crate) fn header(kind: FrameKind, length: usize) -> Result<[u8; FRAME_HEADER], FrameError> {
+    let counted = u32::try_from(length + 1)
+        .ok()
+        .filter(|_| length <= FRAME_MAX)
+        .ok_or(FrameError::TooLarge(length))?;
+    let [a, b, c, d] = counted.to_be_bytes();
+    Ok([a, b, c, d, kind as u8])
 }
 
 /// Cuts a byte stream into frames.

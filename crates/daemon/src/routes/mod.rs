@@ -4,6 +4,8 @@ mod create;
 mod exec;
 mod files;
 mod jobs;
+mod ports;
+mod proxy;
 mod sandboxes;
 mod sessions;
 mod system;
@@ -11,8 +13,10 @@ mod users;
 
 use axum::{
     Router,
-    routing::{delete, get, post},
+    routing::{any, delete, get, post},
 };
+
+pub(crate) use proxy::Pool;
 
 use crate::app::App;
 
@@ -36,7 +40,20 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/sessions", get(sessions::list))
         .route("/sandboxes/{id}/sessions/{session}/kill", post(sessions::kill))
         .route("/sandboxes/{id}/ws", get(sessions::terminal))
-        .route("/sandboxes/{id}/files", get(files::read).head(files::stat).put(files::write))
+        .route(
+            "/sandboxes/{id}/files",
+            get(files::read).head(files::stat).put(files::write).delete(files::remove),
+        )
+        .route("/sandboxes/{id}/files/mkdir", post(files::make_directory))
+        .route("/sandboxes/{id}/files/move", post(files::move_file))
+        .route("/sandboxes/{id}/files/watch", get(files::watch))
+        .route("/sandboxes/{id}/archive", get(files::pack).put(files::unpack))
+        .route("/sandboxes/{id}/ports", get(ports::list))
+        .route("/sandboxes/{id}/ports/{port}/tunnel", get(ports::tunnel))
+        .route("/sandboxes/{id}/proxy/{port}", any(proxy::proxy))
+        .route("/sandboxes/{id}/proxy/{port}/", any(proxy::proxy))
+        .route("/sandboxes/{id}/proxy/{port}/{*rest}", any(proxy::proxy))
+        .route("/ports", get(ports::list_all))
         .route("/users", get(users::list).post(users::create))
         .route("/users/{id}", delete(users::delete))
         .route("/users/{id}/rotate-key", post(users::rotate_key))

@@ -10,11 +10,12 @@ mod lost;
 mod sessions;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tunnel;
 
 use std::time::Duration;
 
 use proto::{
-    message::{Request, Response},
+    message::{PortInfo, Request, Response},
     mux::Stream,
 };
 
@@ -22,7 +23,7 @@ pub(crate) use awake::Awake;
 pub(crate) use channel::{Channel, Patience, fresh};
 pub(crate) use exec::start_job;
 pub use exec::{ExecEvent, ExecInput, Execution, Started};
-pub use files::{FileReading, FileWriting};
+pub use files::{FileReading, FileWriting, Listing, Watching};
 pub(crate) use files::{list, stat};
 pub(crate) use furnish::{start_init, unpack, write_file};
 pub use jobs::{JobEvent, JobReading};
@@ -30,6 +31,7 @@ pub(crate) use jobs::{job, jobs, kill, remove};
 pub(crate) use lost::Witness;
 pub(crate) use sessions::sessions;
 pub use sessions::{AttachEvent, AttachInput, Attachment};
+pub use tunnel::{Hold, Ready, Tunnel};
 
 use crate::{Error, Kind, Result};
 
@@ -45,6 +47,25 @@ async fn ask(session: &proto::mux::Session, request: &Request) -> Result<(Stream
         Ok((stream, answer))
     };
     within(ANSWER, asked).await
+}
+
+/// Asks for a change that is answered by being done. It may take its time: a tree is removed or
+/// copied entry by entry.
+pub(crate) async fn change(session: &proto::mux::Session, request: &Request) -> Result<()> {
+    let mut stream = session.open().await?;
+    stream.send_json(request).await?;
+    match answer(&mut stream).await? {
+        Response::Done => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What listens in the guest, lowest port first.
+pub(crate) async fn ports(session: &proto::mux::Session) -> Result<Vec<PortInfo>> {
+    match ask(session, &Request::Ports).await? {
+        (_, Response::Ports { ports }) => Ok(ports),
+        (_, other) => Err(unexpected(&other)),
+    }
 }
 
 /// The next JSON answer of a stream; an error answer becomes our error.
