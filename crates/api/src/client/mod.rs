@@ -131,7 +131,12 @@ impl Client {
             let failed = match connection.send(request, call.upload()).await {
                 Ok(response) => {
                     self.timing.server += start.elapsed();
-                    return expect_success(response).await;
+                    let answered = expect_success(response).await;
+                    if answered.is_err() && call.upload().is_some() {
+                        // Nobody wants the rest of the content, which may have no end.
+                        self.connection = None;
+                    }
+                    return answered;
                 }
                 Err(failed) => failed,
             };

@@ -143,7 +143,15 @@ impl Client {
 
     /// Describes a path.
     pub async fn file_stat(&mut self, id: &str, path: &str) -> Result<FileStat, ClientError> {
-        let response = self.send(Call::new(Method::HEAD, file_query(id, path).0)).await?;
+        let response = match self.send(Call::new(Method::HEAD, file_query(id, path).0)).await {
+            Ok(response) => response,
+            // An error's answer to this method has no body that says what went wrong.
+            Err(error @ ClientError::Api(_)) => {
+                let nothing = FilePart { max_bytes: Some(0), ..FilePart::default() };
+                return Err(self.file_read(id, path, nothing).await.err().unwrap_or(error));
+            }
+            Err(error) => return Err(error),
+        };
         let field = |name| {
             header_text(&response, name)
                 .ok_or_else(|| ClientError::BadAnswer(format!("the header {name} is missing")))
