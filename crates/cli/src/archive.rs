@@ -5,6 +5,5 @@ mod pack;
 mod pipe;
 mod unpack;
 
-pub(crate) use pack::{Packer, Packing, pack};
-pub(crate) use pipe::AsyncWriter;
-pub(crate) use unpack::{Skipped, Unpacking, open_root, unpack};
+pub(crate) use pack::pack;
+pub(crate) use unpack::{open_root, unpack};

@@ -78,11 +78,8 @@ mod tests {
         grantpt(&controller).unwrap();
         unlockpt(&controller).unwrap();
         let name = ptsname(&controller, Vec::new()).unwrap();
-        let user = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open(name.to_str().unwrap())
-            .unwrap();
+        let user =
+            std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
         (controller, user)
     }
 

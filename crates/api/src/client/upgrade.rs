@@ -1,8 +1,6 @@
 //! Connections that become something else than HTTP: byte streams and WebSockets.
 
-use hyper::{
-    HeaderMap, Method, Response, StatusCode, body::Incoming, client::conn::http1, header,
-};
+use hyper::{HeaderMap, Method, Response, StatusCode, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::{
     WebSocketStream,

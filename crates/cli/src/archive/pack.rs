@@ -66,7 +66,8 @@ impl Packer {
     /// Adds all that is in a directory, and with `itself` the directory's own permission bits.
     pub(crate) fn tree(&mut self, root: &Path, itself: bool) -> Result<()> {
         if itself {
-            let metadata = fs::metadata(root).with_context(|| format!("read {}", root.display()))?;
+            let metadata =
+                fs::metadata(root).with_context(|| format!("read {}", root.display()))?;
             self.entry(&metadata, EntryType::Directory, Path::new("./"))?;
         }
         // Directories that are still to be read, relative to the root; the last one is next.

@@ -77,8 +77,9 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         return detach(args, &request, app);
     }
     let printer = app.printer();
-    let end = app
-        .with_client(async |client| unless_interrupted(foreground(args, &request, client, printer)).await)?;
+    let end = app.with_client(async |client| {
+        unless_interrupted(foreground(args, &request, client, printer)).await
+    })?;
     let Some(end) = end else { return Ok(ExitCode::from(INTERRUPTED)) };
     if end.timed_out {
         printer.note("the command was killed because its time was up; see --timeout");
@@ -196,7 +197,8 @@ mod tests {
     fn what_makes_sense_for_a_job_only_needs_one() {
         let job = args("exec --detach --keep-awake --output-max 1M dev -- make");
         assert_eq!((job.detach, job.keep_awake, job.output_max), (true, true, Some(1 << 20)));
-        for bad in ["exec --keep-awake dev ls", "exec --output-max 1 dev ls", "exec -i --detach dev ls"]
+        for bad in
+            ["exec --keep-awake dev ls", "exec --output-max 1 dev ls", "exec -i --detach dev ls"]
         {
             assert!(try_args(bad).is_err(), "{bad}");
         }

@@ -128,7 +128,9 @@ pub(crate) mod tests {
 
     #[test]
     fn the_short_names_lead_to_the_same_commands() {
-        for (short, long) in [("ls", "list"), ("info a", "inspect a"), ("rm a", "destroy a"), ("sh a", "shell a")] {
+        for (short, long) in
+            [("ls", "list"), ("info a", "inspect a"), ("rm a", "destroy a"), ("sh a", "shell a")]
+        {
             let parse = |line| format!("{:?}", try_args(line).unwrap());
             assert_eq!(parse(short), parse(long));
         }

@@ -80,6 +80,8 @@ mod tests {
         );
         let unknown = Port { process: None, pid: None, ..port };
         let text = table(&[unknown], "", true).render();
-        assert!(text.ends_with("\n00ff      80     -         0.0.0.0   /sandboxes/dev/proxy/80/\n"));
+        assert!(
+            text.ends_with("\n00ff      80     -         0.0.0.0   /sandboxes/dev/proxy/80/\n")
+        );
     }
 }

@@ -98,7 +98,9 @@ fn tell(printer: &Printer, sandbox: &str, session: &str, end: &End) -> Result<Ex
         }
         End::Signalled(number) => return Ok(ExitCode::from(128 + *number)),
         End::Detached(reason) if reason == "taken_over" => {
-            printer.note(&format!("\n{session} was taken over by another client; take it back: {back}"));
+            printer.note(&format!(
+                "\n{session} was taken over by another client; take it back: {back}"
+            ));
         }
         End::Detached(reason) => {
             printer.note(&format!("\ndetached from {session} ({reason}); come back: {back}"));

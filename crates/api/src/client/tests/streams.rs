@@ -324,7 +324,8 @@ async fn job_output_and_watches_come_line_by_line() {
     let line = "GET /sandboxes/a/jobs/j1/output?offset=5&follow=true";
     assert_eq!(daemon.seen()[0].line, line);
 
-    let lines = "{\"type\":\"watching\"}\n{\"type\":\"change\",\"kind\":\"write\",\"path\":\"/x\"}\n";
+    let lines =
+        "{\"type\":\"watching\"}\n{\"type\":\"change\",\"kind\":\"write\",\"path\":\"/x\"}\n";
     let daemon = Daemon::answering(200, "application/x-ndjson", lines);
     let mut client = daemon.client();
     let mut events = client.watch("a", "/x", false).await.unwrap();
@@ -342,7 +343,8 @@ async fn a_page_says_whether_there_is_another() {
     let server = Raw::new(|_, mut stream| async move {
         let head = String::from_utf8(read_to(&mut stream, b"\r\n\r\n").await).unwrap();
         assert!(head.starts_with("GET /sandboxes/a/files?path=%2F&ls=true&limit=2&after=b HTTP"));
-        let body = r#"[{"name":"c","size":1,"mode":"0644","is_dir":false,"mtime":0,"kind":"file"}]"#;
+        let body =
+            r#"[{"name":"c","size":1,"mode":"0644","is_dir":false,"mtime":0,"kind":"file"}]"#;
         let length = body.len();
         let head = format!("HTTP/1.1 200 OK\r\nx-bhatti-more: true\r\ncontent-length: {length}");
         write(&mut stream, &format!("{head}\r\n\r\n{body}")).await;

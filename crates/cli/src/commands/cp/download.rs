@@ -52,11 +52,7 @@ impl Copy<'_> {
         Ok(bytes.map(|bytes| Copied { path: path.display().to_string(), bytes }))
     }
 
-    async fn download_archive(
-        &self,
-        client: &mut Client,
-        there: &There,
-    ) -> Result<Option<Copied>> {
+    async fn download_archive(&self, client: &mut Client, there: &There) -> Result<Option<Copied>> {
         if io::stdout().is_terminal() {
             let hint = "send it into a file or a program: bhatti cp SANDBOX:/PATH - | tar x";
             return Err(hinted("a tar archive is nothing for a terminal", hint));

@@ -49,7 +49,9 @@ pub(crate) struct Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Nothing; whether it can be made.
-    Nothing { possible: bool },
+    Nothing {
+        possible: bool,
+    },
     File,
     Directory,
     /// A device or pipe: what is written there goes through it.
@@ -74,7 +76,9 @@ pub(crate) fn place(source: Source, found: Found, slash: bool) -> Result<Place, 
         Found::Nothing { possible: true } => Ok(Place::Exactly),
         Found::Directory if contents => Ok(Place::Exactly),
         Found::Directory => Ok(Place::Inside),
-        Found::File | Found::Device if directory => Err("a file is there, and a directory is copied"),
+        Found::File | Found::Device if directory => {
+            Err("a file is there, and a directory is copied")
+        }
         Found::File | Found::Device if slash => Err("it is not a directory"),
         Found::File | Found::Device => Ok(Place::Exactly),
     }
@@ -168,7 +172,10 @@ mod tests {
         assert!(!means_contents(b"a") && !means_contents(b"a/") && !means_contents(b"a."));
         assert!(means_directory(b"a/") && !means_directory(b"a"));
         assert_eq!(last_name("/a/b/"), Some("b"));
-        assert_eq!((last_name("/a/b/."), last_name("/"), last_name("/..")), (Some("b"), None, None));
+        assert_eq!(
+            (last_name("/a/b/."), last_name("/"), last_name("/..")),
+            (Some("b"), None, None)
+        );
         assert_eq!((join("/a/", "b"), join("/", "b")), ("/a/b".into(), "/b".into()));
     }
 }

@@ -136,8 +136,7 @@ fn name(path: &Path) -> Result<std::ffi::OsString> {
     if let Some(name) = path.file_name() {
         return Ok(name.to_owned());
     }
-    let whole: PathBuf =
-        path.canonicalize().with_context(|| format!("read {}", path.display()))?;
+    let whole: PathBuf = path.canonicalize().with_context(|| format!("read {}", path.display()))?;
     match whole.file_name() {
         Some(name) => Ok(name.to_owned()),
         None => bail!("{} has no name", path.display()),

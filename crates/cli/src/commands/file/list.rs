@@ -26,8 +26,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
-    let entries =
-        app.with_client(async |client| all(client, &args.sandbox, &args.path).await)?;
+    let entries = app.with_client(async |client| all(client, &args.sandbox, &args.path).await)?;
     if app.printer().is_json() {
         app.printer().json(&entries)?;
     } else {

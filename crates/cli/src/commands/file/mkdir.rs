@@ -25,7 +25,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let Args { sandbox, path, parents, mode } = args;
     let request = MakeDirectory { path: path.clone(), mode: mode.clone(), parents: *parents };
-    let done = app.with_client(async |client| Ok(client.make_directory(sandbox, &request).await?))?;
+    let done =
+        app.with_client(async |client| Ok(client.make_directory(sandbox, &request).await?))?;
     app.printer().outcome(&done, &format!("{path} made"))?;
     DONE
 }

@@ -111,6 +111,7 @@ impl Attachment {
     async fn pass_on(&mut self, interactive: bool, printer: &Printer) -> Result<End> {
         let mut stdin = tokio::io::stdin();
         let mut signals = Signals::new()?;
+        let mut resized = signal(SignalKind::window_change()).context("wait for signals")?;
         let mut buffer = vec![0; PIECE];
         let mut keys = Keys { pending: BytesMut::new(), open: true, line_open: false };
         let mut resize = false;
@@ -119,9 +120,8 @@ impl Attachment {
         loop {
             let waiting = resize || !keys.pending.is_empty();
             let happened = tokio::select! {
-                biased;
                 number = signals.ending() => Happened::Signalled(number),
-                _ = signals.resized.recv(), if interactive => Happened::Resized,
+                _ = resized.recv(), if interactive => Happened::Resized,
                 message = timeout_at(deadline, self.output.next()) => match message {
                     Ok(message) => Happened::Said(message.and_then(Result::ok)),
                     Err(_) => Happened::Silence,
@@ -244,9 +244,8 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut messages: mpsc::Rece
     }
 }
 
-/// Signals that end this process, and the one that says that the terminal has another size.
+/// Signals that end this process.
 struct Signals {
-    resized: Signal,
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
@@ -256,7 +255,6 @@ impl Signals {
     fn new() -> Result<Self> {
         let signal = |kind| signal(kind).context("wait for signals");
         Ok(Self {
-            resized: signal(SignalKind::window_change())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
