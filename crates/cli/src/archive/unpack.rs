@@ -156,8 +156,7 @@ impl Tree {
                 self.directory(&path, mode, mtime).with_context(context)?;
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let sparse = kind == EntryType::GNUSparse;
-                self.file(&path, mode, mtime, entry, sparse).with_context(context)?;
+                self.file(&path, mode, mtime, entry).with_context(context)?;
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default().into_owned();
@@ -202,15 +201,14 @@ impl Tree {
         path: &[&OsStr],
         mode: u32,
         mtime: u64,
-        content: &mut impl Read,
-        sparse: bool,
+        content: &mut Entry<'_, impl Read>,
     ) -> Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let placed = self.place(path, |parent, name| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
             let file = openat(parent, name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))?;
             let mut file = File::from(file);
-            copy(content, &mut file, sparse, &mut buffer)?;
+            copy(content, &mut file, &mut buffer)?;
             fchmod(&file, Mode::from_raw_mode(mode))?;
             futimens(&file, &modified(mtime))?;
             Ok(())
@@ -332,7 +330,9 @@ fn modified(seconds: u64) -> Timestamps {
 }
 
 /// Copies everything; of a sparse file the zeros take no room.
-fn copy(from: &mut impl Read, to: &mut File, sparse: bool, buffer: &mut [u8]) -> Result<()> {
+fn copy(from: &mut Entry<'_, impl Read>, to: &mut File, buffer: &mut [u8]) -> Result<()> {
+    let sparse = from.header().entry_type() == EntryType::GNUSparse;
+    let announced = from.size();
     let mut size = 0;
     loop {
         let length = from.read(buffer).context("read the archive")?;
@@ -346,6 +346,9 @@ fn copy(from: &mut impl Read, to: &mut File, sparse: bool, buffer: &mut [u8]) ->
         } else {
             to.write_all(bytes)?;
         }
+    }
+    if size != announced {
+        bail!("the archive ends in the middle of it");
     }
     if sparse {
         to.set_len(size)?;
