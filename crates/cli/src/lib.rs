@@ -8,6 +8,7 @@
 //! code is not 0.
 
 mod app;
+mod archive;
 mod commands;
 mod config;
 mod failure;
@@ -16,6 +17,7 @@ mod printer;
 mod progress;
 mod prompt;
 mod table;
+mod terminal;
 
 use std::{process::ExitCode, time::Instant};
 

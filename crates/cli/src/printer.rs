@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use api::ErrorBody;
 use serde::Serialize;
 
-use crate::failure::StdoutClosed;
+use crate::{failure::StdoutClosed, table::Table};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default();
@@ -45,6 +45,29 @@ impl Printer {
     /// Writes one JSON value to stdout.
     pub(crate) fn json<T: Serialize>(&self, value: &T) -> Result<()> {
         self.line(&serde_json::to_string_pretty(value).context("encode the output")?)
+    }
+
+    /// Writes one JSON value to stdout, on one line.
+    pub(crate) fn json_line<T: Serialize>(&self, value: &T) -> Result<()> {
+        self.line(&serde_json::to_string(value).context("encode the output")?)
+    }
+
+    /// Writes `values` as JSON if that was asked for, else the table, or a word for people if there
+    /// is nothing in it.
+    pub(crate) fn listing<T: Serialize>(
+        &self,
+        values: &[T],
+        nothing: &str,
+        table: impl FnOnce(&[T]) -> Table,
+    ) -> Result<()> {
+        if self.json {
+            self.json(&values)
+        } else if values.is_empty() {
+            self.note(nothing);
+            Ok(())
+        } else {
+            self.bytes(table(values).render().as_bytes())
+        }
     }
 
     /// Writes `value` as JSON if that was asked for, else the line.

@@ -45,8 +45,9 @@ impl Table {
     }
 }
 
-/// A cell may have come from a guest, and a file name must not drive the terminal.
-fn printable(cell: &str) -> String {
+/// Text without control characters: it may have come from a guest, and a file name must not drive
+/// the terminal.
+pub(crate) fn printable(cell: &str) -> String {
     cell.chars()
         .flat_map(|c| {
             let (escaped, plain) =

@@ -7,7 +7,7 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
-    process::Output,
+    process::{Child, Output, Stdio},
     thread,
 };
 
@@ -57,6 +57,129 @@ fn read_request(stream: &mut UnixStream) -> String {
     let mut body = vec![0; length];
     stream.read_exact(&mut body).unwrap();
     head + &String::from_utf8(body).unwrap()
+}
+
+/// Runs the program with a daemon that handles its one connection like this, and stdin as given.
+fn served<T: Send + 'static>(
+    args: &[&str],
+    stdin: Stdio,
+    handle: impl FnOnce(UnixStream) -> T + Send + 'static,
+) -> (Child, tempfile::TempDir, thread::JoinHandle<T>) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("admin.key"), "bht_admin\n").unwrap();
+    let listener = UnixListener::bind(directory.path().join("api.sock")).unwrap();
+    let server = thread::spawn(move || handle(listener.accept().unwrap().0));
+    let child = Command::new(env!("CARGO_BIN_EXE_bhatti"))
+        .env("HOME", directory.path())
+        .arg("--data-dir")
+        .arg(directory.path())
+        .args(args)
+        .as_std_mut()
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    (child, directory, server)
+}
+
+/// Reads until what was read ends with these bytes.
+fn read_to(stream: &mut UnixStream, end: &[u8]) {
+    let mut bytes = Vec::new();
+    let mut byte = [0];
+    while !bytes.ends_with(end) {
+        stream.read_exact(&mut byte).unwrap();
+        bytes.push(byte[0]);
+    }
+}
+
+const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\
+    connection: close\r\n\r\n";
+
+#[test]
+fn a_command_that_ends_before_its_input_ends_the_program() {
+    let args = ["exec", "-i", "dev", "--", "true"];
+    // The test keeps its end of stdin open, as a terminal would.
+    let (mut child, _directory, server) = served(&args, Stdio::piped(), |mut stream| {
+        read_to(&mut stream, b"\"cmd\":[\"true\"]}\n");
+        stream.write_all(STREAM.as_bytes()).unwrap();
+        stream.write_all(b"{\"type\":\"exit\",\"exit_code\":7}\n").unwrap();
+        // Only the program's own end closes the connection.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let _stdin = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    server.join().unwrap();
+}
+
+#[test]
+fn input_of_a_command_is_closed_with_stdin() {
+    let args = ["exec", "-i", "dev", "--", "cat"];
+    let (mut child, _directory, server) = served(&args, Stdio::piped(), |mut stream| {
+        read_to(&mut stream, b"hello");
+        read_to(&mut stream, b"0\r\n\r\n");
+        stream.write_all(STREAM.as_bytes()).unwrap();
+        stream.write_all(b"{\"type\":\"exit\",\"exit_code\":0}\n").unwrap();
+    });
+    child.stdin.take().unwrap().write_all(b"hello").unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    server.join().unwrap();
+}
+
+#[test]
+fn ctrl_c_hangs_up_and_exits_as_shells_count() {
+    let args = ["exec", "dev", "--", "sleep", "9"];
+    let (mut child, _directory, server) = served(&args, Stdio::null(), |mut stream| {
+        read_request(&mut stream);
+        stream.write_all(STREAM.as_bytes()).unwrap();
+        stream.write_all(b"{\"type\":\"stdout\",\"data\":\"x\"}\n").unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    // The output says that the program waits for more.
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    server.join().unwrap();
+}
+
+#[test]
+fn a_job_leaves_its_id_and_nothing_else_on_stdout() {
+    let body = r#"{"job_id":"j3","pid":9,"detached":true}"#;
+    let args = ["exec", "--detach", "dev", "--", "make"];
+    let (output, request) = answered("200 OK", "application/json", body, &args);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"j3\n"[..]));
+    assert!(request.ends_with(r#"{"cmd":["make"],"detach":true}"#), "{request}");
+}
+
+#[test]
+fn logs_are_exact_and_their_cursor_comes_last() {
+    let lines = concat!(
+        "{\"type\":\"missed\",\"offset\":4}\n",
+        "{\"type\":\"stdout\",\"offset\":4,\"data_b64\":\"/wo=\"}\n",
+        "{\"type\":\"stderr\",\"offset\":6,\"data\":\"oops\\n\"}\n",
+        "{\"type\":\"end\",\"offset\":11,\"status\":\"exited\",\"exit_code\":3}\n",
+    );
+    let args = ["logs", "--cursor", "--since", "2", "dev", "j1"];
+    let (output, request) = answered("200 OK", "application/x-ndjson", lines, &args);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"\xff\n"[..]));
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(words, "output before cursor 4 is not kept any more\noops\ncursor: 11\n");
+    let line = "GET /sandboxes/dev/jobs/j1/output?offset=2&follow=false ";
+    assert!(request.starts_with(line), "{request}");
+    let cut = "{\"type\":\"stdout\",\"offset\":0,\"data\":\"x\"}\n";
+    let (output, _) = answered("200 OK", "application/x-ndjson", cut, &["logs", "dev", "j1"]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_create_whose_file_is_missing_asks_for_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = bhatti(directory.path(), &["create", "--file", "/does/not/exist:/x"]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.contains("/does/not/exist") && !words.contains("not running"), "{words}");
 }
 
 fn exec(lines: &str) -> (Output, String) {

@@ -3,6 +3,10 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -27,7 +31,22 @@ const QUOTED: usize = 200;
 
 /// Sends what a reader yields.
 #[derive(Debug)]
-pub(super) struct ReaderBody<R>(pub(super) R);
+pub(super) struct ReaderBody<R> {
+    reader: R,
+    /// Set once all of it has been handed to the connection.
+    finished: Arc<AtomicBool>,
+}
+
+impl<R> ReaderBody<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { reader, finished: Arc::default() }
+    }
+
+    /// Tells whether all of it has been handed to the connection.
+    pub(super) fn finished(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.finished)
+    }
+}
 
 impl<R: AsyncRead + Unpin> Body for ReaderBody<R> {
     type Data = Bytes;
@@ -39,9 +58,12 @@ impl<R: AsyncRead + Unpin> Body for ReaderBody<R> {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let mut chunk = vec![0; CHUNK];
         let mut buffer = ReadBuf::new(&mut chunk);
-        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
+        ready!(Pin::new(&mut self.reader).poll_read(cx, &mut buffer))?;
         let length = buffer.filled().len();
         chunk.truncate(length);
+        if length == 0 {
+            self.finished.store(true, Ordering::Relaxed);
+        }
         Poll::Ready((length > 0).then(|| Ok(Frame::data(Bytes::from(chunk)))))
     }
 }
@@ -79,6 +101,11 @@ pub(super) async fn json<T: DeserializeOwned>(
 ) -> Result<T, ClientError> {
     let bytes = read_all(response).await?;
     serde_json::from_slice(&bytes).map_err(|error| ClientError::BadAnswer(error.to_string()))
+}
+
+/// Reads an answer that says nothing but that it worked.
+pub(super) async fn nothing(response: Response<Incoming>) -> Result<(), ClientError> {
+    read_all(response).await.map(drop)
 }
 
 async fn read_all(response: Response<Incoming>) -> Result<Bytes, ClientError> {

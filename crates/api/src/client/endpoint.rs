@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::ClientError;
+use super::{ClientError, wire::Stream};
 
 /// Longest wait for a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -145,13 +145,6 @@ fn split_port(authority: &str) -> Option<(&str, u16)> {
 
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// A connection that is not yet HTTP.
-#[derive(Debug)]
-pub(super) enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
 }
 
 async fn connect_unix(path: &Path) -> io::Result<Stream> {

@@ -7,8 +7,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
-use super::{Client, ClientError};
-use crate::{ProgressEvent, StreamEvent};
+use super::{Client, ClientError, connection::Connection};
+use crate::{JobEvent, ProgressEvent, StreamEvent, WatchEvent};
 
 /// Most bytes of one line.
 const MAX_LINE: usize = 16 << 20;
@@ -31,6 +31,18 @@ impl Event for ProgressEvent {
     }
 }
 
+impl Event for JobEvent {
+    fn is_last(&self) -> bool {
+        Self::is_last(self)
+    }
+}
+
+impl Event for WatchEvent {
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Error(_))
+    }
+}
+
 /// The events of one operation. Holds the client, because a connection carries one answer at a
 /// time; dropping it before the end gives the connection up, which cancels a command.
 #[derive(Debug)]
@@ -40,13 +52,20 @@ pub struct Events<'a, T> {
     /// How much of the buffer is known to hold no line end, so that a long line is scanned once.
     scanned: usize,
     ended: bool,
+    /// The connection, if it is there for nothing else; it ends with this.
+    own: Option<Connection>,
     client: PhantomData<(&'a mut Client, T)>,
 }
 
 impl<T: Event> Events<'_, T> {
     pub(super) fn new(body: Incoming) -> Self {
         let client = PhantomData;
-        Self { body, buffer: BytesMut::new(), scanned: 0, ended: false, client }
+        Self { body, buffer: BytesMut::new(), scanned: 0, ended: false, own: None, client }
+    }
+
+    /// Events of an operation with a connection of its own.
+    pub(super) fn on(connection: Connection, body: Incoming) -> Self {
+        Self { own: Some(connection), ..Self::new(body) }
     }
 
     /// The next event; `None` after the last one.
@@ -110,6 +129,9 @@ impl<T: Event> Events<'_, T> {
     /// Reads past the last event, so that the connection can carry another request. The event is
     /// what counts: if the rest does not come, the next request makes a new connection.
     async fn finish(&mut self) {
+        if self.own.take().is_some() {
+            return;
+        }
         while matches!(self.fill().await, Ok(true)) {
             self.buffer.clear();
         }

@@ -9,34 +9,34 @@
 //! changes nothing. Needs a tokio runtime with I/O and time.
 
 mod body;
+mod connection;
 mod endpoint;
 mod error;
 mod events;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod upgrade;
+mod wire;
 
 use std::{
     io,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Full, combinators::UnsyncBoxBody};
-use hyper::{
-    Method, Request, Response,
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-    header,
-};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper::{Method, Request, Response, body::Incoming, header};
+use tokio::io::AsyncRead;
 
-use body::expect_success;
+use body::{ReaderBody, expect_success};
+use connection::Connection;
 pub use endpoint::Endpoint;
 pub use error::ClientError;
 pub use events::{Event, Events, FileContent};
-pub use routes::{Created, FilePart};
+pub use routes::{ByteRange, Created, FilePart, Terminal};
+pub use upgrade::{ByteStream, WebSocket};
 
 use crate::headers;
 
@@ -60,7 +60,7 @@ pub struct Timing {
 pub struct Client {
     endpoint: Endpoint,
     token: Option<String>,
-    connection: Option<SendRequest<RequestBody>>,
+    connection: Option<Connection>,
     timing: Timing,
 }
 
@@ -96,20 +96,28 @@ impl Client {
         self.timing
     }
 
+    /// A client for the same daemon, with a connection of its own.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.endpoint.clone(), self.token.clone())
+    }
+
     async fn reconnect(&mut self) -> Result<(), ClientError> {
-        let start = Instant::now();
-        self.connection = Some(match self.endpoint.connect().await? {
-            endpoint::Stream::Unix(stream) => handshake(stream).await?,
-            endpoint::Stream::Tcp(stream) => handshake(stream).await?,
-        });
-        self.timing.connect += start.elapsed();
+        self.connection = None;
+        self.connection = Some(self.new_connection().await?);
         Ok(())
+    }
+
+    async fn new_connection(&mut self) -> Result<Connection, ClientError> {
+        let (connection, took) = Connection::make(&self.endpoint).await?;
+        self.timing.connect += took;
+        Ok(connection)
     }
 
     /// Sends a request and waits for the head of a successful answer.
     async fn send(&mut self, mut call: Call) -> Result<Response<Incoming>, ClientError> {
         let mut reused = match &mut self.connection {
-            Some(connection) => connection.ready().await.is_ok(),
+            Some(connection) => connection.is_usable().await,
             None => false,
         };
         if !reused {
@@ -120,37 +128,47 @@ impl Client {
             let Some(connection) = &mut self.connection else { return Err(ClientError::StreamCut) };
             let start = Instant::now();
             self.timing.requests += 1;
-            let mut error = match connection.try_send_request(request).await {
+            let failed = match connection.send(request, call.upload()).await {
                 Ok(response) => {
                     self.timing.server += start.elapsed();
-                    return expect_success(response).await;
+                    let answered = expect_success(response).await;
+                    if answered.is_err() && call.upload().is_some() {
+                        // Nobody wants the rest of the content, which may have no end.
+                        self.connection = None;
+                    }
+                    return answered;
                 }
-                Err(error) => error,
+                Err(failed) => failed,
             };
             self.connection = None;
             // The daemon may close a connection just when the next request goes out on it.
-            request = match error.take_message() {
+            let again = failed.untouched || call.changes_nothing();
+            request = match failed.request {
                 Some(unsent) if reused => unsent,
-                None if reused && call.changes_nothing() => {
+                None if reused && again && call.is_whole() => {
                     call.build(&self.endpoint, self.token.as_deref())?
                 }
-                _ => return Err(ClientError::Transport(error.into_error())),
+                _ => return Err(ClientError::Transport(failed.error)),
             };
             reused = false;
             self.reconnect().await?;
         }
     }
-}
 
-async fn handshake<S>(stream: S) -> Result<SendRequest<RequestBody>, ClientError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Transport)?;
-    // Ends with the connection; what goes wrong on it is reported by the request that it fails.
-    tokio::spawn(connection);
-    Ok(sender)
+    /// Sends a request over a connection that is there for nothing else.
+    async fn send_alone(
+        &mut self,
+        mut call: Call,
+    ) -> Result<(Connection, Response<Incoming>), ClientError> {
+        let mut connection = self.new_connection().await?;
+        let request = call.build(&self.endpoint, self.token.as_deref())?;
+        let start = Instant::now();
+        self.timing.requests += 1;
+        let sent = connection.send(request, call.upload()).await;
+        let response = sent.map_err(|failed| ClientError::Transport(failed.error))?;
+        self.timing.server += start.elapsed();
+        Ok((connection, expect_success(response).await?))
+    }
 }
 
 /// A request that is not yet HTTP.
@@ -160,6 +178,8 @@ struct Call {
     /// Path and query, encoded.
     path: String,
     accept: &'static str,
+    /// Further headers.
+    headers: Vec<(&'static str, String)>,
     content: Content,
 }
 
@@ -167,13 +187,18 @@ struct Call {
 enum Content {
     Nothing,
     Json(Bytes),
-    /// Can be sent once.
-    Stream(Option<RequestBody>),
+    Stream {
+        media: &'static str,
+        /// Can be sent once.
+        body: Option<RequestBody>,
+        finished: Arc<AtomicBool>,
+    },
 }
 
 impl Call {
     fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), accept: headers::JSON, content: Content::Nothing }
+        let content = Content::Nothing;
+        Self { method, path: path.into(), accept: headers::JSON, headers: Vec::new(), content }
     }
 
     /// Asks for an answer line by line.
@@ -187,8 +212,32 @@ impl Call {
         Ok(self)
     }
 
+    /// Sends what a reader yields.
+    fn content(
+        mut self,
+        media: &'static str,
+        reader: impl AsyncRead + Unpin + Send + 'static,
+    ) -> Self {
+        let body = ReaderBody::new(reader);
+        let finished = body.finished();
+        self.content = Content::Stream { media, body: Some(body.boxed_unsync()), finished };
+        self
+    }
+
     fn changes_nothing(&self) -> bool {
         matches!(self.method, Method::GET | Method::HEAD)
+    }
+
+    /// Whether it can be built, perhaps again.
+    fn is_whole(&self) -> bool {
+        !matches!(self.content, Content::Stream { body: None, .. })
+    }
+
+    fn upload(&self) -> Option<Arc<AtomicBool>> {
+        match &self.content {
+            Content::Stream { finished, .. } => Some(Arc::clone(finished)),
+            Content::Nothing | Content::Json(_) => None,
+        }
     }
 
     fn build(
@@ -205,18 +254,25 @@ impl Call {
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
         let body = match &mut self.content {
             Content::Nothing => Empty::new().map_err(|never| match never {}).boxed_unsync(),
             Content::Json(json) => {
                 request = request.header(header::CONTENT_TYPE, headers::JSON);
                 Full::new(json.clone()).map_err(|never| match never {}).boxed_unsync()
             }
-            Content::Stream(body) => {
-                request = request.header(header::CONTENT_TYPE, headers::OCTETS);
-                // Only requests that change nothing are built twice, and those have no content.
+            Content::Stream { media, body, .. } => {
+                request = request.header(header::CONTENT_TYPE, *media);
+                // A content that is gone is never built: see `is_whole`.
                 body.take().unwrap_or_default()
             }
         };
         request.body(body).map_err(ClientError::Request)
     }
+}
+
+fn header_text<'a>(response: &'a Response<Incoming>, name: &str) -> Option<&'a str> {
+    response.headers().get(name).and_then(|value| value.to_str().ok())
 }

@@ -1,5 +1,7 @@
 //! The client against a small server that answers what each test wants.
 
+mod streams;
+
 use std::{
     convert::Infallible,
     path::PathBuf,

@@ -1,16 +1,20 @@
-use std::{
-    io::{self, Read as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use api::{
-    ExecRequest, ExecResponse, MAX_STDIN_BYTES, MAX_TIMEOUT_SEC, Payload, StreamEvent,
-    client::{Client, ClientError},
+    ExecRequest, ExecResponse, MAX_TIMEOUT_SEC, Payload, StreamEvent,
+    client::{Client, ClientError, Events},
 };
 
-use super::key_value;
-use crate::{app::App, failure::hinted, printer::Printer};
+use super::{
+    interrupt::{INTERRUPTED, unless_interrupted},
+    key_value,
+};
+use crate::{
+    app::{App, DONE},
+    human,
+    printer::Printer,
+};
 
 /// What `timeout(1)` exits with when the time was up.
 const TIMED_OUT: u8 = 124;
@@ -18,14 +22,14 @@ const TIMED_OUT: u8 = 124;
 /// Run a command in a sandbox
 ///
 /// Output comes as it is written, byte for byte, and the exit code is the command's own; 124 if
-/// its time was up, 1 if it could not be run.
+/// its time was up, 1 if it could not be run. Ctrl-C kills the command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name or id
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// Variable for the command; repeatable
-    #[arg(long = "env", value_name = "KEY=VALUE", value_parser = key_value::parse)]
+    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = key_value::parse)]
     env: Vec<(String, String)>,
     /// Directory to run it in
     #[arg(short = 'w', long = "workdir", value_name = "DIR")]
@@ -36,9 +40,18 @@ pub(crate) struct Args {
     /// Seconds until it is killed [default: 300]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT_SEC))]
     timeout: Option<u64>,
-    /// Pass stdin on, all of it at once
+    /// Pass stdin on as it comes
     #[arg(short, long)]
     interactive: bool,
+    /// Leave it running as a job, and print the job's id
+    #[arg(long, conflicts_with = "interactive")]
+    detach: bool,
+    /// Keep the sandbox awake for as long as the job runs
+    #[arg(long, requires = "detach")]
+    keep_awake: bool,
+    /// Most output of the job that is kept, the oldest is dropped first
+    #[arg(long, requires = "detach", value_name = "SIZE", value_parser = human::parse_size)]
+    output_max: Option<u64>,
     /// Command and its arguments; no shell is involved
     #[arg(
         value_name = "COMMAND",
@@ -50,30 +63,64 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
-    let mut request = ExecRequest {
+    let request = ExecRequest {
         cmd: args.cmd.clone(),
         env: args.env.iter().cloned().collect(),
         cwd: args.cwd.clone(),
         user: args.user.clone(),
         timeout_sec: args.timeout,
+        keep_awake: args.keep_awake,
+        output_max_bytes: args.output_max,
         ..ExecRequest::default()
     };
-    if args.interactive {
-        request.set_stdin(&read_stdin()?);
+    if args.detach {
+        return detach(args, &request, app);
     }
     let printer = app.printer();
     let end = app.with_client(async |client| {
-        if printer.is_json() {
-            let answer = client.exec(&args.sandbox, &request).await?;
-            printer.json(&answer)?;
-            return Ok(End::of(&answer));
-        }
-        stream(client, &args.sandbox, &request, printer).await
+        unless_interrupted(foreground(args, &request, client, printer)).await
     })?;
+    let Some(end) = end else { return Ok(ExitCode::from(INTERRUPTED)) };
     if end.timed_out {
         printer.note("the command was killed because its time was up; see --timeout");
     }
     Ok(ExitCode::from(end.exit_code()))
+}
+
+/// Starts a job. A script reads its id from stdout, so nothing else goes there.
+fn detach(args: &Args, request: &ExecRequest, app: &App) -> Result<ExitCode> {
+    let sandbox = &args.sandbox;
+    let started = app.with_client(async |client| Ok(client.detach(sandbox, request).await?))?;
+    let printer = app.printer();
+    printer.outcome(&started, &started.job_id)?;
+    if printer.stderr_is_terminal() && !printer.is_json() {
+        printer.note(&format!("follow it with: bhatti logs -f {sandbox} {}", started.job_id));
+    }
+    DONE
+}
+
+async fn foreground(
+    args: &Args,
+    request: &ExecRequest,
+    client: &mut Client,
+    printer: &Printer,
+) -> Result<End> {
+    let Args { sandbox, interactive, .. } = args;
+    if printer.is_json() {
+        let answer = if *interactive {
+            client.exec_with_input(sandbox, request, tokio::io::stdin()).await?
+        } else {
+            client.exec(sandbox, request).await?
+        };
+        printer.json(&answer)?;
+        return Ok(End::of(&answer));
+    }
+    let events = if *interactive {
+        client.exec_interactive(sandbox, request, tokio::io::stdin()).await?
+    } else {
+        client.exec_stream(sandbox, request).await?
+    };
+    show(events, printer).await
 }
 
 /// How the command ended.
@@ -97,13 +144,7 @@ impl End {
     }
 }
 
-async fn stream(
-    client: &mut Client,
-    sandbox: &str,
-    request: &ExecRequest,
-    printer: &Printer,
-) -> Result<End> {
-    let mut events = client.exec_stream(sandbox, request).await?;
+async fn show(mut events: Events<'_, StreamEvent>, printer: &Printer) -> Result<End> {
     while let Some(event) = events.next().await? {
         match event {
             StreamEvent::Stdout(payload) => printer.bytes(&bytes(payload)?)?,
@@ -122,20 +163,6 @@ fn bytes(payload: Payload) -> Result<Vec<u8>> {
     payload.into_bytes().context("decode the command's output")
 }
 
-/// All of stdin, if it fits into a request.
-fn read_stdin() -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let limit = MAX_STDIN_BYTES as u64 + 1;
-    io::stdin().lock().take(limit).read_to_end(&mut bytes).context("read stdin")?;
-    if bytes.len() > MAX_STDIN_BYTES {
-        return Err(hinted(
-            format!("stdin is larger than {} MB", MAX_STDIN_BYTES >> 20),
-            "put it into the sandbox with `bhatti file write`, and read it from there",
-        ));
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,7 +175,7 @@ mod tests {
 
     #[test]
     fn flags_before_the_command_are_ours_and_those_after_it_are_not() {
-        let ours = args("exec dev --env A=1,2 -w /tmp -u root -- ls -la --env");
+        let ours = args("exec dev -e A=1,2 -w /tmp -u root -- ls -la --env");
         assert_eq!(ours.cmd, ["ls", "-la", "--env"]);
         assert_eq!(ours.env, [("A".to_owned(), "1,2".to_owned())]);
         assert_eq!((ours.cwd.as_deref(), ours.user.as_deref()), (Some("/tmp"), Some("root")));
@@ -164,6 +191,17 @@ mod tests {
             assert!(try_args(&format!("exec dev --timeout {bad} true")).is_err(), "{bad}");
         }
         assert!(try_args("exec dev").is_err());
+    }
+
+    #[test]
+    fn what_makes_sense_for_a_job_only_needs_one() {
+        let job = args("exec --detach --keep-awake --output-max 1M dev -- make");
+        assert_eq!((job.detach, job.keep_awake, job.output_max), (true, true, Some(1 << 20)));
+        for bad in
+            ["exec --keep-awake dev ls", "exec --output-max 1 dev ls", "exec -i --detach dev ls"]
+        {
+            assert!(try_args(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

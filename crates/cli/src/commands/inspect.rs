@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use api::Sandbox;
+use api::{Activity, Sandbox};
 
 use crate::{
     app::{App, DONE},
@@ -38,6 +38,9 @@ fn describe(sandbox: &Sandbox) -> String {
             None => sandbox.status.to_string(),
         },
     );
+    if let Some(activity) = &sandbox.activity {
+        field("Activity", doing(activity));
+    }
     if let Some(failure) = &sandbox.failure {
         field("Cause", failure.cause.clone());
         if failure.can_resume_snapshot {
@@ -65,6 +68,26 @@ fn describe(sandbox: &Sandbox) -> String {
         field("Labels", labels(sandbox));
     }
     table.render()
+}
+
+/// What keeps a sandbox awake, or for how long nothing has.
+fn doing(activity: &Activity) -> String {
+    let kinds = [
+        (activity.running, "command", "commands"),
+        (activity.attached, "client", "clients"),
+        (activity.tunnels, "connection", "connections"),
+        (activity.files, "file operation", "file operations"),
+        (activity.jobs, "job", "jobs"),
+    ];
+    let busy: Vec<String> = kinds
+        .into_iter()
+        .filter(|(count, ..)| *count > 0)
+        .map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }))
+        .collect();
+    if busy.is_empty() {
+        return format!("idle for {} s", activity.idle_sec);
+    }
+    busy.join(", ")
 }
 
 /// Labels as they are typed, with commas between them.
@@ -140,5 +163,13 @@ pub(crate) mod tests {
     #[test]
     fn a_running_sandbox_shows_how_hot_it_is() {
         assert!(describe(&sandbox()).contains("Status:    running (hot)\n"));
+    }
+
+    #[test]
+    fn what_goes_on_in_it_is_one_line() {
+        let busy = Activity { running: 1, jobs: 2, ..Activity::default() };
+        let text = describe(&Sandbox { activity: Some(busy), ..sandbox() });
+        assert!(text.contains("Activity:   1 command, 2 jobs\n"), "{text}");
+        assert_eq!(doing(&Activity { idle_sec: 12, ..Activity::default() }), "idle for 12 s");
     }
 }

@@ -3,22 +3,31 @@
 
 mod bench;
 mod completion;
+mod cp;
 mod create;
 mod destroy;
 mod doctor;
 mod exec;
 mod file;
+mod forward;
 mod host_tools;
 mod image;
 mod inspect;
+mod interrupt;
+mod jobs;
 mod kernel;
 mod key_value;
+mod kill;
 mod list;
+mod logs;
 mod pause;
+mod ports;
 mod preparing;
+mod ps;
 mod resume;
 mod serve;
 mod setup;
+mod shell;
 mod start;
 mod stop;
 mod user;
@@ -67,7 +76,16 @@ commands! {
     #[command(visible_alias = "info")]
     Inspect(inspect),
     Exec(exec),
+    #[command(visible_alias = "sh")]
+    Shell(shell),
+    Ps(ps),
+    Jobs(jobs),
+    Logs(logs),
+    Kill(kill),
     File(file),
+    Cp(cp),
+    Ports(ports),
+    Forward(forward),
     Stop(stop),
     Start(start),
     Pause(pause),
@@ -110,7 +128,9 @@ pub(crate) mod tests {
 
     #[test]
     fn the_short_names_lead_to_the_same_commands() {
-        for (short, long) in [("ls", "list"), ("info a", "inspect a"), ("rm a", "destroy a")] {
+        for (short, long) in
+            [("ls", "list"), ("info a", "inspect a"), ("rm a", "destroy a"), ("sh a", "shell a")]
+        {
             let parse = |line| format!("{:?}", try_args(line).unwrap());
             assert_eq!(parse(short), parse(long));
         }

@@ -1,12 +1,18 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use api::{FileInfo, FileKind};
+use api::{
+    FileInfo, FileKind,
+    client::{Client, ClientError},
+};
 
 use crate::{
     app::{App, DONE},
     table::Table,
 };
+
+/// Entries asked for at a time.
+const PAGE: u64 = 5000;
 
 /// List a directory: type, mode, size, name
 #[derive(Debug, clap::Args)]
@@ -20,14 +26,34 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
-    let entries =
-        app.with_client(async |client| Ok(client.file_list(&args.sandbox, &args.path).await?))?;
+    let entries = app.with_client(async |client| all(client, &args.sandbox, &args.path).await)?;
     if app.printer().is_json() {
         app.printer().json(&entries)?;
     } else {
         app.printer().bytes(table(&entries).render().as_bytes())?;
     }
     DONE
+}
+
+/// All entries of a directory, by name.
+async fn all(client: &mut Client, sandbox: &str, path: &str) -> Result<Vec<FileInfo>> {
+    let mut entries: Vec<FileInfo> = Vec::new();
+    loop {
+        let after = entries.last().map(|entry| entry.name.as_str());
+        let (page, more) = client.file_list_page(sandbox, path, after, PAGE).await?;
+        // Names that are not UTF-8 are replaced, so that the next page may begin before this ends.
+        let new = page.iter().any(|entry| after.is_none_or(|last| entry.name.as_str() > last));
+        if !new {
+            if more {
+                return Err(ClientError::BadAnswer("the listing has no end".to_owned()).into());
+            }
+            return Ok(entries);
+        }
+        entries.extend(page);
+        if !more {
+            return Ok(entries);
+        }
+    }
 }
 
 fn table(entries: &[FileInfo]) -> Table {

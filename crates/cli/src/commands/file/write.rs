@@ -15,12 +15,17 @@ pub(crate) struct Args {
     /// Permission bits in octal [default: those of the old file, or 0644]
     #[arg(long, value_parser = mode)]
     mode: Option<String>,
+    /// `USER`, `USER:GROUP` or `:GROUP`, names or ids [default: that of the old file, or of the
+    /// directory]
+    #[arg(long)]
+    owner: Option<String>,
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let written = app.with_client(async |client| {
-        let Args { sandbox, path, mode } = args;
-        Ok(client.file_write(sandbox, path, mode.as_deref(), tokio::io::stdin()).await?)
+        let Args { sandbox, path, mode, owner } = args;
+        let (mode, owner) = (mode.as_deref(), owner.as_deref());
+        Ok(client.file_write_as(sandbox, path, mode, owner, tokio::io::stdin()).await?)
     })?;
     let line = format!("{} written ({} bytes)", args.path, written.size);
     app.printer().outcome(&written, &line)?;
@@ -28,7 +33,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
 }
 
 /// Permission bits as the API wants them.
-fn mode(text: &str) -> Result<String, String> {
+pub(crate) fn mode(text: &str) -> Result<String, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o7777 && !text.starts_with('+') => Ok(format!("{mode:04o}")),
         _ => Err("it has to be octal, such as 0644".to_owned()),
