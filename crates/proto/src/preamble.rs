@@ -106,6 +106,7 @@ impl Hail {
 }
 
 /// Whether `bytes`, at least one, may be another preamble and cannot be a multiplexer's frame.
+#[cfg(feature = "mux")]
 pub(crate) fn is_repeated(bytes: &[u8]) -> bool {
     bytes.first() == Some(&MAGIC[0])
 }
