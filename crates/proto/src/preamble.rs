@@ -156,6 +156,12 @@ impl Scanner {
         }
     }
 
+    /// Bytes of memory that are held.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// The bytes after the preamble that were pushed together with it.
     pub fn into_rest(self) -> Vec<u8> {
         self.buffer
