@@ -320,3 +320,35 @@ async fn pieces_queued_while_the_peer_does_not_read_arrive_whole() {
     assert!(got == expected);
     sending.await.unwrap();
 }
+
+/// Neither side may stop reading because it cannot write.
+#[tokio::test]
+async fn much_in_both_directions_at_once_does_not_stall() {
+    const EACH: usize = 1024 * 1024;
+    let [(host, _), (_guest, incoming)] = pair().await;
+    echo(incoming);
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let stream = host.open().await.unwrap();
+        clients.push(tokio::spawn(async move {
+            let (mut send, mut recv) = stream.split();
+            let sending = async {
+                let data: Vec<u8> = (0..EACH).map(pattern).collect();
+                send.send_data(FrameKind::Data, &data).await.unwrap();
+                send.finish().await.unwrap();
+            };
+            let receiving = async {
+                let mut got = 0;
+                while let Some(frame) = recv.recv().await.unwrap() {
+                    assert!(frame.payload.iter().enumerate().all(|(i, b)| *b == pattern(got + i)));
+                    got += frame.payload.len();
+                }
+                got
+            };
+            tokio::join!(sending, receiving).1
+        }));
+    }
+    for client in clients {
+        assert_eq!(timeout(PATIENCE, client).await.unwrap().unwrap(), EACH);
+    }
+}
