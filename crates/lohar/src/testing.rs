@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,12 @@ static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(())
 
 extern "C" fn block_signals() {
     sys::block_signals(&SIGNALS).unwrap();
+    // What commands leave behind must not hold what whoever runs the tests has open, such as locks.
+    for fd in 3..20 {
+        // SAFETY: nothing of this process closes it meanwhile; one that is not open is an error.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
+    }
 }
 
 // SAFETY: the loader calls it once, before `main`, like any constructor.

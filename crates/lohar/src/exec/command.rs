@@ -218,7 +218,8 @@ pub(crate) fn cut<T: AsRef<str>>(argv: impl IntoIterator<Item = T>) -> Vec<Strin
         let argument = argument.as_ref();
         // One that is empty counts too: there may be a great many of them.
         if argument.len() + 1 > left {
-            let end = argument.floor_char_boundary(left);
+            let ends = (0..=left.min(argument.len())).rev();
+            let end = ends.into_iter().find(|end| argument.is_char_boundary(*end)).unwrap_or(0);
             shown.push(format!("{}…", &argument[..end]));
             break;
         }

@@ -25,6 +25,7 @@ const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 /// See the module.
 pub(crate) struct Process {
+    pub(crate) started: Instant,
     pub(crate) life: Life,
     pub(crate) outputs: Outputs,
     /// Held open for as long as the command runs unless the host closes it.
@@ -79,8 +80,10 @@ impl Process {
             command.start([stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])
         })?;
         let timeout = request.timeout_ms.map_or(FOREVER, Duration::from_millis).min(FOREVER);
-        let deadline = Instant::now() + timeout;
+        let started = Instant::now();
+        let deadline = started + timeout;
         Ok(Self {
+            started,
             life: Life { pid, deadline, timed_out: false, exited, known: None },
             outputs: Outputs::new(stdout, stderr),
             stdin,

@@ -41,10 +41,11 @@ pub(crate) fn adopt(agent: &Arc<Agent>, request: &Exec, id: &str, process: Proce
 
 fn take_on(agent: &Arc<Agent>, request: &Exec, id: &str, process: Process) {
     let detach = request.detach.clone().unwrap_or_default();
+    let age = i64::try_from(process.started.elapsed().as_secs()).unwrap_or(0);
     let meta = Meta {
         argv: cut(&request.argv),
         pid: process.pid(),
-        started_at: now(),
+        started_at: now() - age,
         keep_awake: detach.keep_awake,
         end: None,
     };

@@ -63,19 +63,20 @@ mod tests {
         #[test]
         fn a_ring_keeps_the_last_bytes_under_their_cursors(
             pieces in proptest::collection::vec((any::<u8>(), 0_usize..200_000), 0..8),
-            from in 0.0_f64..1.0,
+            from in any::<prop::sample::Index>(),
             most in 0_usize..100_000,
         ) {
             let (mut ring, mut all) = (Ring::default(), Vec::new());
             for (byte, count) in pieces {
-                let piece: Vec<u8> = (0..count).map(|at| byte.wrapping_add(at as u8)).collect();
+                let piece: Vec<u8> = (byte..=u8::MAX).cycle().take(count).collect();
                 ring.push(&piece);
                 all.extend(piece);
                 prop_assert_eq!(ring.end(), all.len() as u64);
                 prop_assert_eq!(ring.start(), all.len().saturating_sub(RING_MAX) as u64);
-                let cursor = ring.start() + ((all.len() as f64 - ring.start() as f64) * from) as u64;
+                let oldest = all.len().saturating_sub(RING_MAX);
+                let at = oldest + from.index(all.len() - oldest + 1);
+                let cursor = at as u64;
                 let (got, next) = ring.read(cursor, most);
-                let at = cursor as usize;
                 prop_assert_eq!(&got[..], &all[at..(at + most).min(all.len())]);
                 prop_assert_eq!(next, cursor + got.len() as u64);
                 prop_assert_eq!(ring.room_after(cursor), RING_MAX - (all.len() - at));

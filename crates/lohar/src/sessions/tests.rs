@@ -165,7 +165,7 @@ async fn clients_that_come_and_go_lose_and_repeat_nothing() {
     let id = client.session.id.clone();
     for turn in 1..=10 {
         // Some of it live, whenever it comes.
-        client.bytes(client.replay as usize + turn * 700).await;
+        client.bytes(usize::try_from(client.replay).unwrap() + turn * 700).await;
         assert!(all.as_bytes().starts_with(&client.heard), "{turn}");
         drop(client);
         until(&host, &id, |session| !session.attached).await;
