@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::{
-    CreateSandbox, ExecRequest, ExecResponse, Sandbox, StartFrom, StartSandbox, Status,
+    CreateSandbox, ExecRequest, ExecResponse, Kill, Sandbox, StartFrom, StartSandbox, Status,
     client::{Client, ClientError, FilePart},
 };
 
@@ -34,6 +34,11 @@ pub fn sh(script: &str) -> ExecRequest {
 /// A shell script of the guest's root.
 pub fn root(script: &str) -> ExecRequest {
     ExecRequest { user: Some("root".to_owned()), ..sh(script) }
+}
+
+/// Asks for a signal.
+pub fn signal(name: &str) -> Kill {
+    Kill { signal: Some(name.to_owned()) }
 }
 
 /// A sandbox and a connection for it.

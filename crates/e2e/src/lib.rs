@@ -19,7 +19,7 @@ mod prepared;
 pub mod raw;
 mod terminal;
 
-pub use guest::{Guest, create_request, root, sh, until};
+pub use guest::{Guest, create_request, root, sh, signal, until};
 pub use host::{Tmpfs, descriptors, namespace, process_start, status_field};
 pub use node::{Node, Options};
 pub use terminal::Terminal;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use api::{CreateSandbox, ErrorCode, ExecRequest, StreamEvent};
-use e2e::{Guest, Node, create_request, refused, root, sh};
+use e2e::{Guest, Node, create_request, raw, refused, root, sh};
 
 /// The output so far, and how it ended.
 async fn streamed(guest: &mut Guest, request: &ExecRequest) -> (Vec<u8>, Vec<u8>, StreamEvent) {

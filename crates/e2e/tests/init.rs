@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use api::{CreateFile, CreateSandbox, ErrorCode, RestartPolicy, ServerMessage};
-use e2e::{Guest, Node, Terminal, create_request, raw, refused};
+use e2e::{Guest, Node, Terminal, create_request, raw, refused, signal};
 
 #[tokio::test]
 async fn init_runs_with_files_and_environment_and_can_be_joined() {
@@ -68,7 +68,7 @@ async fn init_is_started_again_as_its_policy_says() {
     let mut guest = Guest::create_by(node.admin(), always).await;
     guest.sh("until [ $(wc -l < /tmp/runs) = 3 ]; do usleep 1000; done").await;
     // Killed by its owner it stays down.
-    guest.client.session_kill(&guest.id, "init", Some("KILL")).await.unwrap();
+    guest.client.session_kill(&guest.id, "init", &signal("KILL")).await.unwrap();
     e2e::until("init is down", async || {
         let sessions = guest.client.sessions(&guest.id).await.unwrap();
         (!sessions[0].running).then_some(())

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use api::{ErrorCode, ExecRequest, JobEvent, JobStatus};
-use e2e::{Guest, Node, refused, root, sh};
+use api::{ErrorCode, ExecRequest, JobEvent, JobStatus, Kill};
+use e2e::{Guest, Node, refused, root, sh, signal};
 
 /// Everything that a job has written from a cursor on, and the event that came last.
 async fn logs(
@@ -181,11 +181,11 @@ async fn a_job_is_killed_with_all_that_it_started_and_may_have_a_time_limit() {
     let mut guest = Guest::create(&node, "dev").await;
     let job = guest.detach(&sh("sleep 1001 & sh -c 'sleep 1002 & wait' & echo up; wait")).await;
     guest.sh("until pidof sleep | grep -q ' '; do usleep 1000; done").await;
-    let unknown = refused(guest.client.job_kill(&guest.id, "j999", None).await);
+    let unknown = refused(guest.client.job_kill(&guest.id, "j999", &Kill::default()).await);
     assert_eq!(unknown.code, ErrorCode::JobNotFound);
-    let odd = refused(guest.client.job_kill(&guest.id, &job, Some("SIGNONSENSE")).await);
+    let odd = refused(guest.client.job_kill(&guest.id, &job, &signal("SIGNONSENSE")).await);
     assert_eq!(odd.code, ErrorCode::InvalidRequest);
-    guest.client.job_kill(&guest.id, &job, Some("KILL")).await.unwrap();
+    guest.client.job_kill(&guest.id, &job, &signal("KILL")).await.unwrap();
     let (stdout, _, last) = logs(&mut guest, &job, 0, true).await;
     assert_eq!((stdout.as_slice(), exit_code(&last)), (&b"up\n"[..], Some(137)));
     guest.sh("while pidof sleep; do usleep 1000; done").await;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use api::{ClientMessage, ErrorCode, ExecSession, ServerMessage};
-use e2e::{Guest, Node, Terminal, refused};
+use e2e::{Guest, Node, Terminal, refused, signal};
 
 /// A command line whose echo does not contain what it prints.
 fn print(word: &str) -> String {
@@ -136,7 +136,7 @@ async fn a_session_survives_stop_and_the_daemon_s_death() {
     shell.replayed().await;
     shell.type_in("echo \"<$secret>\"\n").await;
     shell.until("<kept>\r\n").await;
-    guest.client.session_kill(&guest.id, &session, Some("KILL")).await.unwrap();
+    guest.client.session_kill(&guest.id, &session, &signal("KILL")).await.unwrap();
     assert_eq!(shell.end().await, Some(ServerMessage::Exit { exit_code: 137 }));
 }
 

@@ -88,7 +88,7 @@ async fn directories_are_made_moved_and_removed() {
         parents,
     };
     let id = guest.id.clone();
-    let code = |outcome: Result<(), api::client::ClientError>| refused(outcome).code;
+    let code = |outcome: Result<api::Done, api::client::ClientError>| refused(outcome).code;
     let client = &mut guest.client;
     client.make_directory(&id, &make("/tmp/a/b/c", true)).await.unwrap();
     client.make_directory(&id, &make("/tmp/a/b/c", true)).await.unwrap();
@@ -141,11 +141,11 @@ async fn a_directory_of_a_hundred_thousand_entries_is_listed_page_by_page() {
     loop {
         let page =
             guest.client.file_list_page(&guest.id, "/dev/shm/many", after.as_deref(), 9000).await;
-        let page = page.unwrap();
+        let (entries, more) = page.unwrap();
         pages += 1;
-        assert!(page.entries.len() <= 9000);
-        all.extend(page.entries.into_iter().map(|entry| entry.name));
-        if !page.more {
+        assert!(entries.len() <= 9000);
+        all.extend(entries.into_iter().map(|entry| entry.name));
+        if !more {
             break;
         }
         after = all.last().cloned();
