@@ -75,7 +75,7 @@ pub(super) fn open_beneath(
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     openat2(directory, name, flags, Mode::empty(), resolve)
 }
 

@@ -1,6 +1,7 @@
 use std::fs;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use proto::message::{ErrorCode, FileRead, Request};
 
