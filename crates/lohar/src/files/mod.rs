@@ -109,9 +109,7 @@ async fn perform(
             whole_tree(agent, move || remove::remove(&root, &path, recursive)).await?;
             Ok(Response::Done)
         }
-        Request::Watch { path, recursive } => {
-            watch::watch(agent, &path, recursive, stream).await.map_err(Failure::from)
-        }
+        Request::Watch { path, recursive } => watch::watch(agent, &path, recursive, stream).await,
         Request::Pack { path } => pack::pack(agent, path, stream).await,
         Request::Unpack { path } => unpack::unpack(agent, path, stream).await,
         _ => Err(Failure::Refused(refuse(ErrorCode::Unsupported, "not about files"))),
