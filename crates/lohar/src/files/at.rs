@@ -68,15 +68,17 @@ pub(super) fn enter(parent: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Opens what is at the relative path `name` below `directory`; no link on the way is followed.
+/// Opens what is at the relative path `name` below `directory`; no link is followed.
+///
+/// # Errors
+/// `LOOP` if there is a link on the way or at its end.
 pub(super) fn open_beneath(
     directory: impl AsFd,
     name: impl rustix::path::Arg,
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
-    openat2(directory, name, flags, Mode::empty(), resolve)
+    openat2(directory, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// `name` below the relative path `parent`, which is empty for the top.

@@ -129,8 +129,7 @@ impl Copy {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let target = openat(to.0, to.1, flags, Mode::from_raw_mode(0o600))?;
         self.buffer.resize(BLOCK, 0);
-        let is_sparse =
-            i64::try_from(meta.st_blocks).unwrap_or(0).saturating_mul(512) < meta.st_size;
+        let is_sparse = meta.st_blocks.saturating_mul(512) < meta.st_size;
         let mut at = 0;
         loop {
             let count = retry_on_intr(|| pread(&source, &mut *self.buffer, at))?;

@@ -9,7 +9,7 @@ use proto::mux::Stream;
 use rustix::io::Errno;
 
 use super::at::{each_entry, open_directory};
-use super::{Failure, blocking, explain, locate, stat, whole_tree};
+use super::{Failure, blocking, explain, locate, stat};
 use crate::agent::Agent;
 
 /// Entries in one frame.
@@ -37,7 +37,7 @@ pub(super) async fn list(
         let entries = describe(&directory, &mut names);
         Ok((directory, names, more, entries))
     };
-    let (directory, mut names, more, mut entries) = whole_tree(agent, first).await?;
+    let (directory, mut names, more, mut entries) = blocking(first).await?;
     while names.len() > 0 {
         stream.send_json(&Response::List { entries, last: false, more: false }).await?;
         let directory = Arc::clone(&directory);

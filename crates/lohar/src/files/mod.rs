@@ -101,17 +101,25 @@ async fn perform(
         }
         Request::FileMove { from, to, replace } => {
             let root = agent.root.clone();
-            whole_tree(agent, move || transfer::transfer(&root, &from, &to, replace)).await?;
+            let (source, target) = (from.clone(), to.clone());
+            let near = move || transfer::rename(&root, &source, &target, replace);
+            if !blocking(near).await? {
+                let root = agent.root.clone();
+                whole_tree(agent, move || transfer::across(&root, &from, &to, replace)).await?;
+            }
             Ok(Response::Done)
         }
         Request::FileRemove { path, recursive } => {
             let root = agent.root.clone();
-            whole_tree(agent, move || remove::remove(&root, &path, recursive)).await?;
+            let work = move || remove::remove(&root, &path, recursive);
+            if recursive {
+                whole_tree(agent, work).await?;
+            } else {
+                blocking(work).await?;
+            }
             Ok(Response::Done)
         }
-        Request::Watch { path, recursive } => {
-            watch::watch(agent, &path, recursive, stream).await.map_err(Failure::from)
-        }
+        Request::Watch { path, recursive } => watch::watch(agent, &path, recursive, stream).await,
         Request::Pack { path } => pack::pack(agent, path, stream).await,
         Request::Unpack { path } => unpack::unpack(agent, path, stream).await,
         _ => Err(Failure::Refused(refuse(ErrorCode::Unsupported, "not about files"))),

@@ -17,34 +17,49 @@ use super::explain;
 use super::remove::remove_tree;
 use crate::agent::refuse;
 
-/// Serves one `FileMove`.
-pub(super) fn transfer(root: &Path, from: &str, to: &str, replace: bool) -> Result<(), WireError> {
-    let (source, target) = (Place::of(root, "move", from)?, Place::of(root, "move to", to)?);
-    let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+/// Serves a `FileMove` within one file system; answers whether it was one.
+pub(super) fn rename(root: &Path, from: &str, to: &str, replace: bool) -> Result<bool, WireError> {
+    let (source, target, flags) = ends(root, from, to, replace)?;
     let renamed =
         renameat_with(&source.directory, &source.name, &target.directory, &target.name, flags);
-    let moved = match renamed {
-        Err(Errno::XDEV) => across(&source, &target, flags),
-        result => result.map(|()| Ok(())),
-    };
-    match moved {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(errno)) => {
-            let error = explain("remove", from, &errno.into());
-            let message = format!("{to} is in place, but not all of the old is gone: {error}");
-            Err(refuse(error.code, message))
-        }
-        Err(Errno::INVAL) => {
-            let message = format!("move {from} to {to}: a directory cannot be moved into itself");
-            Err(refuse(ErrorCode::Invalid, message))
-        }
-        Err(errno) => Err(explain("move", &format!("{from} to {to}"), &errno.into())),
+    match renamed {
+        Err(Errno::XDEV) => Ok(false),
+        Err(errno) => Err(explain_move(from, to, errno)),
+        Ok(()) => Ok(true),
     }
 }
 
-/// Copies to beside the target and renames that, so that there is all or nothing; the inner result
-/// is that of removing the source.
-fn across(source: &Place, target: &Place, flags: RenameFlags) -> Result<Result<(), Errno>, Errno> {
+/// Serves a `FileMove` to another file system.
+pub(super) fn across(root: &Path, from: &str, to: &str, replace: bool) -> Result<(), WireError> {
+    let (source, target, flags) = ends(root, from, to, replace)?;
+    copy_over(&source, &target, flags).map_err(|errno| explain_move(from, to, errno))?;
+    remove_tree(&source.directory, &source.name).map_err(|errno| {
+        let error = explain("remove", from, &errno.into());
+        let message = format!("{to} is in place, but not all of the old is gone: {error}");
+        refuse(error.code, message)
+    })
+}
+
+fn ends(
+    root: &Path,
+    from: &str,
+    to: &str,
+    replace: bool,
+) -> Result<(Place, Place, RenameFlags), WireError> {
+    let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+    Ok((Place::of(root, "move", from)?, Place::of(root, "move to", to)?, flags))
+}
+
+fn explain_move(from: &str, to: &str, errno: Errno) -> WireError {
+    if errno == Errno::INVAL {
+        let message = format!("move {from} to {to}: a directory cannot be moved into itself");
+        return refuse(ErrorCode::Invalid, message);
+    }
+    explain("move", &format!("{from} to {to}"), &errno.into())
+}
+
+/// Copies to beside the target and renames that, so that there is all or nothing.
+fn copy_over(source: &Place, target: &Place, flags: RenameFlags) -> Result<(), Errno> {
     let look = |place: &Place| statat(&place.directory, &place.name, AtFlags::SYMLINK_NOFOLLOW);
     let meta = look(source)?;
     let is_dir = |meta: &Stat| FileType::from_raw_mode(meta.st_mode).is_dir();
@@ -74,8 +89,7 @@ fn across(source: &Place, target: &Place, flags: RenameFlags) -> Result<Result<(
     })?;
     let temporary = Temporary { directory: &target.directory, name, placed: false };
     syncfs(reopen(&target.directory)?)?;
-    temporary.place(target, flags)?;
-    Ok(remove_tree(&source.directory, &source.name))
+    temporary.place(target, flags)
 }
 
 /// A copy that is gone again unless it is put in place.

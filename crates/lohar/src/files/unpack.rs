@@ -323,6 +323,8 @@ fn put_file(
         // After the owner, whose change takes special bits away.
         fchmod(&file, Mode::from_raw_mode(entry.mode))?;
         futimens(&file, &stamps(entry))?;
+        // Whoever watches is not told of a write after it is in place.
+        drop(file);
         if fresh.is_some() { renameat(directory, made, directory, name) } else { Ok(()) }
     };
     finish().map_err(failed)?;

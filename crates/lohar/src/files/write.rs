@@ -107,9 +107,10 @@ impl Batch {
 }
 
 /// Where the bytes go.
-enum Sink {
-    Replace(Temporary),
-    Append(OwnedFd),
+struct Sink {
+    file: OwnedFd,
+    /// What takes the place of another file in the end; nothing if the file is added to.
+    temporary: Option<Temporary>,
 }
 
 /// Writes the next bytes of a file, the first and the last if they are.
@@ -125,16 +126,14 @@ fn step(
         None => begin(agent, request)?,
     };
     let write = || {
-        let file = match &sink {
-            Sink::Replace(temporary) => &temporary.file,
-            Sink::Append(file) => file,
-        };
-        frames.iter().try_for_each(|frame| write_all(file, frame))?;
-        match sink {
-            sink if !ended => return Ok(Some(sink)),
-            Sink::Replace(temporary) => temporary.place()?,
-            Sink::Append(file) => fsync(file)?,
+        frames.iter().try_for_each(|frame| write_all(&sink.file, frame))?;
+        if !ended {
+            return Ok(Some(sink));
         }
+        fsync(&sink.file)?;
+        // Before it is put in place: whoever watches is not told of a write after that.
+        drop(sink.file);
+        sink.temporary.map_or(Ok(()), Temporary::place)?;
         Ok(None)
     };
     write().map_err(|errno: Errno| explain("write", &request.path, &errno.into()))
@@ -163,7 +162,8 @@ fn begin(agent: &Agent, request: &FileWrite) -> Result<Sink, WireError> {
     let wanted =
         request.owner.as_deref().map_or(Ok((None, None)), |text| owner::parse(agent, text))?;
     if request.append {
-        return append(agent, request, &place, wanted).map(Sink::Append);
+        let file = append(agent, request, &place, wanted)?;
+        return Ok(Sink { file, temporary: None });
     }
     let (target, existing) = resolve(place).map_err(failed)?;
     let kind = existing.as_ref().map(|meta| FileType::from_raw_mode(meta.st_mode));
@@ -180,9 +180,9 @@ fn begin(agent: &Agent, request: &FileWrite) -> Result<Sink, WireError> {
         };
         let old = existing.filter(|_| kind == Some(FileType::RegularFile));
         let mode = request.mode.or(old.map(|meta| meta.st_mode)).unwrap_or(NEW_FILE);
-        let temporary = Temporary::new(directory, name)?;
-        settle(&temporary.file, owner, wanted, mode)?;
-        Ok(Sink::Replace(temporary))
+        let (temporary, file) = Temporary::new(directory, name)?;
+        settle(&file, owner, wanted, mode)?;
+        Ok(Sink { file, temporary: Some(temporary) })
     };
     begin().map_err(failed)
 }
@@ -269,20 +269,18 @@ struct Temporary {
     directory: OwnedFd,
     name: CString,
     target: CString,
-    file: OwnedFd,
     placed: bool,
 }
 
 impl Temporary {
-    fn new(directory: OwnedFd, target: CString) -> Result<Self, Errno> {
+    fn new(directory: OwnedFd, target: CString) -> Result<(Self, OwnedFd), Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
         let (name, file) = with_fresh_name(|name| openat(&directory, name, flags, mode))?;
-        Ok(Self { directory, name, target, file, placed: false })
+        Ok((Self { directory, name, target, placed: false }, file))
     }
 
     fn place(mut self) -> Result<(), Errno> {
-        fsync(&self.file)?;
         renameat(&self.directory, &self.name, &self.directory, &self.target)?;
         self.placed = true;
         fsync(&self.directory)

@@ -1,6 +1,7 @@
 use std::fs;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use proto::message::{ErrorCode, FileRead, Request};
 
@@ -44,7 +45,7 @@ async fn a_range_of_bytes_is_cut_out() {
     let middle = content[300_001..900_002].to_vec();
     assert_eq!(read(&host, range(300_001, Some(600_001))).await, Ok((middle, true)));
     assert_eq!(read(&host, range(999_999, None)).await, Ok((content[999_999..].to_vec(), false)));
-    assert_eq!(read(&host, range(999_990, Some(10))).await.unwrap().1, false);
+    assert!(!read(&host, range(999_990, Some(10))).await.unwrap().1);
     assert_eq!(read(&host, range(0, Some(0))).await, Ok((Vec::new(), true)));
     for beyond in [1_000_000, 1_000_001, u64::MAX] {
         assert_eq!(read(&host, range(beyond, Some(5))).await, Ok((Vec::new(), false)));

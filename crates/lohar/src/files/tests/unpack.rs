@@ -84,7 +84,6 @@ async fn nothing_ends_up_outside() {
     for (index, entries) in hostile.iter().enumerate() {
         let _ = symlink(&outside, &there);
         let result = unpack(&host, &whole(entries)).await;
-        assert_eq!(result, if index == 17 { Err(ErrorCode::Invalid) } else { result });
         assert_eq!(result, Err(ErrorCode::Invalid), "archive {index}");
         assert_eq!(names(&outside), ["secret"], "archive {index}");
         assert_eq!(names(guest.path()), ["etc", "in", "outside"], "archive {index}");
@@ -211,10 +210,13 @@ async fn an_archive_that_is_cut_off_is_no_archive() {
     let guest = Guest::new().await;
     let host = guest.owned().await;
     let archive = whole(&[file("a", "first"), file("b", &"x".repeat(2000))]);
-    for length in [0, 100, 512, 515, 1024, 1500, 2100, archive.len() - 1024] {
+    for length in [0, 100, 512, 515, 1024, 1500, 2100] {
         assert_eq!(unpack(&host, &archive[..length]).await, Err(ErrorCode::Invalid), "{length}");
         assert!(!guest.path().join("in/to/b").exists());
     }
+    // All entries are there, but not the mark that there are no more.
+    let unmarked = &archive[..archive.len() - 1024];
+    assert_eq!(unpack(&host, unmarked).await, Err(ErrorCode::Invalid));
     assert_eq!(
         unpack(&host, b"this is not an archive".repeat(50).as_slice()).await,
         Err(ErrorCode::Invalid)

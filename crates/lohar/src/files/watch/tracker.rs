@@ -249,7 +249,7 @@ impl Tracker {
     ) -> Result<(), End> {
         if mask.contains(ReadFlags::MOVED_TO) {
             match self.moving.remove(&cookie) {
-                Some(moving) => self.renamed(moving, path),
+                Some(moving) => self.renamed(moving, &path),
                 None => return self.created(inotify, path, is_dir),
             }
         } else if mask.contains(ReadFlags::CREATE) {
@@ -292,12 +292,12 @@ impl Tracker {
     }
 
     /// What was told as removed has another name.
-    fn renamed(&mut self, moving: Moving, path: Relative) {
-        self.forget(&path);
+    fn renamed(&mut self, moving: Moving, path: &[u8]) {
+        self.forget(path);
         for (watch, rest) in moving.watches {
-            self.directories.insert(watch, [path.as_slice(), &rest].concat());
+            self.directories.insert(watch, [path, &rest].concat());
         }
-        let to = self.absolute(&path);
+        let to = self.absolute(path);
         self.rename(moving.index, to);
     }
 
