@@ -261,8 +261,8 @@ async fn a_create_that_makes_no_sense_is_refused_whatever_comes_after_it() {
     let node = Node::new().await;
     let (user, key) = (&node, node.user_key.as_str());
     let create = async |line: &str, kind: &str| -> ErrorBody {
-        // An archive that never ends.
-        let archive = futures_util::stream::repeat_with(|| Ok::<_, io::Error>(vec![0_u8; 1 << 10]));
+        // An archive that is never at its end.
+        let archive = futures_util::stream::pending::<io::Result<Vec<u8>>>();
         let line = futures_util::stream::iter([Ok(format!("{line}\n").into_bytes())]);
         let body = Body::from_stream(futures_util::StreamExt::chain(line, archive));
         let mut request = request(Method::POST, "/sandboxes", key, body);

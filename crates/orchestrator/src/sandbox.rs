@@ -1,6 +1,8 @@
 //! The handle through which everybody but the driver deals with a sandbox.
 
 mod programs;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
