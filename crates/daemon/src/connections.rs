@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io,
     net::IpAddr,
+    os::fd::AsFd,
     pin::{Pin, pin},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use axum::{Router, body::Body, extract::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, Interest},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, watch},
     task::JoinSet,
@@ -134,7 +135,7 @@ impl Handover {
 }
 
 async fn serve_one(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    io: impl AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
     (peer, address): (Peer, Option<Address>),
     router: Router,
     mut stop: watch::Receiver<bool>,
@@ -150,6 +151,10 @@ async fn serve_one(
         }
         router.clone().call(request.map(Body::new))
     });
+    let line = match Line::of(&io) {
+        Ok(line) => line,
+        Err(error) => return tracing::warn!("a connection cannot be watched: {error}"),
+    };
     let ended = {
         let mut connection = pin!(
             http1::Builder::new()
@@ -158,19 +163,54 @@ async fn serve_one(
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades()
         );
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stopped(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let served = async {
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stopped(&mut stop) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
+        };
+        tokio::select! {
+            biased;
+            ended = served => ended,
+            () = line.hung_up() => Ok(()),
         }
     };
+    drop(line);
     if let Err(error) = ended {
         tracing::debug!("connection ended: {}", base::chain(&error));
     }
     if let Ok(upgraded) = given.try_recv() {
         upgraded.await;
+    }
+}
+
+/// Tells that the other end has hung up, even while nobody reads what it sent before: a command that
+/// does not read its input is to end with its client like any other.
+struct Line {
+    /// Another descriptor of the socket, never read or written. For being watched any family is
+    /// as good as this one.
+    socket: UnixStream,
+}
+
+impl Line {
+    fn of(io: &impl AsFd) -> io::Result<Self> {
+        let socket = io.as_fd().try_clone_to_owned()?;
+        UnixStream::from_std(socket.into()).map(|socket| Self { socket })
+    }
+
+    async fn hung_up(&self) {
+        while let Ok(ready) = self.socket.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            // Waits for the next change.
+            let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.socket.try_io(Interest::READABLE, nothing);
+        }
+        std::future::pending().await
     }
 }
 

@@ -3,6 +3,8 @@
 mod files;
 mod ports;
 mod programs;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

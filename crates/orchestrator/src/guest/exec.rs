@@ -128,8 +128,8 @@ mod tests {
     use crate::{
         activity::{Activity, Work},
         guest::{
-            lost::tests::{published, witness},
-            testing::FakeAgent,
+            lost::tests::witness,
+            testing::{FakeAgent, published},
         },
         model::Status,
     };

@@ -101,19 +101,7 @@ pub(crate) mod tests {
     use proto::mux::Session;
 
     use super::*;
-    use crate::guest::testing::FakeAgent;
-
-    pub(crate) fn published(status: Status, session: Option<Session>) -> Published {
-        Published {
-            status,
-            thermal: None,
-            failure: None,
-            generation: 0,
-            snapshot_bytes: None,
-            stopped_at: None,
-            session,
-        }
-    }
+    use crate::guest::testing::{FakeAgent, published};
 
     /// A witness and the end through which it learns what happens.
     pub(crate) fn witness(session: &Session) -> (Witness, watch::Sender<Published>) {

@@ -143,8 +143,8 @@ mod tests {
         Kind,
         activity::{Activity, Work},
         guest::{
-            lost::tests::{published, witness},
-            testing::FakeAgent,
+            lost::tests::witness,
+            testing::{FakeAgent, published},
         },
         model::Status,
     };

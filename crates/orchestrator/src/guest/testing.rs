@@ -8,6 +8,8 @@ use proto::{
 };
 use tokio::io::duplex;
 
+use crate::{driver::Published, model::Status};
+
 /// The host's session with an agent made of a closure.
 pub(crate) struct FakeAgent {
     pub(crate) session: Session,
@@ -56,5 +58,18 @@ impl FakeAgent {
     pub(crate) async fn hang_up(&self) {
         self.guest.close();
         self.session.closed().await;
+    }
+}
+
+/// What a driver would publish.
+pub(crate) fn published(status: Status, session: Option<Session>) -> Published {
+    Published {
+        status,
+        thermal: None,
+        failure: None,
+        generation: 0,
+        snapshot_bytes: None,
+        stopped_at: None,
+        session,
     }
 }

@@ -4,7 +4,7 @@ use axum::{Router, routing::post};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
-        TcpStream,
+        TcpStream, UnixListener, UnixStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, watch},
@@ -152,6 +152,25 @@ fn fake() -> (Fake, Ends) {
     (fake, Ends { events, input, alive })
 }
 
+/// The head of a request whose body is being made.
+const HEAD: &str = "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+
+/// Runs one fake command after another.
+fn router(commands: Vec<Fake>) -> Router {
+    let commands = std::sync::Arc::new(std::sync::Mutex::new(VecDeque::from(commands)));
+    let run = async move |headers: HeaderMap, body: Body| {
+        let fake = commands.lock().unwrap().pop_front().unwrap();
+        let (_, rest) = lead::split(body, 100).await?;
+        let running = Running::new(fake, Stdin::Streamed(rest));
+        if body::wants_events(&headers) {
+            let started = StreamEvent::Started { pid: 1, job_id: "j1".to_owned() };
+            return Ok(streamed(started, running, RequestId::new()));
+        }
+        Ok::<_, Failure>(Json(buffered(running).await?).into_response())
+    };
+    app::surrounded(Router::new().route("/", post(run)))
+}
+
 /// A client of a daemon that runs one fake command after another.
 struct Client {
     read: BufReader<OwnedReadHalf>,
@@ -161,22 +180,10 @@ struct Client {
 
 impl Client {
     async fn of(commands: Vec<Fake>) -> Self {
-        let commands = std::sync::Arc::new(std::sync::Mutex::new(VecDeque::from(commands)));
-        let run = async move |headers: HeaderMap, body: Body| {
-            let fake = commands.lock().unwrap().pop_front().unwrap();
-            let (_, rest) = lead::split(body, 100).await?;
-            let running = Running::new(fake, Stdin::Streamed(rest));
-            if body::wants_events(&headers) {
-                let started = StreamEvent::Started { pid: 1, job_id: "j1".to_owned() };
-                return Ok(streamed(started, running, RequestId::new()));
-            }
-            Ok::<_, Failure>(Json(buffered(running).await?).into_response())
-        };
-        let router = app::surrounded(Router::new().route("/", post(run)));
         let tcp = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = tcp.local_addr().unwrap();
         let (stop, stopping) = watch::channel(false);
-        tokio::spawn(connections::run(Listener::Tcp(tcp), router, stopping));
+        tokio::spawn(connections::run(Listener::Tcp(tcp), router(commands), stopping));
         let (read, write) = TcpStream::connect(address).await.unwrap().into_split();
         Self { read: BufReader::new(read), write, _stop: stop }
     }
@@ -294,6 +301,28 @@ async fn a_client_that_leaves_takes_the_command_with_it() {
         drop((read, write));
         ends.dropped().await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_input_waits_takes_the_command_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (command, mut ends) = fake();
+    let (_stop, stopping) = watch::channel(false);
+    let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+    tokio::spawn(connections::run(listener, router(vec![command]), stopping));
+    let mut client = UnixStream::connect(&path).await.unwrap();
+    client.write_all(HEAD.as_bytes()).await.unwrap();
+    let sent = 1_u64 << 40;
+    client.write_all(format!("{sent:x}\r\n{{}}\n").as_bytes()).await.unwrap();
+    // As much as fits into everything between here and the command, which reads nothing.
+    let piece = vec![b'x'; 64 << 10];
+    let send = async { while client.write_all(&piece).await.is_ok() {} };
+    timeout(Duration::from_millis(300), send).await.unwrap_err();
+    ends.alive.try_recv().unwrap_err();
+    assert!(!ends.input.is_empty());
+    drop(client);
+    ends.dropped().await;
 }
 
 #[tokio::test]
