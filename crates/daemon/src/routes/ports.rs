@@ -6,7 +6,7 @@ use api::{ErrorCode, Port, headers};
 use axum::{
     Json,
     extract::{Path, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use futures_util::future::join_all;
@@ -135,13 +135,11 @@ fn lists(value: &HeaderValue, word: &str) -> bool {
 /// Whether a request comes from no page, or from one of the very address that it is sent to.
 /// Browsers ask nobody before they send the kind of request that is upgraded.
 fn is_of_same_origin(headers: &HeaderMap) -> bool {
-    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let Some(origin) = text(header::ORIGIN) else { return true };
-    let authority = origin.parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
-    match (authority, text(header::HOST)) {
-        (Some(authority), Some(host)) => authority.as_str().eq_ignore_ascii_case(host),
-        _ => false,
-    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let origin = text(origin);
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    authority.is_some() && authority == headers.get(header::HOST).map(text).as_deref()
 }
 
 pub(super) fn parse_port(text: &str) -> Result<u16, Failure> {
