@@ -6,8 +6,10 @@ use axum::{
     body::{Body, HttpBody as _},
     http::Uri,
 };
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
+use hyper::body::Frame;
 use orchestrator::{FileWriting, message as guest};
 
 use super::{FilesQuery, invalid, parse_mode, queried_path};
@@ -61,21 +63,12 @@ async fn told(written: Result<u64, Failure>, body: Body) -> Result<Json<FileWrit
     }
 }
 
-/// Sends a body on and says how long it was. What has come in goes on together; nothing waits for
-/// more unless the whole is small.
+/// Sends a body on and says how long it was.
 async fn fill(mut writing: FileWriting, body: &mut Body) -> Result<u64, Failure> {
     let small = body.size_hint().exact().is_some_and(|length| length <= SMALL);
     let mut size = 0;
     loop {
-        let frame = match body.frame().now_or_never() {
-            Some(frame) => frame,
-            None => {
-                if !small {
-                    writing.flush().await?;
-                }
-                body.frame().await
-            }
-        };
+        let frame = if small { body.frame().await } else { next(&mut writing, body).await? };
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| invalid("the upload ended early"))?;
         if let Ok(data) = frame.into_data() {
@@ -85,4 +78,22 @@ async fn fill(mut writing: FileWriting, body: &mut Body) -> Result<u64, Failure>
     }
     writing.finish().await?;
     Ok(size)
+}
+
+/// The next piece of a body. What came in before goes on together, but does not wait for what has
+/// not come yet.
+async fn next(
+    writing: &mut FileWriting,
+    body: &mut Body,
+) -> Result<Option<Result<Frame<Bytes>, axum::Error>>, Failure> {
+    if let Some(frame) = body.frame().now_or_never() {
+        return Ok(frame);
+    }
+    // The connection cuts its next piece out of what it has read while this waits.
+    tokio::task::yield_now().await;
+    if let Some(frame) = body.frame().now_or_never() {
+        return Ok(frame);
+    }
+    writing.flush().await?;
+    Ok(body.frame().await)
 }

@@ -65,9 +65,11 @@ fn decoded(text: &str) -> Cow<'_, str> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        let code = after.get(..2).filter(|_| first == b'%');
-        let code = code.and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+        let code = match *after {
+            [high, low, ..] if first == b'%' => hex(high).zip(hex(low)),
+            _ => None,
+        };
+        match code.map(|(high, low)| high << 4 | low) {
             Some(byte) => {
                 bytes.push(byte);
                 rest = &after[2..];
@@ -79,6 +81,10 @@ fn decoded(text: &str) -> Cow<'_, str> {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned().into()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]

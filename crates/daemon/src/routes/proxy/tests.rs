@@ -231,8 +231,15 @@ async fn uploads_flow_whatever_their_size() {
     assert_eq!(text(response).await, format!("POST /up {SIZE}"));
 }
 
-/// Tells when it is dropped.
+/// Tells when it is made and when it is dropped.
 struct Told(mpsc::Sender<()>);
+
+impl Told {
+    fn new(sender: &mpsc::Sender<()>) -> Self {
+        sender.try_send(()).unwrap();
+        Self(sender.clone())
+    }
+}
 
 impl Drop for Told {
     fn drop(&mut self) {
@@ -245,7 +252,7 @@ async fn events_come_at_once_and_a_client_that_leaves_ends_them() {
     let served = served().await;
     let (gone, mut left) = mpsc::channel(4);
     let events = move || {
-        let told = Told(gone.clone());
+        let told = Told::new(&gone);
         async move {
             let first = stream::iter([Ok::<_, std::io::Error>("data: 1\n\n")]);
             let rest = stream::unfold(told, async |told| {
@@ -257,7 +264,7 @@ async fn events_come_at_once_and_a_client_that_leaves_ends_them() {
     };
     let (held, mut let_go) = mpsc::channel(4);
     let never = move || {
-        let told = Told(held.clone());
+        let told = Told::new(&held);
         async move {
             std::future::pending::<()>().await;
             drop(told);
@@ -272,6 +279,7 @@ async fn events_come_at_once_and_a_client_that_leaves_ends_them() {
     let mut body = response.into_body();
     let frame = timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap();
     assert_eq!(frame.into_data().unwrap(), "data: 1\n\n");
+    timeout(PATIENCE, left.recv()).await.unwrap().unwrap();
     drop((body, connection));
     timeout(PATIENCE, left.recv()).await.unwrap().unwrap();
 
@@ -285,6 +293,8 @@ async fn events_come_at_once_and_a_client_that_leaves_ends_them() {
     connection.write_all(ask.as_bytes()).await.unwrap();
     let user = served.app.store.user_by_key(&served.key).unwrap();
     let sandbox = served.app.orchestrator.find(&user.id, "box").unwrap();
+    timeout(PATIENCE, let_go.recv()).await.unwrap().unwrap();
+    assert_eq!(sandbox.activity().tunnels, 1);
     drop(connection);
     timeout(PATIENCE, let_go.recv()).await.unwrap().unwrap();
     assert_eq!((sandbox.activity().tunnels, served.app.pool.idle()), (0, 0));
