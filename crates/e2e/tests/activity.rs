@@ -35,8 +35,8 @@ async fn all_that_somebody_waits_for_counts_and_looking_does_not() {
     becomes(&mut guest, none.clone()).await;
     guest
         .root(
-            "nc -lk -s 127.0.0.1 -p 9000 -e cat > /dev/null 2>&1 & \
-                until grep -q ':2328 00000000:0000 0A' /proc/net/tcp; do usleep 1000; done",
+            "nc -ll -p 9000 -e cat > /dev/null 2>&1 & \
+                until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':2328 .* 0A'; do usleep 1000; done",
         )
         .await;
     let tunnel = guest.client.tunnel(&guest.id, 9000).await.unwrap();

@@ -8,6 +8,8 @@ use e2e::{Guest, Node, Terminal, create_request, raw, refused, signal};
 #[tokio::test]
 async fn init_runs_with_files_and_environment_and_can_be_joined() {
     let node = Node::start();
+    // Of the client that is attached when it is stopped.
+    node.expect_warning("code=agent_unreachable");
     let file = CreateFile {
         guest_path: "/workspace/conf/hello".to_owned(),
         content: "aGVsbG8K".to_owned(),

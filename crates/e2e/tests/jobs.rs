@@ -238,8 +238,12 @@ async fn the_program_shows_jobs_their_output_and_ends_them() {
     guest.sh("until pidof sleep; do usleep 1000; done").await;
     let logs = node.cli(&["logs", "dev", &job]);
     assert_eq!((text(logs.stdout).as_str(), text(logs.stderr).as_str()), ("out\n", "err\n"));
-    let since = node.cli(&["logs", "dev", &job, "--since", "4"]);
-    assert_eq!((text(since.stdout).as_str(), text(since.stderr).as_str()), ("", "err\n"));
+    let whole = node.cli(&["--json", "logs", "dev", &job]);
+    let last: JobEvent = serde_json::from_str(text(whole.stdout).lines().last().unwrap()).unwrap();
+    assert!(matches!(last, JobEvent::End { offset: 8, .. }), "{last:?}");
+    let since = node.cli(&["logs", "dev", &job, "--since", "6"]);
+    let rest = text(since.stdout) + &text(since.stderr);
+    assert!(["t\n", "r\n"].contains(&rest.as_str()), "{rest:?}");
     let jobs = text(node.cli(&["jobs", "dev"]).stdout);
     assert!(jobs.contains(&job) && jobs.contains("running"), "{jobs}");
     assert!(node.cli(&["kill", "dev", &job]).status.success());

@@ -23,11 +23,13 @@ async fn serve(guest: &mut Guest, port: u16) {
 async fn answer_with(guest: &mut Guest, port: u16, script: &str) {
     let file = format!("/tmp/serve-{port}");
     guest.write(&file, format!("#!/bin/sh\n{script}\n").into_bytes()).await.unwrap();
-    let listen = format!("chmod +x {file}; nc -lk -s 127.0.0.1 -p {port} -e {file}");
+    let listen = format!("chmod +x {file}; nc -ll -p {port} -e {file}");
     guest.detach(&root(&listen)).await;
     let hex = format!("{port:04X}");
     guest
-        .sh(&format!("until grep -q ':{hex} 00000000:0000 0A' /proc/net/tcp; do usleep 1000; done"))
+        .sh(&format!(
+            "until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':{hex} .* 0A'; do usleep 1000; done"
+        ))
         .await;
 }
 

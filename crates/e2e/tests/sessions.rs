@@ -116,6 +116,8 @@ async fn another_client_takes_over_and_the_first_is_told() {
 #[tokio::test]
 async fn a_session_survives_stop_and_the_daemon_s_death() {
     let mut node = Node::start();
+    // Of the client that is attached when it is stopped.
+    node.expect_warning("code=agent_unreachable");
     let mut guest = Guest::create(&node, "dev").await;
     let mut shell = Terminal::open(&guest, "new=true").await;
     let session = shell.session.clone();
