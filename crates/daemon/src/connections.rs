@@ -210,7 +210,7 @@ impl Line {
             let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
             let _ = self.socket.try_io(Interest::READABLE, nothing);
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

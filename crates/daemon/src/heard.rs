@@ -159,7 +159,8 @@ mod tests {
             tokio::task::yield_now().await;
             other.read_exact(&mut [0; 128]).await
         });
-        (written.unwrap(), read.unwrap());
+        written.unwrap();
+        read.unwrap();
         let taken = heard.state().last;
         assert!(taken > begin);
         other.write_all(&[3]).await.unwrap();

@@ -123,7 +123,7 @@ impl<C: Command> Running<C> {
                 return;
             }
             // The input is complete.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let event = tokio::select! {
             biased;
