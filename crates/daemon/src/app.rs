@@ -6,19 +6,24 @@ use api::{ErrorCode, headers};
 use axum::{
     Router,
     extract::{FromRequestParts, Request},
-    http::{HeaderName, HeaderValue, request::Parts},
+    http::{HeaderName, HeaderValue, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
 use orchestrator::{Orchestrator, store::Store};
 
-use crate::{failure::Failure, routes};
+use crate::{
+    failure::Failure,
+    routes::{self, Pool},
+};
 
 /// This program's version, on every answer.
 const VERSION: HeaderValue = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
 /// The oldest CLI that understands the answers.
 const MIN_CLI: HeaderValue = HeaderValue::from_static("0.1.0");
+/// What a refusal has to say besides its body.
+const FAILURE_HEADERS: [HeaderName; 2] = [header::ALLOW, header::CONTENT_RANGE];
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What handlers share; clones are cheap.
@@ -31,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) json_body_max: usize,
     pub(crate) started: Instant,
+    /// Idle connections to servers in sandboxes.
+    pub(crate) pool: Pool,
     /// Whom the daemon runs as, and so who is its admin on the Unix socket besides root.
     pub(crate) own_uid: u32,
 }
@@ -50,6 +57,7 @@ impl App {
             orchestrator,
             json_body_max,
             started: Instant::now(),
+            pool: Pool::default(),
             own_uid: rustix::process::geteuid().as_raw(),
         }))
     }
@@ -107,10 +115,12 @@ async fn around(mut request: Request, next: Next) -> Response {
     let mut response =
         handled.unwrap_or_else(|_| Failure::internal("the handler panicked").into_response());
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
-        let allow = response.headers_mut().remove(axum::http::header::ALLOW);
+        let kept = FAILURE_HEADERS.map(|name| (response.headers_mut().remove(&name), name));
         response = failure.into_reported(&id);
-        if let Some(methods) = allow {
-            response.headers_mut().insert(axum::http::header::ALLOW, methods);
+        for (value, name) in kept {
+            if let Some(value) = value {
+                response.headers_mut().insert(name, value);
+            }
         }
     }
     let set = response.headers_mut();

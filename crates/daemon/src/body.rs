@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::failure::Failure;
 
 /// How long a JSON body may take to arrive.
-const JSON_TIME: Duration = Duration::from_secs(30);
+pub(crate) const JSON_TIME: Duration = Duration::from_secs(30);
 /// How much of a refused body is read to its end. Closing the connection on a client that still
 /// sends would reset it, and the client would never see the answer.
 const DISCARD_MAX: usize = 16 << 20;
@@ -114,7 +114,8 @@ async fn collect_all(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
     Ok(collected.freeze())
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+/// Reads JSON.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(bytes).map_err(|error| {
         let told = error.to_string();
         if error.is_data() && told.starts_with("unknown field") {

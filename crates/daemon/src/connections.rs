@@ -1,14 +1,22 @@
-//! Accepting connections, serving HTTP/1.1 on them, and ending without cutting answers short.
+//! Accepting connections, serving HTTP/1.1 on them and whatever they are upgraded to, and ending
+//! without cutting answers short.
 
-use std::{io, pin::pin, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::IpAddr,
+    os::fd::AsFd,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, Interest},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -17,7 +25,7 @@ use tower::Service as _;
 use crate::auth::Peer;
 
 /// Most connections of one listener; further ones wait in its backlog.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 4096;
 /// How long a request's head may take, and so how long a connection may idle between requests.
 const HEAD_TIME: Duration = Duration::from_secs(75);
 /// How long requests may take to end after the daemon was told to.
@@ -34,18 +42,22 @@ pub(crate) enum Listener {
 
 #[derive(Debug)]
 enum Connection {
-    Tcp(TcpStream),
+    Tcp(TcpStream, IpAddr),
     Unix(UnixStream, Peer),
 }
+
+/// Where a request over TCP comes from, put on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Address(pub(crate) IpAddr);
 
 impl Listener {
     async fn accept(&self) -> io::Result<Connection> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, address) = listener.accept().await?;
                 // Answers are small and somebody waits for each.
                 stream.set_nodelay(true)?;
-                Ok(Connection::Tcp(stream))
+                Ok(Connection::Tcp(stream, address.ip()))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -67,11 +79,12 @@ pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Rec
         };
         let (router, stop_one) = (router.clone(), stop.clone());
         match accepted {
-            Ok(Connection::Tcp(stream)) => {
-                connections.spawn(serve_one(stream, Peer::Tcp, router, stop_one));
+            Ok(Connection::Tcp(stream, address)) => {
+                let from = (Peer::Tcp, Some(Address(address)));
+                connections.spawn(serve_one(stream, from, router, stop_one));
             }
             Ok(Connection::Unix(stream, peer)) => {
-                connections.spawn(serve_one(stream, peer, router, stop_one));
+                connections.spawn(serve_one(stream, (peer, None), router, stop_one));
             }
             Err(error) if is_of_connection(&error) => {}
             Err(error) => {
@@ -88,36 +101,121 @@ pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Rec
     }
 }
 
+/// By way of this, put on every request, a connection is given away: what it is upgraded to is
+/// served by its own task, counts like any other connection, and ends with the daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct Handover {
+    next: mpsc::Sender<Upgraded>,
+    stop: watch::Receiver<bool>,
+}
+
+/// What goes on over a connection that is no longer HTTP.
+type Upgraded = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Handover {
+    /// Gives the connection away once its request is answered. What it is given to is told when the
+    /// daemon ends. False if it is given away already.
+    pub(crate) fn give<F>(&self, to: impl FnOnce(watch::Receiver<bool>) -> F) -> bool
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.next.try_send(Box::pin(to(self.stop.clone()))).is_ok()
+    }
+
+    /// Gives the connection to something that may be cut off when the daemon ends: nobody can tell
+    /// when a byte stream has come to a good end.
+    pub(crate) fn run(&self, work: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.give(|mut stop| async move {
+            tokio::select! {
+                () = work => {}
+                () = stopped(&mut stop) => {}
+            }
+        })
+    }
+}
+
 async fn serve_one(
-    io: impl AsyncRead + AsyncWrite + Unpin,
-    peer: Peer,
+    io: impl AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
+    (peer, address): (Peer, Option<Address>),
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
+    let (next, mut given) = mpsc::channel(1);
+    let handover = Handover { next, stop: stop.clone() };
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+        let extensions = request.extensions_mut();
+        extensions.insert(peer);
+        extensions.insert(handover.clone());
+        if let Some(address) = address {
+            extensions.insert(address);
+        }
         router.clone().call(request.map(Body::new))
     });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .serve_connection(TokioIo::new(io), service)
-    );
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let line = match Line::of(&io) {
+        Ok(line) => line,
+        Err(error) => return tracing::warn!("a connection cannot be watched: {error}"),
+    };
+    let ended = {
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIME)
+                .serve_connection(TokioIo::new(io), service)
+                .with_upgrades()
+        );
+        let served = async {
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stopped(&mut stop) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = served => ended,
+            () = line.hung_up() => Ok(()),
         }
     };
+    drop(line);
     if let Err(error) = ended {
         tracing::debug!("connection ended: {}", base::chain(&error));
+    }
+    if let Ok(upgraded) = given.try_recv() {
+        upgraded.await;
+    }
+}
+
+/// Tells that the other end has hung up, even while nobody reads what it sent before: a command that
+/// does not read its input is to end with its client like any other.
+struct Line {
+    /// Another descriptor of the socket, never read or written. For being watched any family is
+    /// as good as this one.
+    socket: UnixStream,
+}
+
+impl Line {
+    fn of(io: &impl AsFd) -> io::Result<Self> {
+        let socket = io.as_fd().try_clone_to_owned()?;
+        UnixStream::from_std(socket.into()).map(|socket| Self { socket })
+    }
+
+    async fn hung_up(&self) {
+        while let Ok(ready) = self.socket.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            // Waits for the next change.
+            let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.socket.try_io(Interest::READABLE, nothing);
+        }
+        std::future::pending().await
     }
 }
 
 /// Waits for the word to stop; whoever could give it being gone is the same.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 

@@ -15,13 +15,22 @@ mod body;
 mod config;
 mod connections;
 mod failure;
+mod heard;
+mod lead;
+mod limits;
 mod listen;
 mod notify;
 mod routes;
+mod running;
 mod serve;
 mod show;
+mod signals;
+mod terminal;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
+mod websocket;
 
 pub use config::{Config, ConfigError, Flags, SandboxDefaults};
 pub use serve::{Bound, ServeError, serve};

@@ -17,6 +17,7 @@ use crate::{
     app::{self, App},
     config::Config,
     connections::{self, Listener},
+    limits,
     listen::{DataDir, LocalSocket, bind_tcp},
     notify,
 };
@@ -102,6 +103,7 @@ pub async fn serve(
     let tcp = config.listen.map(bind_tcp).transpose()?;
     let listen = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
+    limits::raise_open_files();
 
     // What is locked is what is worked on, whatever the settings say.
     settings.data_dir.clone_from(&config.data_dir);

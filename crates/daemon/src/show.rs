@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use api::{Failure, FileInfo, FileKind, Image, Sandbox, StartedFrom, Status, Thermal, User};
-use orchestrator::{ImageView, NodeInfo, message as guest, model};
+use api::{
+    Activity, Failure, FileInfo, FileKind, Image, Port, Sandbox, StartedFrom, Status, Thermal,
+    User, WatchEvent, WatchKind,
+};
+use orchestrator::{ActivityView, ImageView, NodeInfo, message as guest, model};
 
 const MIB: u64 = 1 << 20;
 
@@ -32,8 +35,19 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         }),
         generation: view.generation,
         snapshot_size_mb: view.snapshot_bytes.map(|bytes| bytes.div_ceil(MIB)),
-        activity: None,
+        activity: running.then(|| activity(view.activity)),
         started_from: None,
+    }
+}
+
+fn activity(view: ActivityView) -> Activity {
+    Activity {
+        running: view.running,
+        attached: view.attached,
+        tunnels: view.tunnels,
+        files: view.files,
+        jobs: view.jobs,
+        idle_sec: view.idle.as_secs(),
     }
 }
 
@@ -107,13 +121,37 @@ pub(crate) fn file(entry: guest::FileEntry) -> FileInfo {
     }
 }
 
+pub(crate) fn change(change: guest::Change) -> WatchEvent {
+    let kind = match change.kind {
+        guest::ChangeKind::Create => WatchKind::Create,
+        guest::ChangeKind::Write => WatchKind::Write,
+        guest::ChangeKind::Attributes => WatchKind::Attributes,
+        guest::ChangeKind::Remove => WatchKind::Remove,
+        guest::ChangeKind::Rename => WatchKind::Rename,
+        guest::ChangeKind::Overflow => WatchKind::Overflow,
+    };
+    WatchEvent::Change { kind, path: change.path, to: change.to, is_dir: change.is_dir }
+}
+
+/// A port of the sandbox with that id.
+pub(crate) fn port(info: guest::PortInfo, id: &str) -> Port {
+    Port {
+        container_port: info.port,
+        proxy_url: format!("/sandboxes/{id}/proxy/{}/", info.port),
+        address: info.address,
+        process: info.process,
+        pid: info.pid,
+        sandbox_id: None,
+    }
+}
+
 /// Permission bits as people write them.
 pub(crate) fn mode(mode: u32) -> String {
     format!("{:04o}", mode & 0o7777)
 }
 
 /// Unix seconds as RFC 3339; times that no calendar has are shown as its beginning.
-fn time(seconds: i64) -> String {
+pub(crate) fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }
 

@@ -27,6 +27,7 @@ use crate::{
     connections::{self, Listener},
     listen::{DataDir, LocalSocket, bind_tcp},
     serve,
+    websocket::Upgrade,
 };
 
 const JSON_BODY_MAX: usize = 1 << 20;
@@ -115,8 +116,29 @@ async fn every_other_route_refuses_callers_without_a_valid_key() {
         (Method::POST, "/sandboxes/a/pause"),
         (Method::POST, "/sandboxes/a/resume"),
         (Method::POST, "/sandboxes/a/exec"),
+        (Method::GET, "/sandboxes/a/exec/ws"),
+        (Method::GET, "/sandboxes/a/ws"),
+        (Method::GET, "/sandboxes/a/jobs"),
+        (Method::GET, "/sandboxes/a/jobs/j"),
+        (Method::DELETE, "/sandboxes/a/jobs/j"),
+        (Method::GET, "/sandboxes/a/jobs/j/output"),
+        (Method::POST, "/sandboxes/a/jobs/j/kill"),
+        (Method::GET, "/sandboxes/a/sessions"),
+        (Method::POST, "/sandboxes/a/sessions/s/kill"),
         (Method::GET, "/sandboxes/a/files?path=/a"),
         (Method::PUT, "/sandboxes/a/files?path=/a"),
+        (Method::DELETE, "/sandboxes/a/files?path=/a"),
+        (Method::POST, "/sandboxes/a/files/mkdir"),
+        (Method::POST, "/sandboxes/a/files/move"),
+        (Method::GET, "/sandboxes/a/files/watch?path=/a"),
+        (Method::GET, "/sandboxes/a/archive?path=/a"),
+        (Method::PUT, "/sandboxes/a/archive?path=/a"),
+        (Method::GET, "/sandboxes/a/ports"),
+        (Method::GET, "/sandboxes/a/ports/80/tunnel"),
+        (Method::GET, "/sandboxes/a/proxy/80"),
+        (Method::POST, "/sandboxes/a/proxy/80/"),
+        (Method::PATCH, "/sandboxes/a/proxy/x/y//z"),
+        (Method::GET, "/ports"),
         (Method::GET, "/images"),
         (Method::GET, "/users"),
         (Method::POST, "/users"),
@@ -173,6 +195,10 @@ async fn unknown_routes_methods_and_sandboxes_are_json_errors() {
         let refused = node.refused(Method::GET, path, &node.user_key, "").await;
         assert_eq!(refused.code, ErrorCode::SandboxNotFound, "{path}");
         assert_eq!(refused.request_id, None);
+    }
+    for path in ["/sandboxes/none/jobs/j", "/sandboxes/none/jobs/j/output", "/sandboxes/none/ws"] {
+        let refused = node.refused(Method::GET, path, &node.user_key, "").await;
+        assert_eq!(refused.code, ErrorCode::SandboxNotFound, "{path}");
     }
     let refused = node.refused(Method::GET, "/sandboxes/%ff", &node.user_key, "").await;
     assert_eq!(refused.code, ErrorCode::InvalidRequest);
@@ -240,6 +266,33 @@ async fn a_handler_that_panics_is_answered_for() {
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let body: ErrorBody = json(response).await;
     assert_eq!((body.code, body.error.as_str()), (ErrorCode::Internal, "internal error"));
+}
+
+#[tokio::test]
+async fn a_create_that_makes_no_sense_is_refused_whatever_comes_after_it() {
+    let node = Node::new().await;
+    let (user, key) = (&node, node.user_key.as_str());
+    let create = async |line: &str, kind: &str| -> ErrorBody {
+        // An archive that is never at its end.
+        let archive = futures_util::stream::pending::<io::Result<Vec<u8>>>();
+        let line = futures_util::stream::iter([Ok(format!("{line}\n").into_bytes())]);
+        let body = Body::from_stream(futures_util::StreamExt::chain(line, archive));
+        let mut request = request(Method::POST, "/sandboxes", key, body);
+        request.headers_mut().insert(header::CONTENT_TYPE, kind.parse().unwrap());
+        let answer = tokio::time::timeout(Duration::from_secs(20), user.send(request));
+        json(answer.await.unwrap()).await
+    };
+    let kind = headers::CREATE_TAR;
+    assert_eq!(create("{", kind).await.code, ErrorCode::InvalidJson);
+    assert_eq!(create(r#"{"inti":"a"}"#, kind).await.code, ErrorCode::UnknownField);
+    assert_eq!(create(r#"{"init":""}"#, kind).await.code, ErrorCode::InvalidRequest);
+    let relative = r#"{"files":[{"guest_path":"a","content":""}]}"#;
+    assert_eq!(create(relative, kind).await.code, ErrorCode::PathNotAbsolute);
+    // Nothing is prepared on this node, so there can be no sandbox.
+    let refused = create("{}", &format!("{kind}; charset=binary")).await;
+    assert_ne!(refused.code, ErrorCode::InvalidJson);
+    let large = " ".repeat(JSON_BODY_MAX + 1);
+    assert_eq!(create(&large, kind).await.code, ErrorCode::BodyTooLarge);
 }
 
 /// Sends raw bytes and returns everything until the server closes.
@@ -315,6 +368,64 @@ async fn a_body_that_fails_midway_breaks_the_connection_off() {
     let ask = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
     let answer = raw(TcpStream::connect(address).await.unwrap(), ask).await;
     assert!(answer.contains("chunked") && !answer.contains("\r\n0\r\n"), "{answer}");
+}
+
+/// A daemon whose route becomes a WebSocket that says a word and then waits for the end.
+async fn upgrading() -> (std::net::SocketAddr, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    let dir = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::open(settings(dir.path())).await.unwrap();
+    let app = App::new(orchestrator, JSON_BODY_MAX);
+    let talk = async |upgrade: Upgrade| {
+        upgrade.answer(|mut socket, mut stop| async move {
+            socket.write_all(b"hello").await.unwrap();
+            connections::stopped(&mut stop).await;
+            socket.write_all(b"bye").await.unwrap();
+        })
+    };
+    let router = app::surrounded(Router::new().route("/", get(talk)).with_state(app));
+    let tcp = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = tcp.local_addr().unwrap();
+    let (stop, stopping) = watch::channel(false);
+    let served = tokio::spawn(connections::run(Listener::Tcp(tcp), router, stopping));
+    (address, stop, served)
+}
+
+const UPGRADE: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                       sec-websocket-version: 13\r\n\
+                       sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+#[tokio::test]
+async fn an_upgraded_connection_lives_until_the_daemon_ends_and_not_longer() {
+    let (address, stop, served) = upgrading().await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(format!("{UPGRADE}\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hello") {
+        answer.push(client.read_u8().await.unwrap());
+    }
+    let answer = String::from_utf8(answer).unwrap().to_lowercase();
+    assert!(answer.starts_with("http/1.1 101"), "{answer}");
+    assert!(answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
+    assert!(!served.is_finished());
+    stop.send(true).unwrap();
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "bye");
+    tokio::time::timeout(Duration::from_secs(5), served).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_get_no_upgrade() {
+    let (address, _stop, _served) = upgrading().await;
+    let ask = format!("{UPGRADE}origin: http://evil.example\r\n\r\n");
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 403");
+    let ask = UPGRADE.replace("version: 13", "version: 8") + "connection: close\r\n\r\n";
+    let answer = raw(TcpStream::connect(address).await.unwrap(), &ask).await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("version 13"), "{answer}");
 }
 
 /// Tells when it is made and when it is dropped, as a running command would notice.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::{
-    CreateSandbox, ExecRequest, ExecResponse, Sandbox, StartFrom, StartSandbox, Status,
+    CreateSandbox, ExecRequest, ExecResponse, Kill, Sandbox, StartFrom, StartSandbox, Status,
     client::{Client, ClientError, FilePart},
 };
 
@@ -34,6 +34,11 @@ pub fn sh(script: &str) -> ExecRequest {
 /// A shell script of the guest's root.
 pub fn root(script: &str) -> ExecRequest {
     ExecRequest { user: Some("root".to_owned()), ..sh(script) }
+}
+
+/// Asks for a signal.
+pub fn signal(name: &str) -> Kill {
+    Kill { signal: Some(name.to_owned()) }
 }
 
 /// A sandbox and a connection for it.
@@ -96,6 +101,16 @@ impl Guest {
             answer.stderr
         );
         answer.stdout.trim_end().to_owned()
+    }
+
+    /// Starts a job and gives its id.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub async fn detach(&mut self, request: &ExecRequest) -> String {
+        let request = ExecRequest { detach: true, ..request.clone() };
+        let started = self.client.detach(&self.id, &request).await;
+        started.unwrap_or_else(|error| panic!("{:?}: {}", request.cmd, told(&error))).job_id
     }
 
     /// Reads a whole file.

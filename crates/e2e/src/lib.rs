@@ -5,6 +5,7 @@
 //! prepared ── binary, kernel, images, recorded templates: once a machine
 //!     └──► Node ── a data directory and a daemon of its own; checks at its end that nothing stays
 //!            ├──► Guest ── one sandbox, through the client library
+//!            │     └──► Terminal ── a session of it
 //!            ├──► cli ── the program that people use
 //!            └──► raw ── bytes on the socket, for requests that no client would send
 //! ```
@@ -16,10 +17,12 @@ mod host;
 mod node;
 mod prepared;
 pub mod raw;
+mod terminal;
 
-pub use guest::{Guest, create_request, root, sh, until};
+pub use guest::{Guest, create_request, root, sh, signal, until};
 pub use host::{Tmpfs, descriptors, namespace, process_start, status_field};
 pub use node::{Node, Options};
+pub use terminal::Terminal;
 
 /// The memory of most sandboxes here, MB: the least in which everything works is the fastest.
 pub const MEMORY_MB: u64 = 128;

@@ -90,6 +90,11 @@ impl Node {
         self.data.path()
     }
 
+    /// The program that is tested.
+    pub fn binary(&self) -> PathBuf {
+        self.binary.clone()
+    }
+
     /// The daemon's Unix socket.
     pub fn socket(&self) -> PathBuf {
         self.data().join("api.sock")

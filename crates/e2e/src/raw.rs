@@ -65,6 +65,23 @@ pub async fn unix(socket: &Path, method: &str, path: &str, body: &[u8]) -> Answe
     exchange(stream, head(method, path, &[&length]).as_bytes(), body).await
 }
 
+/// Sends a request with headers and without a body over a Unix socket.
+pub async fn unix_with(socket: &Path, method: &str, path: &str, headers: &[&str]) -> Answer {
+    unix_body(socket, method, path, headers, b"").await
+}
+
+/// Sends a request with headers and a body over a Unix socket.
+pub async fn unix_body(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> Answer {
+    let stream = UnixStream::connect(socket).await.expect("the daemon listens");
+    exchange(stream, head(method, path, headers).as_bytes(), body).await
+}
+
 /// Sends a request without a body over TCP.
 pub async fn tcp(address: SocketAddr, method: &str, path: &str, headers: &[&str]) -> Answer {
     let stream = TcpStream::connect(address).await.expect("the daemon listens");

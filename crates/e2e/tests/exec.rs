@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use api::{CreateSandbox, ErrorCode, ExecRequest, StreamEvent};
-use e2e::{Guest, Node, create_request, refused, root, sh};
+use e2e::{Guest, Node, create_request, raw, refused, root, sh};
 
 /// The output so far, and how it ended.
 async fn streamed(guest: &mut Guest, request: &ExecRequest) -> (Vec<u8>, Vec<u8>, StreamEvent) {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut events = guest.client.exec_stream(&guest.id, request).await.unwrap();
+    let first = events.next().await.unwrap();
+    assert!(matches!(first, Some(StreamEvent::Started { pid: 1.., .. })), "{first:?}");
     loop {
         match events.next().await.unwrap().expect("a last event") {
             StreamEvent::Stdout(payload) => stdout.extend(payload.into_bytes().unwrap()),
@@ -196,6 +198,7 @@ async fn a_client_that_vanishes_takes_its_command_along() {
         ["echo $$; sleep 1000", "trap '' TERM HUP PIPE; echo $$; while :; do sleep 1; done"]
     {
         let mut events = guest.client.exec_stream(&guest.id, &sh(script)).await.unwrap();
+        let Some(StreamEvent::Started { .. }) = events.next().await.unwrap() else { panic!() };
         let Some(StreamEvent::Stdout(pid)) = events.next().await.unwrap() else { panic!("a pid") };
         let pid = pid.data.unwrap().trim().to_owned();
         watcher.sh(&format!("kill -0 {pid}")).await;
@@ -272,4 +275,107 @@ async fn the_program_passes_codes_bytes_and_input_on() {
     let json = node.cli(&["--json", "exec", "dev", "--", "echo", "hi"]);
     let answer: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!((&answer["stdout"], &answer["exit_code"]), (&"hi\n".into(), &0.into()));
+}
+
+/// Reads bytes that are made up as they are read.
+fn numbers(count: usize) -> Vec<u8> {
+    (0..count as u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()[7]).collect()
+}
+
+#[tokio::test]
+async fn input_of_fifty_megabytes_is_streamed_through() {
+    let node = Node::start();
+    let mut guest = Guest::create(&node, "dev").await;
+    let input = numbers(50 << 20);
+    let sum = base::hash::bytes(&input);
+    let mut request = sh("");
+    request.cmd = vec!["cat".to_owned()];
+    let reader = std::io::Cursor::new(input);
+    let mut events = guest.client.exec_interactive(&guest.id, &request, reader).await.unwrap();
+    let mut output = Vec::new();
+    loop {
+        match events.next().await.unwrap() {
+            Some(StreamEvent::Stdout(payload)) => output.extend(payload.into_bytes().unwrap()),
+            Some(StreamEvent::Started { .. }) => {}
+            Some(StreamEvent::Exit { exit_code: 0, .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(events);
+    assert_eq!((output.len(), base::hash::bytes(&output)), (50 << 20, sum));
+    // Input that nobody reads holds nothing up.
+    let (mut ours, theirs) = tokio::io::duplex(4096);
+    request.cmd = ["sh", "-c", "read x; echo $x; exit 3"].map(str::to_owned).into();
+    let mut events = guest.client.exec_interactive(&guest.id, &request, theirs).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut ours, b"word\n").await.unwrap();
+    let mut last = None;
+    while let Some(event) = events.next().await.unwrap() {
+        last = Some(event);
+    }
+    assert_eq!(last, Some(StreamEvent::Exit { exit_code: 3, timed_out: false }));
+    drop((events, ours));
+    assert_eq!(guest.sh("echo here").await, "here");
+}
+
+/// A client may go at any point: nothing of its command may stay, and nobody else may notice.
+#[tokio::test]
+async fn clients_that_vanish_at_each_point_leave_nothing_running() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let node = Node::start();
+    let mut guest = Guest::create(&node, "dev").await;
+    let path = format!("/sandboxes/{}/exec", guest.id);
+    let line = "{\"cmd\":[\"sh\",\"-c\",\"echo up; cat; exec sleep 1003\"]}\n";
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let head = raw::head(
+        "POST",
+        &path,
+        &[
+            "content-type: application/x-ndjson",
+            "accept: application/x-ndjson",
+            "transfer-encoding: chunked",
+        ],
+    );
+    let whole = format!("{head}{}{}0\r\n\r\n", chunk(line), chunk("input"));
+    // Every so many bytes of the request, and then some of the answer.
+    let points: Vec<usize> = (10..whole.len()).step_by(29).chain([whole.len()]).collect();
+    for point in points {
+        let mut stream = tokio::net::UnixStream::connect(node.socket()).await.unwrap();
+        stream.write_all(&whole.as_bytes()[..point]).await.unwrap();
+        if point == whole.len() {
+            let mut seen = Vec::new();
+            while !seen.windows(5).any(|part| part == b"input") {
+                assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
+            }
+        }
+        drop(stream);
+        let gone = "while pidof sleep cat > /dev/null; do usleep 2000; done";
+        let request = ExecRequest { timeout_sec: Some(60), ..sh(gone) };
+        let answer = guest.exec(&request).await.unwrap();
+        assert!(!answer.timed_out, "what was sent {point} bytes of goes on");
+    }
+    e2e::until("nothing goes on", async || {
+        let activity = guest.view().await.activity.unwrap();
+        (activity.running == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_streams_input_and_ends_with_the_command() {
+    let node = Node::start();
+    let mut guest = Guest::create(&node, "dev").await;
+    let file = node.data().join("input");
+    let input = numbers(20 << 20);
+    std::fs::write(&file, &input).unwrap();
+    let echoed =
+        node.cli_with(&["exec", "-i", "dev", "--", "cat"], std::fs::File::open(&file).unwrap());
+    assert_eq!((echoed.status.code(), echoed.stdout.len()), (Some(0), 20 << 20));
+    assert!(echoed.stdout == input);
+    // The command does not wait for input that never ends.
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let ended = node.cli_with(&["exec", "-i", "dev", "--", "sh", "-c", "exit 5"], reader);
+    assert_eq!(ended.status.code(), Some(5));
+    let env = node.cli(&["exec", "-e", "A=b c", "dev", "--", "sh", "-c", "echo $A"]);
+    assert_eq!(env.stdout, b"b c\n");
+    guest.sh("true").await;
 }

@@ -4,25 +4,35 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::message::{Activity, ErrorCode, WireError};
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::Signal;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use crate::activity::{Counted, Counts, EXECS_MAX, Held, TUNNELS_MAX};
 use crate::identity::{IdentityFiles, Kernel};
+use crate::jobs::Jobs;
 use crate::reaper::Reaper;
+use crate::sessions::Sessions;
 use crate::users::Users;
 
-/// Commands that may run at once.
-pub(crate) const EXECS_MAX: u32 = 1000;
-
-/// File operations that may run at once. Together with [`EXECS_MAX`] below what a session can
-/// have open, so that there is always room for a question.
+/// File operations that may run at once. All that may be under way at once is below what a session
+/// can have open, so that there is always room for a question.
 pub(crate) const FILE_OPERATIONS_MAX: usize = 64;
+
+/// Paths that may be watched at once.
+pub(crate) const WATCHES_MAX: usize = 32;
+
+/// Archives that may be packed or unpacked at once; each has a thread of its own.
+pub(crate) const ARCHIVES_MAX: usize = 8;
+
+/// Operations on whole trees that go on at once, so that there are threads left for small ones.
+const TREE_OPERATIONS: usize = 2;
 
 /// Who this guest is.
 #[derive(Clone)]
@@ -43,17 +53,19 @@ pub(crate) struct Agent {
     /// `/dev/null`, for commands without input.
     pub(crate) null: OwnedFd,
     pub(crate) file_operations: Semaphore,
+    pub(crate) tree_operations: Semaphore,
+    pub(crate) watches: Semaphore,
+    pub(crate) archives: Semaphore,
     /// Told when the host wants the guest off.
     pub(crate) power_off: Notify,
+    pub(crate) counts: Counts,
+    pub(crate) jobs: Jobs,
+    pub(crate) sessions: Sessions,
     identity: Mutex<Option<Arc<Identity>>>,
-    running: AtomicU32,
     /// Nanoseconds that a small command took, the least seen; none yet if zero.
     small_command: AtomicU64,
     last_operation: Mutex<Instant>,
 }
-
-/// Held while a command runs.
-pub(crate) struct Running(Arc<Agent>);
 
 impl Agent {
     /// An agent that nobody has told yet who it is.
@@ -64,14 +76,19 @@ impl Agent {
         Ok(Self {
             users: Users::at(&root),
             identity_files: IdentityFiles::open(&root)?,
+            jobs: Jobs::at(&root),
             root,
             kernel,
             reaper: Reaper::new()?,
             null: open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
             file_operations: Semaphore::new(FILE_OPERATIONS_MAX),
+            tree_operations: Semaphore::new(TREE_OPERATIONS),
+            watches: Semaphore::new(WATCHES_MAX),
+            archives: Semaphore::new(ARCHIVES_MAX),
             power_off: Notify::new(),
+            counts: Counts::default(),
+            sessions: Sessions::default(),
             identity: Mutex::default(),
-            running: AtomicU32::new(0),
             small_command: AtomicU64::new(0),
             last_operation: Mutex::new(Instant::now()),
         })
@@ -90,17 +107,36 @@ impl Agent {
         *lock(&self.last_operation) = Instant::now();
     }
 
-    /// Counts a command as running.
+    /// Counts a command in the foreground as running.
     ///
     /// # Errors
     /// [`EXECS_MAX`] do already.
-    pub(crate) fn begin_command(self: &Arc<Self>) -> Result<Running, WireError> {
-        if self.running.load(Ordering::Relaxed) >= EXECS_MAX {
-            let message = format!("{EXECS_MAX} commands are running already");
-            return Err(WireError { code: ErrorCode::Limit, message });
+    pub(crate) fn begin_command(self: &Arc<Self>) -> Result<Held, WireError> {
+        Held::within(self, Counted::Command, EXECS_MAX, "running commands")
+    }
+
+    /// Counts a connection to a port as open.
+    ///
+    /// # Errors
+    /// [`TUNNELS_MAX`] are already.
+    pub(crate) fn begin_tunnel(self: &Arc<Self>) -> Result<Held, WireError> {
+        Held::within(self, Counted::Tunnel, TUNNELS_MAX, "open tunnels")
+    }
+
+    /// Signals a job or a session.
+    ///
+    /// # Errors
+    /// There is none of that id, or no such signal.
+    pub(crate) fn kill(&self, id: &str, signal: i32) -> Result<(), WireError> {
+        let Some(signal) = Signal::from_named_raw(signal) else {
+            return Err(refuse(ErrorCode::Invalid, format!("there is no signal {signal}")));
+        };
+        // Ids of jobs and of sessions have nothing in common.
+        if id.starts_with('j') {
+            self.jobs.kill(self, id, signal)
+        } else {
+            self.sessions.kill(self, id, signal)
         }
-        self.running.fetch_add(1, Ordering::Relaxed);
-        Ok(Running(Arc::clone(self)))
     }
 
     /// What a small command takes on this machine; the host has some timed before it records a
@@ -119,23 +155,11 @@ impl Agent {
     }
 
     pub(crate) fn activity(&self) -> Activity {
-        let idle = lock(&self.last_operation).elapsed();
-        Activity {
-            running: self.running.load(Ordering::Relaxed),
-            idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
-            ..Activity::default()
-        }
+        self.counts.activity(lock(&self.last_operation).elapsed())
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-        self.0.touch();
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

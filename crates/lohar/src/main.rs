@@ -8,19 +8,24 @@
 //!
 //! Invariant: nothing is done to a machine of which this is not the first process.
 
+mod activity;
 mod agent;
 mod boot;
 mod exec;
 mod files;
 mod identity;
+mod jobs;
 mod log;
 mod port;
+mod ports;
 mod power;
 mod reaper;
 mod session;
+mod sessions;
 mod sys;
 #[cfg(test)]
 mod testing;
+mod tunnel;
 mod users;
 
 use std::io::{self, Write};

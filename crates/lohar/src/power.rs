@@ -20,6 +20,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// of the writable disk.
 pub(crate) async fn off(agent: &Agent, disk: &OwnedFd) -> ! {
     log::info("powering off");
+    agent.jobs.freeze();
     for signal in [Signal::TERM, Signal::KILL] {
         if sys::kill_all(signal) == Err(Errno::SRCH) {
             break;
@@ -38,6 +39,7 @@ pub(crate) async fn off(agent: &Agent, disk: &OwnedFd) -> ! {
             break;
         }
     }
+    agent.jobs.flush();
     sync();
     let below = format!("/proc/self/fd/{}", disk.as_raw_fd());
     for path in ["/", &below] {

@@ -73,6 +73,12 @@ impl Reaper {
         Ok((pid, receiver))
     }
 
+    /// Whether `pid` is a child that has been adopted and not been reaped: nobody else can have its
+    /// number then.
+    pub(crate) fn is_waited_for(&self, pid: Pid) -> bool {
+        self.waiting().contains_key(&pid)
+    }
+
     /// Reaps until the agent is told to stop.
     ///
     /// # Errors

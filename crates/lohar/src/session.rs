@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::agent::{Agent, refuse};
-use crate::{exec, files, identity};
+use crate::{activity, exec, files, identity, jobs, ports, sessions, tunnel};
 
 /// How long the host may take to hear that the guest is about to power off.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -86,7 +86,10 @@ async fn answer(shared: Arc<Shared>, mut stream: Stream) {
             return;
         }
     };
-    let quiet = matches!(request, Request::Activity | Request::Ping | Request::Hello(_));
+    let quiet = matches!(
+        request,
+        Request::Activity | Request::ActivityWatch | Request::Ping | Request::Hello(_)
+    );
     if !quiet {
         shared.agent.touch();
     }
@@ -160,11 +163,38 @@ impl Shared {
                 exec::serve(agent, &exec, send, recv).await;
                 return None;
             }
+            Request::ActivityWatch => {
+                let (send, recv) = stream.split();
+                activity::watch(agent, send, recv).await;
+                return None;
+            }
+            Request::JobOutput(output) => {
+                let (send, recv) = stream.split();
+                jobs::serve_output(agent, &output, send, recv).await;
+                return None;
+            }
+            Request::Attach(attach) => {
+                let (send, recv) = stream.split();
+                sessions::serve(agent, &attach, send, recv).await;
+                return None;
+            }
+            Request::Jobs => Ok(Response::Jobs { jobs: agent.jobs.list() }),
+            Request::JobRemove { job } => agent.jobs.remove(&job).map(|()| Response::Done),
+            Request::Kill { id, signal } => agent.kill(&id, signal).map(|()| Response::Done),
+            Request::Sessions => Ok(Response::Sessions { sessions: agent.sessions.list() }),
+            Request::StartInit(init) => sessions::start_init(agent, &init).map(|()| Response::Done),
             Request::FileRead(_)
             | Request::FileWrite(_)
             | Request::FileStat { .. }
-            | Request::FileList(_) => return files::serve(agent, request, stream).await,
-            _ => Err(refuse(ErrorCode::Unsupported, "this agent cannot do that")),
+            | Request::FileList(_)
+            | Request::MakeDirectory { .. }
+            | Request::FileMove { .. }
+            | Request::FileRemove { .. }
+            | Request::Watch { .. }
+            | Request::Pack { .. }
+            | Request::Unpack { .. } => return files::serve(agent, request, stream).await,
+            Request::Ports => ports::list().await,
+            Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
         };
         Some((stream, response.unwrap_or_else(Response::Error)))
     }
@@ -199,7 +229,7 @@ impl Shared {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             sandbox_id: identity.map(|identity| identity.sandbox_id.clone()),
             proof,
-            keep_awake: 0,
+            keep_awake: self.agent.activity().keep_awake,
         }))
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) user: Option<&'a User>,
     /// Standard input, output and error; must not be such descriptors themselves.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
+    /// Whether standard input is a terminal that becomes the session's own.
+    pub(crate) terminal: bool,
 }
 
 /// What a process failed at before it was its program.
@@ -149,6 +151,9 @@ fn prepare(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
     stdio::dup2_stdin(stdin).map_err(fork)?;
     stdio::dup2_stdout(stdout).map_err(fork)?;
     stdio::dup2_stderr(stderr).map_err(fork)?;
+    if launch.terminal {
+        process::ioctl_tiocsctty(stdin).map_err(fork)?;
+    }
     if let Some(user) = launch.user {
         let failed = |errno| (Stage::User, errno);
         set_thread_groups(&user.groups).map_err(failed)?;

@@ -2,15 +2,16 @@
 #![expect(unsafe_code, reason = "signals must be blocked before the test harness starts threads")]
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::frame::FrameKind;
-use proto::message::{Exec, Exited, Hello, Identify, Refresh, Request, Response};
+use proto::message::{ErrorCode, Exec, Exited, Hello, Identify, Refresh, Request, Response};
 use proto::mux::{Session, Side, Stream, establish};
 use proto::preamble::{Role, prove};
 use tempfile::TempDir;
@@ -33,6 +34,12 @@ static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(())
 
 extern "C" fn block_signals() {
     sys::block_signals(&SIGNALS).unwrap();
+    // What commands leave behind must not hold what whoever runs the tests has open, such as locks.
+    for fd in 3..20 {
+        // SAFETY: nothing of this process closes it meanwhile; one that is not open is an error.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
+    }
 }
 
 // SAFETY: the loader calls it once, before `main`, like any constructor.
@@ -110,6 +117,15 @@ impl Guest {
         Self { agent, root, kernel, reaping, _only: only }
     }
 
+    /// Another agent over the same files, as after a cold boot.
+    pub(crate) fn boot_again(&mut self) {
+        self.reaping.abort();
+        let kernel = Box::new(Arc::clone(&self.kernel));
+        self.agent = Arc::new(Agent::blank(self.root.path().to_owned(), kernel).unwrap());
+        let reaper = Arc::clone(&self.agent);
+        self.reaping = tokio::spawn(async move { reaper.reaper.run().await });
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.root.path()
     }
@@ -151,6 +167,41 @@ pub(crate) fn identity() -> Identify {
         env: [("FROM".to_owned(), "sandbox".to_owned())].into(),
         refresh: Refresh { time_ns: 1_700_000_000_000_000_000, seed: "ab".repeat(32) },
     }
+}
+
+/// The kind of failure that a request is answered with.
+pub(crate) async fn refused(session: &Session, request: &Request) -> ErrorCode {
+    match ask(session, request).await {
+        Response::Error(error) => error.code,
+        other => panic!("{request:?}: {other:?}"),
+    }
+}
+
+/// A pipe with a name, by which tests and commands wait for each other.
+pub(crate) fn fifo(guest: &Guest, name: &str) -> PathBuf {
+    let path = guest.path().join(name);
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    path
+}
+
+/// Waits until some process holds the writing end of a pipe.
+pub(crate) async fn held(path: PathBuf) -> fs::File {
+    let open = tokio::task::spawn_blocking(move || fs::File::open(path));
+    timeout(PATIENCE, open).await.unwrap().unwrap().unwrap()
+}
+
+/// Waits until nobody does any more.
+pub(crate) async fn released(mut pipe: fs::File) {
+    let read = tokio::task::spawn_blocking(move || pipe.read_to_end(&mut Vec::new()));
+    timeout(PATIENCE, read).await.unwrap().unwrap().unwrap();
+}
+
+/// Writes to a pipe that somebody reads.
+pub(crate) async fn tell(path: &Path, text: &'static str) {
+    let path = path.to_owned();
+    let written = tokio::task::spawn_blocking(move || fs::write(path, text));
+    timeout(PATIENCE, written).await.unwrap().unwrap().unwrap();
 }
 
 pub(crate) async fn open(session: &Session, request: &Request) -> Stream {
@@ -197,6 +248,15 @@ pub(crate) async fn outcome(stream: &mut Stream) -> (Vec<u8>, Vec<u8>, Exited) {
 
 fn response_of(payload: &[u8]) -> Response {
     serde_json::from_slice(payload).unwrap()
+}
+
+/// The next frame: output or an answer.
+pub(crate) async fn next(stream: &mut Stream) -> Result<(FrameKind, Vec<u8>), Response> {
+    let frame = timeout(PATIENCE, stream.recv()).await.unwrap().unwrap().unwrap();
+    match frame.kind {
+        FrameKind::Json => Err(response_of(&frame.payload)),
+        kind => Ok((kind, frame.payload)),
+    }
 }
 
 pub(crate) async fn run(session: &Session, exec: Exec) -> (String, String, Exited) {

@@ -86,6 +86,14 @@ impl Users {
         Some(known.map_or_else(|| accounts.user(&nameless(uid)), |entry| accounts.user(entry)))
     }
 
+    /// Finds a group by name or number; a number needs no entry. `None` if there is no such group.
+    pub(crate) fn find_group(&self, wanted: &str) -> Option<Gid> {
+        let accounts = self.accounts();
+        let by_name = accounts.groups.iter().find(|group| group.0 == wanted).map(|group| group.1);
+        let id = by_name.or_else(|| wanted.parse().ok().filter(|gid| *gid != u32::MAX))?;
+        Some(Gid::from_raw(id))
+    }
+
     fn accounts(&self) -> Arc<Accounts> {
         let stamps = [stamp(&self.passwd), stamp(&self.group)];
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,6 +196,11 @@ mod tests {
         assert_eq!(users.find(Some("root")).unwrap().shell, "/bin/bash");
         assert_eq!(users.find(Some("12")).unwrap().uid, Uid::from_raw(77));
         assert_eq!(users.find(Some("4242")).unwrap().home, "/");
+        assert_eq!(users.find_group("docker"), Some(Gid::from_raw(99)));
+        assert_eq!(users.find_group("4242"), Some(Gid::from_raw(4242)));
+        for nothing in ["odd", "", "-1", "4294967295"] {
+            assert_eq!(users.find_group(nothing), None, "{nothing}");
+        }
         for nobody in ["bob", "", "-1", "4294967295"] {
             assert_eq!(users.find(Some(nobody)), None, "{nobody}");
         }

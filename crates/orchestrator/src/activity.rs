@@ -154,6 +154,12 @@ impl Activity {
         ActivityView { idle: self.last().elapsed(), ..view }
     }
 
+    /// Changes whenever something that counts begins or ends.
+    #[cfg(test)]
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
     fn count(&self, work: Work) -> &AtomicU32 {
         &self.counts[work as usize]
     }

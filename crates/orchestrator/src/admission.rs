@@ -6,7 +6,7 @@ use base::ids::Name;
 
 use crate::{
     Error, Kind, Result,
-    model::{CreateRequest, Spec, UserLimits},
+    model::{CreateRequest, InitSpec, Spec, UserLimits},
 };
 
 /// The least memory in which the guest's kernel and agent start, MiB.
@@ -20,6 +20,8 @@ pub(crate) const CPUS_MAX: u32 = 64;
 /// Most variables of a sandbox, and most bytes in all of them.
 const ENV_MAX: usize = 512;
 const ENV_BYTES_MAX: usize = 512 << 10;
+/// Most bytes of what a sandbox is to run.
+const INIT_MAX: usize = 64 << 10;
 const LABELS_MAX: usize = 16;
 const LABEL_KEY_MAX: usize = 63;
 const LABEL_VALUE_MAX: usize = 256;
@@ -61,8 +63,23 @@ pub(crate) fn admit(
     }
     check_env(&request.env)?;
     check_labels(&request.labels)?;
-    let (env, labels) = (request.env, request.labels);
-    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels }))
+    check_init(request.init.as_ref())?;
+    let CreateRequest { env, labels, init, .. } = request;
+    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init }))
+}
+
+fn check_init(init: Option<&InitSpec>) -> Result<()> {
+    let bad = |message: String| Err(Error::new(Kind::InvalidRequest, message));
+    match init {
+        Some(init) if init.command.trim().is_empty() => bad("init: there is no command".to_owned()),
+        Some(init) if init.command.len() > INIT_MAX => {
+            bad(format!("init: at most {INIT_MAX} bytes"))
+        }
+        Some(init) if init.command.contains('\0') => {
+            bad("init: a command cannot contain a NUL character".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn cpus(cpus: u32, limits: UserLimits) -> Result<u32> {
@@ -146,6 +163,7 @@ pub(crate) fn available_mib() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proto::message::RestartPolicy;
 
     use super::*;
 
@@ -180,6 +198,19 @@ mod tests {
         assert_eq!(with(|r| r.disk_mib = Some(1)), Kind::DiskInvalid);
         assert_eq!(with(|r| r.name = Some("../x".into())), Kind::InvalidName);
         assert_eq!(with(|r| r.image = Some("a b".into())), Kind::InvalidName);
+    }
+
+    #[test]
+    fn what_it_is_to_run_is_a_line_for_a_shell() {
+        let with = |command: String| {
+            let init = Some(InitSpec { command, restart: RestartPolicy::Always });
+            admit_default(CreateRequest { init, ..CreateRequest::default() })
+        };
+        let (_, spec) = with("x".repeat(INIT_MAX)).unwrap();
+        assert_eq!(spec.init.unwrap().restart, RestartPolicy::Always);
+        for bad in [String::new(), " \n".to_owned(), "a\0".to_owned(), "x".repeat(INIT_MAX + 1)] {
+            assert_eq!(with(bad).unwrap_err().kind, Kind::InvalidRequest);
+        }
     }
 
     proptest! {

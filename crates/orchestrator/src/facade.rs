@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use base::{
     clock,
-    ids::{Name, SandboxId, UserId},
+    ids::{SandboxId, UserId},
 };
 use disk::image;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
@@ -12,6 +12,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use crate::{
     Error, Kind, Result,
     admission::{self, Defaults},
+    contents::Contents,
     driver::Begin,
     model::{CreateRequest, SandboxView, Spec, StartFrom, User},
     node::{Node, blocking},
@@ -151,11 +152,12 @@ impl Orchestrator {
     }
 
     /// Makes a sandbox, or finds the one that has this name and specification already. Goes on to
-    /// its end even if the caller leaves.
+    /// its end even if the caller leaves. `contents` are written only into a new one.
     pub async fn create(
         &self,
         owner: &User,
         request: CreateRequest,
+        contents: Contents,
         progress: Progress,
     ) -> Result<Created> {
         let defaults = &self.node.settings.defaults;
@@ -177,17 +179,6 @@ impl Orchestrator {
             Some(name) => name,
             None => format!("sandbox-{}", base::random::hex::<3>()).parse()?,
         };
-        self.make(owner, name, spec, progress, naming).await
-    }
-
-    async fn make(
-        &self,
-        owner: &User,
-        name: Name,
-        spec: Spec,
-        progress: Progress,
-        naming: OwnedMutexGuard<()>,
-    ) -> Result<Created> {
         let record = Record {
             id: SandboxId::random(),
             owner: owner.id.clone(),
@@ -200,23 +191,35 @@ impl Orchestrator {
             created_at: clock::unix_seconds(),
         };
         let (reply, created) = oneshot::channel();
-        let (node, limit) = (Arc::clone(&self.node), owner.limits.sandboxes);
-        // A task of its own, because between the row and the driver nobody may leave.
-        let started = tokio::spawn(async move {
-            let record = node.store.insert_sandbox(&record, limit).await?;
-            let sandbox = Sandbox::start_driver(&node, record, Begin::Create { progress, reply });
-            drop(naming);
-            Ok::<_, Error>(sandbox)
-        });
-        let sandbox = match started.await {
-            Ok(sandbox) => sandbox?,
-            Err(error) => return Err(Error::internal("a task failed", error)),
-        };
+        let begin = Begin::Create { contents, progress, reply };
+        let sandbox = self.begin(record, owner.limits.sandboxes, begin, naming).await?;
         match created.await {
             Ok(created) => created?,
             Err(_) => return Err(Error::new(Kind::Internal, "the sandbox's driver ended")),
         }
         Ok(Created { sandbox: sandbox.view(), existing: false })
+    }
+
+    /// Keeps the record and starts its driver. A task of its own, because between the row and the
+    /// driver nobody may leave.
+    async fn begin(
+        &self,
+        record: Record,
+        limit: u32,
+        begin: Begin,
+        naming: OwnedMutexGuard<()>,
+    ) -> Result<Sandbox> {
+        let node = Arc::clone(&self.node);
+        let started = tokio::spawn(async move {
+            let record = node.store.insert_sandbox(&record, limit).await?;
+            let sandbox = Sandbox::start_driver(&node, record, begin);
+            drop(naming);
+            Ok::<_, Error>(sandbox)
+        });
+        match started.await {
+            Ok(sandbox) => sandbox,
+            Err(error) => Err(Error::internal("a task failed", error)),
+        }
     }
 
     /// The owner's sandboxes by name. Wakes none.
@@ -225,6 +228,19 @@ impl Orchestrator {
             self.node.registry.of(owner).iter().map(Sandbox::view).collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
+    }
+
+    /// Makes a sandbox known that was made elsewhere.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn register(&self, sandbox: Sandbox) {
+        self.node.registry.insert(sandbox);
+    }
+
+    /// The owner's sandboxes themselves, by name. Wakes none.
+    pub fn sandboxes(&self, owner: &UserId) -> Vec<Sandbox> {
+        let mut sandboxes = self.node.registry.of(owner);
+        sandboxes.sort_by(|a, b| a.record().name.cmp(&b.record().name));
+        sandboxes
     }
 
     /// One of the owner's sandboxes by name or id.

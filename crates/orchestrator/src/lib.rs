@@ -9,6 +9,7 @@
 
 mod activity;
 mod admission;
+mod contents;
 mod convert;
 mod driver;
 pub mod error;
@@ -25,12 +26,19 @@ mod sandbox;
 mod sandbox_dir;
 pub mod store;
 mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use activity::ActivityView;
 pub use admission::Defaults;
+pub use contents::{Archive, ArchiveSender, Contents, NewFile, Unwanted};
 pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
-pub use guest::{ExecEvent, ExecInput, Execution, FileReading, FileWriting};
+pub use guest::{
+    AttachEvent, AttachInput, Attachment, ExecEvent, ExecInput, Execution, FileReading,
+    FileWriting, Hold, JobEvent, JobReading, Listing, Ready, Started as StartedCommand, Tunnel,
+    Watching,
+};
 pub use node::node_tag;
 pub use proto::message;
 pub use sandbox::Sandbox;

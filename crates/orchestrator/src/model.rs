@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use base::ids::{Name, SandboxId, UserId};
+use proto::message::{Init, RestartPolicy};
 use serde::{Deserialize, Serialize};
+
+use crate::activity::ActivityView;
 
 /// What a sandbox is made of; two creates with an equal specification mean the same sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,25 @@ pub struct Spec {
     /// The owner's labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What runs in it whenever it has booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitSpec>,
+}
+
+/// What a sandbox is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitSpec {
+    /// A line for the guest's `/bin/sh -c`.
+    pub command: String,
+    /// Whether it is started again when it has ended.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+}
+
+impl From<&InitSpec> for Init {
+    fn from(spec: &InitSpec) -> Self {
+        Self { command: spec.command.clone(), restart: spec.restart }
+    }
 }
 
 /// A create request before defaults and limits are applied.
@@ -41,6 +63,8 @@ pub struct CreateRequest {
     pub env: BTreeMap<String, String>,
     /// The owner's labels.
     pub labels: BTreeMap<String, String>,
+    /// What it is to run.
+    pub init: Option<InitSpec>,
 }
 
 /// Whether a sandbox's VM exists, as callers see it.
@@ -107,6 +131,8 @@ pub struct SandboxView {
     pub created_at: i64,
     /// Unix seconds, while it is stopped.
     pub stopped_at: Option<i64>,
+    /// What is going on in it, as far as it keeps it awake.
+    pub activity: ActivityView,
 }
 
 /// Where a start takes the sandbox's state from.

@@ -1,11 +1,14 @@
 //! The handle through which everybody but the driver deals with a sandbox.
 
+mod files;
+mod ports;
+mod programs;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
-use proto::{
-    message::{Exec, FileEntry, FileRead, FileStat, FileWrite},
-    mux::Session,
-};
+use proto::mux::Session;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -13,7 +16,7 @@ use crate::{
     activity::{Activity, ActivityView, Busy, Work},
     driver::{self, Begin, Command, Published},
     facade::{Progress, Started},
-    guest::{self, Execution, FileReading, FileWriting},
+    guest::{Awake, Witness},
     model::{SandboxView, StartFrom},
     node::Node,
     record::Record,
@@ -35,19 +38,34 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     published: watch::Receiver<Published>,
     activity: Arc<Activity>,
+    awake: Arc<Awake>,
 }
 
 impl Sandbox {
     /// Starts the driver and registers the sandbox.
     pub(crate) fn start_driver(node: &Arc<Node>, record: Record, begin: Begin) -> Self {
-        let (driver, (commands, published)) = driver::prepare(Arc::clone(node), record.clone());
-        let sandbox = Self {
-            shared: Arc::new(Shared { record, commands, published, activity: Activity::new() }),
-        };
+        let activity = Activity::new();
+        let awake = Awake::new(Arc::clone(&activity));
+        let (driver, (commands, published)) =
+            driver::prepare(Arc::clone(node), record.clone(), Arc::clone(&awake));
+        let shared = Shared { record, commands, published, activity, awake };
+        let sandbox = Self { shared: Arc::new(shared) };
         node.registry.insert(sandbox.clone());
         // Only now, because a driver that gives up takes its sandbox out of the registry.
         tokio::spawn(driver.run(begin));
         sandbox
+    }
+
+    /// A sandbox that is driven by whoever reads `commands`.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn without_driver(
+        record: Record,
+        commands: mpsc::Sender<Command>,
+        published: watch::Receiver<Published>,
+    ) -> Self {
+        let activity = Activity::new();
+        let awake = Awake::new(Arc::clone(&activity));
+        Self { shared: Arc::new(Shared { record, commands, published, activity, awake }) }
     }
 
     /// What does not change: id, owner, name, specification.
@@ -71,6 +89,7 @@ impl Sandbox {
             snapshot_bytes: now.snapshot_bytes,
             created_at: record.created_at,
             stopped_at: now.stopped_at,
+            activity: self.shared.activity.view(),
         }
     }
 
@@ -121,40 +140,6 @@ impl Sandbox {
         }
     }
 
-    /// Runs a command. Dropping the execution kills it.
-    pub async fn exec(&self, exec: Exec) -> Result<Execution> {
-        if exec.argv.is_empty() {
-            return Err(Error::new(Kind::CommandMissing, "there is no command to run")
-                .hint("give one after --, for instance: bhatti exec NAME -- uname -a"));
-        }
-        let (session, busy) = self.begin(Work::Command).await?;
-        Execution::start(&session, exec, busy).await
-    }
-
-    /// Reads a file.
-    pub async fn file_read(&self, read: FileRead) -> Result<FileReading> {
-        let (session, busy) = self.begin(Work::File).await?;
-        FileReading::start(&session, read, busy).await
-    }
-
-    /// Replaces a file in one step.
-    pub async fn file_write(&self, write: FileWrite) -> Result<FileWriting> {
-        let (session, busy) = self.begin(Work::File).await?;
-        FileWriting::start(&session, write, busy).await
-    }
-
-    /// Facts about one path.
-    pub async fn file_stat(&self, path: &str) -> Result<FileStat> {
-        let (session, _busy) = self.begin(Work::File).await?;
-        guest::stat(&session, path).await
-    }
-
-    /// All entries of a directory, by name.
-    pub async fn file_list(&self, path: &str) -> Result<Vec<FileEntry>> {
-        let (session, _busy) = self.begin(Work::File).await?;
-        guest::list(&session, path).await
-    }
-
     /// What is going on in it. Never wakes it.
     pub fn activity(&self) -> ActivityView {
         self.shared.activity.view()
@@ -170,10 +155,7 @@ impl Sandbox {
     /// A session with the agent: at once if the sandbox is hot, else by waking it.
     async fn session(&self) -> Result<Session> {
         for _ in 0..ATTEMPTS {
-            let hot = self.shared.published.borrow().session.clone();
-            if let Some(session) = hot
-                && !session.is_closed()
-            {
+            if let Some(session) = self.hot_session() {
                 return Ok(session);
             }
             let session = self.ask(Command::Wake).await?;
@@ -182,6 +164,17 @@ impl Sandbox {
             }
         }
         Err(Error::new(Kind::AgentUnreachable, "the sandbox is stopped again and again"))
+    }
+
+    /// Explains the loss of a session in the middle of an operation.
+    fn witness(&self) -> Witness {
+        Witness::new(self.shared.record.name.clone(), self.shared.published.clone())
+    }
+
+    /// A session with the agent if the sandbox is hot.
+    fn hot_session(&self) -> Option<Session> {
+        let session = self.shared.published.borrow().session.clone();
+        session.filter(|session| !session.is_closed())
     }
 
     async fn ask<T>(

@@ -85,22 +85,36 @@ impl Frame {
 /// # Errors
 /// [`FrameError::TooLarge`]; then nothing was appended.
 pub fn encode(kind: FrameKind, payload: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
-    let length = u32::try_from(payload.len() + 1)
-        .ok()
-        .filter(|_| payload.len() <= FRAME_MAX)
-        .ok_or(FrameError::TooLarge(payload.len()))?;
+    let header = header(kind, payload.len())?;
     out.reserve(FRAME_HEADER + payload.len());
-    out.extend_from_slice(&length.to_be_bytes());
-    out.push(kind as u8);
+    out.extend_from_slice(&header);
     out.extend_from_slice(payload);
     Ok(())
 }
 
-/// Cuts a byte stream into frames.
+/// The bytes before a payload of `length`.
+///
+/// # Errors
+/// [`FrameError::TooLarge`].
+pub(crate) fn header(kind: FrameKind, length: usize) -> Result<[u8; FRAME_HEADER], FrameError> {
+    let counted = u32::try_from(length + 1)
+        .ok()
+        .filter(|_| length <= FRAME_MAX)
+        .ok_or(FrameError::TooLarge(length))?;
+    let [a, b, c, d] = counted.to_be_bytes();
+    Ok([a, b, c, d, kind as u8])
+}
+
+/// What a decoder's memory grows to on its own, in bytes: beyond that it takes only what it is given.
+const BUFFER: usize = FRAME_HEADER + FRAME_MAX + DATA_CHUNK;
+
+/// Cuts a byte stream into frames. Holds at most one incomplete frame, what was pushed last, and
+/// [`DATA_CHUNK`] bytes of frames that were taken already.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
     start: usize,
+    broken: Option<FrameError>,
 }
 
 impl Decoder {
@@ -109,8 +123,12 @@ impl Decoder {
         Self::default()
     }
 
-    /// Adds bytes as they came.
+    /// Adds bytes as they came; take all complete frames before the next ones. What comes after an
+    /// error is dropped.
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.broken.is_some() {
+            return;
+        }
         if self.start == self.buffer.len() {
             self.buffer.clear();
             self.start = 0;
@@ -119,12 +137,24 @@ impl Decoder {
             self.buffer.drain(..self.start);
             self.start = 0;
         }
+        let needed = self.buffer.len() + bytes.len();
+        if needed > self.buffer.capacity() {
+            // Doubled as usual, but a large frame must not take twice its size.
+            let room = (2 * self.buffer.capacity()).min(BUFFER).max(needed);
+            self.buffer.reserve_exact(room - self.buffer.len());
+        }
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Bytes of memory that are held.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// Whether the bytes so far end between two frames.
     pub fn is_at_boundary(&self) -> bool {
-        self.start == self.buffer.len()
+        self.broken.is_none() && self.start == self.buffer.len()
     }
 
     /// Takes the next complete frame, `None` if more bytes are needed.
@@ -133,6 +163,17 @@ impl Decoder {
     /// The stream is beyond repair; every later call answers the same.
     #[expect(clippy::should_implement_trait, reason = "an iterator could not ask for more bytes")]
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        self.take().inspect_err(|error| {
+            self.broken = Some(*error);
+            self.buffer = Vec::new();
+            self.start = 0;
+        })
+    }
+
+    fn take(&mut self) -> Result<Option<Frame>, FrameError> {
         let bytes = &self.buffer[self.start..];
         let Some((header, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*header) as usize;

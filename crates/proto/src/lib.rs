@@ -10,6 +10,9 @@
 //!
 //! Invariant: apart from `mux` everything here is pure; nothing reads a clock, a file or a socket.
 
+#[cfg(test)]
+mod fuzz;
+
 pub mod frame;
 pub mod message;
 #[cfg(feature = "mux")]

@@ -106,6 +106,7 @@ impl Hail {
 }
 
 /// Whether `bytes`, at least one, may be another preamble and cannot be a multiplexer's frame.
+#[cfg(feature = "mux")]
 pub(crate) fn is_repeated(bytes: &[u8]) -> bool {
     bytes.first() == Some(&MAGIC[0])
 }
@@ -153,6 +154,12 @@ impl Scanner {
             None if self.discarded > SCAN_MAX => Err(PreambleError::NotFound),
             found => Ok(found),
         }
+    }
+
+    /// Bytes of memory that are held.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// The bytes after the preamble that were pushed together with it.

@@ -1,30 +1,30 @@
 //! Running commands.
 
 use api::{
-    DEFAULT_TIMEOUT_SEC, ErrorCode, ExecRequest, ExecResponse, MAX_STDIN_BYTES, MAX_TIMEOUT_SEC,
-    Payload, StreamEvent,
+    DEFAULT_TIMEOUT_SEC, ErrorCode, ExecRequest, ExecResponse, JobStarted, MAX_STDIN_BYTES,
+    MAX_TIMEOUT_SEC, Payload, StreamEvent, headers,
 };
 use axum::{
     Json,
     body::Body,
     extract::State,
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
 };
 use futures_util::stream;
-use orchestrator::{ExecEvent, Execution, message as guest};
+use orchestrator::{ExecEvent, Sandbox, message as guest};
 
 use crate::{
     app::{App, RequestId},
     auth::OwnedSandbox,
     body,
     failure::Failure,
+    lead,
+    running::{Command, Running, Stdin},
 };
 
 /// Most bytes of standard output, and of standard error, in an answer that is not streamed.
 const OUTPUT_MAX: usize = 10 << 20;
-/// Standard input goes to the guest in pieces of this size.
-const STDIN_PIECE: usize = 64 << 10;
 /// What standard input may add to a body: base64 makes four bytes of three.
 const STDIN_BODY: usize = MAX_STDIN_BYTES.div_ceil(3) * 4;
 
@@ -36,74 +36,166 @@ pub(crate) async fn exec(
     request_headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Failure> {
-    let request: ExecRequest = body::json(body, app.json_body_max + STDIN_BODY).await?;
-    let (command, stdin) = understand(request)?;
-    let mut execution = sandbox.exec(command).await?;
-    if let Some(stdin) = stdin {
-        feed(&mut execution, stdin);
+    let (request, stdin) = read(&request_headers, body, app.json_body_max).await?;
+    let asked = match understand(request, &stdin) {
+        Ok(asked) => asked,
+        Err(failure) => {
+            stdin.refuse();
+            return Err(failure);
+        }
+    };
+    if asked.detach.is_some() {
+        return detached(&sandbox, asked, stdin).await;
     }
+    let execution = match sandbox.exec(asked).await {
+        Ok(execution) => execution,
+        Err(error) => {
+            stdin.refuse();
+            return Err(error.into());
+        }
+    };
+    let started = execution.started();
+    let started = StreamEvent::Started { pid: started.pid, job_id: started.job.clone() };
+    let running = Running::new(execution, stdin);
     if body::wants_events(&request_headers) {
-        return Ok(streamed(execution, id));
+        return Ok(streamed(started, running, id));
     }
-    Ok(Json(buffered(execution).await?).into_response())
+    Ok(Json(buffered(running).await?).into_response())
 }
 
-/// Checks a request and separates the command from its input.
-fn understand(request: ExecRequest) -> Result<(guest::Exec, Option<Vec<u8>>), Failure> {
-    let invalid = |message: String| Failure::new(ErrorCode::InvalidRequest, message);
-    if request.cmd.first().is_none_or(String::is_empty) {
-        let failure = Failure::new(ErrorCode::CommandMissing, "no command was given");
-        return Err(failure.hint("cmd is a list: the program and its arguments"));
+/// The request, and the input that came with it or is to come.
+async fn read(
+    request_headers: &HeaderMap,
+    body: Body,
+    json_body_max: usize,
+) -> Result<(ExecRequest, Stdin), Failure> {
+    if lead::is_of_type(request_headers, headers::NDJSON) {
+        let (line, rest) = lead::split(body, json_body_max).await?;
+        return match body::parse(&line) {
+            Ok(request) => Ok((request, Stdin::Streamed(rest))),
+            Err(failure) => {
+                rest.drain();
+                Err(failure)
+            }
+        };
     }
-    let variables = request.env.iter().flat_map(|(name, value)| [name, value]);
-    let texts = request.cmd.iter().chain(variables).chain(&request.cwd).chain(&request.user);
-    if let Some(text) = texts.into_iter().find(|text| text.contains('\0')) {
-        return Err(invalid(format!("{text:?} contains a NUL character")));
-    }
-    if let Some(name) = request.env.keys().find(|name| name.is_empty() || name.contains('=')) {
-        return Err(invalid(format!("{name:?} cannot be the name of a variable")));
-    }
-    let timeout_sec = request.timeout_sec.unwrap_or(DEFAULT_TIMEOUT_SEC);
-    if timeout_sec == 0 || timeout_sec > MAX_TIMEOUT_SEC {
-        let range = format!("timeout_sec must be 1 to {MAX_TIMEOUT_SEC}, not {timeout_sec}");
-        return Err(invalid(range));
-    }
+    let request: ExecRequest = body::json(body, json_body_max + STDIN_BODY).await?;
+    let invalid = |message| Failure::new(ErrorCode::InvalidRequest, message);
     let stdin =
         request.stdin().map_err(|error| invalid(format!("stdin_b64 is not base64: {error}")))?;
     if stdin.as_ref().is_some_and(|stdin| stdin.len() > MAX_STDIN_BYTES) {
         let message = format!("stdin_b64 holds more than {MAX_STDIN_BYTES} bytes");
-        return Err(Failure::new(ErrorCode::BodyTooLarge, message));
+        return Err(Failure::new(ErrorCode::BodyTooLarge, message)
+            .hint(format!("send it after the request, as {}", headers::NDJSON)));
     }
-    let command = guest::Exec {
+    Ok((request, stdin.map_or(Stdin::None, Stdin::Whole)))
+}
+
+/// Checks a request before its sandbox is woken.
+fn understand(request: ExecRequest, stdin: &Stdin) -> Result<guest::Exec, Failure> {
+    let invalid = |message: String| Failure::new(ErrorCode::InvalidRequest, message);
+    check_program(&request.cmd, &request.env, request.cwd.as_deref(), request.user.as_deref())?;
+    let timeout_sec = match request.timeout_sec {
+        None if request.detach => None,
+        None => Some(DEFAULT_TIMEOUT_SEC),
+        Some(seconds) if (1..=MAX_TIMEOUT_SEC).contains(&seconds) => Some(seconds),
+        Some(seconds) => {
+            let range = format!("timeout_sec must be 1 to {MAX_TIMEOUT_SEC}, not {seconds}");
+            return Err(invalid(range));
+        }
+    };
+    if matches!(stdin, Stdin::Streamed(_)) && request.stdin_b64.is_some() {
+        return Err(invalid(
+            "stdin_b64 cannot go together with input after the request".to_owned(),
+        ));
+    }
+    if request.detach && matches!(stdin, Stdin::Whole(_)) {
+        return Err(no_input());
+    }
+    if !request.detach && (request.keep_awake || request.output_max_bytes.is_some()) {
+        return Err(invalid("keep_awake and output_max_bytes need detach".to_owned()));
+    }
+    let detach = request.detach.then_some(guest::Detach {
+        keep_awake: request.keep_awake,
+        output_max: request.output_max_bytes,
+    });
+    Ok(guest::Exec {
         argv: request.cmd,
         env: request.env,
         cwd: request.cwd,
         user: request.user,
-        timeout_ms: Some(timeout_sec * 1000),
-        stdin: stdin.is_some(),
-        detach: None,
-    };
-    Ok((command, stdin))
+        timeout_ms: timeout_sec.map(|seconds| seconds * 1000),
+        stdin: detach.is_none() && !matches!(stdin, Stdin::None),
+        detach,
+    })
 }
 
-/// Sends the whole input and closes it. A command may end without reading all of it; how it ended
-/// is told by its events, so a failure here is not the caller's concern.
-fn feed(execution: &mut Execution, stdin: Vec<u8>) {
-    let Some(mut input) = execution.take_input() else { return };
-    tokio::spawn(async move {
-        for piece in stdin.chunks(STDIN_PIECE) {
-            if input.send(piece).await.is_err() {
-                return;
-            }
+/// Whether the guest can be asked to run this.
+pub(super) fn check_program(
+    cmd: &[String],
+    env: &std::collections::BTreeMap<String, String>,
+    cwd: Option<&str>,
+    user: Option<&str>,
+) -> Result<(), Failure> {
+    if cmd.first().is_none_or(String::is_empty) {
+        let failure = Failure::new(ErrorCode::CommandMissing, "no command was given");
+        return Err(failure.hint("cmd is a list: the program and its arguments"));
+    }
+    check_texts(cmd, cwd, user)?;
+    let invalid = |message: String| Failure::new(ErrorCode::InvalidRequest, message);
+    if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        return Err(invalid(format!("{name:?} cannot be the name of a variable")));
+    }
+    match env.iter().find(|(_, value)| value.contains('\0')) {
+        Some((name, _)) => Err(invalid(format!("variable {name} contains a NUL character"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether these can be strings in the guest.
+pub(super) fn check_texts(
+    cmd: &[String],
+    cwd: Option<&str>,
+    user: Option<&str>,
+) -> Result<(), Failure> {
+    let mut texts = cmd.iter().map(String::as_str).chain(cwd).chain(user);
+    match texts.find(|text| text.contains('\0')) {
+        Some(text) => {
+            let shown: String = text.chars().take(80).collect();
+            let message = format!("{shown:?} contains a NUL character");
+            Err(Failure::new(ErrorCode::InvalidRequest, message))
         }
-        let _ = input.send(&[]).await;
-    });
+        None => Ok(()),
+    }
 }
 
-async fn buffered(mut execution: Execution) -> Result<ExecResponse, Failure> {
+/// Starts a job.
+async fn detached(
+    sandbox: &Sandbox,
+    asked: guest::Exec,
+    stdin: Stdin,
+) -> Result<Response, Failure> {
+    if let Stdin::Streamed(mut rest) = stdin {
+        let first = tokio::time::timeout(body::JSON_TIME, rest.next()).await;
+        if !matches!(first, Ok(Ok(None))) {
+            rest.drain();
+            return Err(no_input());
+        }
+    }
+    let started = sandbox.start_job(asked).await?;
+    let started = JobStarted { job_id: started.job, pid: started.pid, detached: true };
+    Ok((StatusCode::CREATED, Json(started)).into_response())
+}
+
+fn no_input() -> Failure {
+    Failure::new(ErrorCode::InvalidRequest, "a detached job has no input")
+        .hint("put what it is to read into a file first")
+}
+
+async fn buffered(mut running: Running<impl Command>) -> Result<ExecResponse, Failure> {
     let (mut stdout, mut stderr) = (Output::default(), Output::default());
     let exited = loop {
-        match execution.next().await? {
+        match running.next().await? {
             ExecEvent::Stdout(data) => stdout.push(&data),
             ExecEvent::Stderr(data) => stderr.push(&data),
             ExecEvent::Exited(exited) => break exited,
@@ -130,65 +222,25 @@ impl Output {
     }
 }
 
-fn streamed(execution: Execution, id: RequestId) -> Response {
-    body::lines(stream::unfold(Some((execution, id)), async |running| {
-        let (mut execution, id) = running?;
-        let event = match execution.next().await {
-            Ok(ExecEvent::Stdout(data)) => StreamEvent::Stdout(Payload::new(data)),
-            Ok(ExecEvent::Stderr(data)) => StreamEvent::Stderr(Payload::new(data)),
-            Ok(ExecEvent::Exited(guest::Exited { code, timed_out, .. })) => {
-                StreamEvent::Exit { exit_code: code, timed_out }
-            }
-            Err(error) => StreamEvent::Error(Failure::from(error).report(&id)),
+fn streamed(started: StreamEvent, running: Running<impl Command>, id: RequestId) -> Response {
+    let state = Some((Some(started), running, id));
+    body::lines(stream::unfold(state, async |state| {
+        let (first, mut running, id) = state?;
+        let event = match first {
+            Some(started) => started,
+            None => match running.next().await {
+                Ok(ExecEvent::Stdout(data)) => StreamEvent::Stdout(Payload::new(data)),
+                Ok(ExecEvent::Stderr(data)) => StreamEvent::Stderr(Payload::new(data)),
+                Ok(ExecEvent::Exited(guest::Exited { code, timed_out, .. })) => {
+                    StreamEvent::Exit { exit_code: code, timed_out }
+                }
+                Err(failure) => StreamEvent::Error(failure.report(&id)),
+            },
         };
-        let rest = (!event.is_last()).then_some((execution, id));
+        let rest = (!event.is_last()).then_some((None, running, id));
         Some((body::line(&event), rest))
     }))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(json: &str) -> ExecRequest {
-        serde_json::from_str(json).unwrap()
-    }
-
-    #[test]
-    fn what_cannot_run_is_refused_before_the_sandbox_is_woken() {
-        for (json, code) in [
-            (r#"{"cmd":[]}"#, ErrorCode::CommandMissing),
-            (r#"{"cmd":[""]}"#, ErrorCode::CommandMissing),
-            (r#"{"cmd":["a\u0000"]}"#, ErrorCode::InvalidRequest),
-            (r#"{"cmd":["a"],"timeout_sec":0}"#, ErrorCode::InvalidRequest),
-            (r#"{"cmd":["a"],"timeout_sec":86401}"#, ErrorCode::InvalidRequest),
-            (r#"{"cmd":["a"],"stdin_b64":"?"}"#, ErrorCode::InvalidRequest),
-            (r#"{"cmd":["a"],"env":{"A=B":"c"}}"#, ErrorCode::InvalidRequest),
-            (r#"{"cmd":["a"],"cwd":"/\u0000"}"#, ErrorCode::InvalidRequest),
-        ] {
-            assert_eq!(understand(request(json)).unwrap_err().code, code, "{json}");
-        }
-    }
-
-    #[test]
-    fn the_time_limit_is_the_one_asked_for_or_the_default() {
-        let (command, stdin) = understand(request(r#"{"cmd":["a"]}"#)).unwrap();
-        assert_eq!((command.timeout_ms, command.stdin, stdin), (Some(300_000), false, None));
-        let json = r#"{"cmd":["a"],"timeout_sec":86400,"stdin_b64":""}"#;
-        let (command, stdin) = understand(request(json)).unwrap();
-        assert_eq!(command.timeout_ms, Some(86_400_000));
-        assert_eq!((command.stdin, stdin), (true, Some(Vec::new())));
-    }
-
-    #[test]
-    fn output_beyond_the_limit_is_dropped_and_told() {
-        let mut output = Output::default();
-        output.push(&vec![1; OUTPUT_MAX]);
-        assert!(!output.truncated);
-        output.push(&[]);
-        assert!(!output.truncated);
-        output.push(&[2]);
-        assert!(output.truncated);
-        assert_eq!(output.kept.len(), OUTPUT_MAX);
-    }
-}
+mod tests;

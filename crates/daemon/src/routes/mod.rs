@@ -1,15 +1,22 @@
 //! The routes, one module a resource.
 
+mod create;
 mod exec;
 mod files;
+mod jobs;
+mod ports;
+mod proxy;
 mod sandboxes;
+mod sessions;
 mod system;
 mod users;
 
 use axum::{
     Router,
-    routing::{delete, get, post},
+    routing::{any, delete, get, post},
 };
+
+pub(crate) use proxy::Pool;
 
 use crate::app::App;
 
@@ -18,14 +25,35 @@ pub(crate) fn all() -> Router<App> {
     Router::new()
         .route("/health", get(system::health))
         .route("/images", get(system::images))
-        .route("/sandboxes", get(sandboxes::list).post(sandboxes::create))
+        .route("/sandboxes", get(sandboxes::list).post(create::create))
         .route("/sandboxes/{id}", get(sandboxes::get).delete(sandboxes::destroy))
         .route("/sandboxes/{id}/stop", post(sandboxes::stop))
         .route("/sandboxes/{id}/start", post(sandboxes::start))
         .route("/sandboxes/{id}/pause", post(sandboxes::pause))
         .route("/sandboxes/{id}/resume", post(sandboxes::resume))
         .route("/sandboxes/{id}/exec", post(exec::exec))
-        .route("/sandboxes/{id}/files", get(files::read).head(files::stat).put(files::write))
+        .route("/sandboxes/{id}/exec/ws", get(sessions::program))
+        .route("/sandboxes/{id}/jobs", get(jobs::list))
+        .route("/sandboxes/{id}/jobs/{job}", get(jobs::get).delete(jobs::remove))
+        .route("/sandboxes/{id}/jobs/{job}/output", get(jobs::output))
+        .route("/sandboxes/{id}/jobs/{job}/kill", post(jobs::kill))
+        .route("/sandboxes/{id}/sessions", get(sessions::list))
+        .route("/sandboxes/{id}/sessions/{session}/kill", post(sessions::kill))
+        .route("/sandboxes/{id}/ws", get(sessions::terminal))
+        .route(
+            "/sandboxes/{id}/files",
+            get(files::read).head(files::stat).put(files::write).delete(files::remove),
+        )
+        .route("/sandboxes/{id}/files/mkdir", post(files::make_directory))
+        .route("/sandboxes/{id}/files/move", post(files::move_file))
+        .route("/sandboxes/{id}/files/watch", get(files::watch))
+        .route("/sandboxes/{id}/archive", get(files::pack).put(files::unpack))
+        .route("/sandboxes/{id}/ports", get(ports::list))
+        .route("/sandboxes/{id}/ports/{port}/tunnel", get(ports::tunnel))
+        .route("/sandboxes/{id}/proxy/{port}", any(proxy::proxy))
+        .route("/sandboxes/{id}/proxy/{port}/", any(proxy::proxy))
+        .route("/sandboxes/{id}/proxy/{port}/{*rest}", any(proxy::proxy))
+        .route("/ports", get(ports::list_all))
         .route("/users", get(users::list).post(users::create))
         .route("/users/{id}", delete(users::delete))
         .route("/users/{id}/rotate-key", post(users::rotate_key))

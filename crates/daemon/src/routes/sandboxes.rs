@@ -2,19 +2,19 @@
 
 use std::{future::Future, pin::Pin};
 
-use api::{CreateSandbox, Destroyed, ErrorCode, ProgressEvent, Sandbox, StartSandbox, headers};
+use api::{Destroyed, ErrorCode, ProgressEvent, Sandbox, StartSandbox};
 use axum::{
     Json,
     body::Body,
     extract::State,
-    http::{HeaderMap, StatusCode, Uri},
+    http::{HeaderMap, Uri},
     response::{IntoResponse as _, Response},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use orchestrator::{
     Progress,
-    model::{CreateRequest, SandboxView, StartFrom},
+    model::{SandboxView, StartFrom},
 };
 use tokio::sync::mpsc;
 
@@ -47,37 +47,6 @@ pub(crate) async fn get(
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Json<Sandbox> {
     Json(show::sandbox(sandbox.view(), &app.orchestrator.node()))
-}
-
-pub(crate) async fn create(
-    State(app): State<App>,
-    Caller(user): Caller,
-    id: RequestId,
-    request_headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Failure> {
-    let wanted: CreateSandbox = body::json(body, app.json_body_max).await?;
-    let wanted = CreateRequest {
-        name: wanted.name,
-        image: wanted.image,
-        cpus: wanted.cpus,
-        memory_mib: wanted.memory_mb,
-        disk_mib: wanted.disk_size_mb,
-        env: wanted.env,
-        labels: wanted.labels,
-    };
-    let create = move |progress| async move {
-        let created = app.orchestrator.create(&user, wanted, progress).await?;
-        Ok((show::sandbox(created.sandbox, &app.orchestrator.node()), created.existing))
-    };
-    if body::wants_events(&request_headers) {
-        return Ok(watched(id, |progress| Box::pin(create(progress))));
-    }
-    let (sandbox, existing) = create(Progress::default()).await?;
-    if existing {
-        return Ok(([(headers::EXISTING, "true")], Json(sandbox)).into_response());
-    }
-    Ok((StatusCode::CREATED, Json(sandbox)).into_response())
 }
 
 pub(crate) async fn start(
@@ -151,8 +120,8 @@ fn labels(uri: &Uri) -> Result<Vec<(String, String)>, Failure> {
 }
 
 /// What a long operation comes to: the sandbox, and whether it was there already.
-type Outcome = Result<(Sandbox, bool), Failure>;
-type Operation = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+pub(super) type Outcome = Result<(Sandbox, bool), Failure>;
+pub(super) type Operation = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// An operation whose steps are sent as they are taken. It runs on if the client goes away: the
 /// orchestrator ends what it has begun, whoever waits.
@@ -162,7 +131,7 @@ struct Watched {
     id: RequestId,
 }
 
-fn watched(id: RequestId, begin: impl FnOnce(Progress) -> Operation) -> Response {
+pub(super) fn watched(id: RequestId, begin: impl FnOnce(Progress) -> Operation) -> Response {
     let (sender, steps) = mpsc::channel(STEPS);
     let watched = Watched { operation: begin(Progress::to(sender)), steps, id };
     body::lines(stream::unfold(Some(watched), async |watched| Some(watched?.next().await)))

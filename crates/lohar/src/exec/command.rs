@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use proto::message::{ErrorCode, Exec, WireError};
+use proto::message::{ErrorCode, Exec, NewSession, WireError};
+use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Gid, Pid};
 
 use crate::agent::{Agent, refuse};
 use crate::sys::{self, Launch, Stage};
@@ -18,6 +19,18 @@ use crate::users::User;
 pub(crate) const ARGUMENTS_MAX: usize = 2 * 1024 * 1024;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where sessions start, if it is there.
+const WORKSPACE: &str = "/workspace";
+
+/// The shell of a user whose own is missing.
+const FALLBACK_SHELL: &str = "/bin/sh";
+
+/// The group that may write to terminals, in every distribution.
+const TERMINAL_GROUP: u32 = 5;
+
+/// Most bytes of arguments that are kept to show them.
+const SHOWN_MAX: usize = 1000;
 
 /// A command that can be started.
 #[derive(Debug)]
@@ -36,32 +49,67 @@ impl Command {
     /// # Errors
     /// The user or the command does not exist, or the request makes no sense.
     pub(crate) fn prepare(agent: &Agent, request: &Exec) -> Result<Self, WireError> {
-        let Some(name) = request.argv.first().filter(|name| !name.is_empty()) else {
-            return Err(refuse(ErrorCode::Invalid, "no command is given"));
-        };
-        let user = agent.users.find(request.user.as_deref()).ok_or_else(|| {
-            let wanted = request.user.as_deref().unwrap_or_default();
-            refuse(ErrorCode::UnknownUser, format!("user {wanted} does not exist in the guest"))
-        })?;
-        let mut variables = defaults(&user);
-        if let Some(identity) = agent.identity() {
-            variables.extend(identity.env.clone());
-        }
-        variables.extend(request.env.clone());
-        check_size(&request.argv, &variables)?;
+        let user = find_user(agent, request.user.as_deref())?;
         let cwd = match &request.cwd {
             Some(cwd) => vec![cwd.clone()],
             None => vec![user.home.clone(), "/".to_owned()],
         };
+        Self::of(agent, user, &request.argv, &request.env, cwd)
+    }
+
+    /// As [`Command::prepare`], for a session.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn for_session(agent: &Agent, request: &NewSession) -> Result<Self, WireError> {
+        let user = find_user(agent, request.user.as_deref())?;
+        let cwd = match &request.cwd {
+            Some(cwd) => vec![cwd.clone()],
+            None => vec![WORKSPACE.to_owned(), user.home.clone(), "/".to_owned()],
+        };
+        if !request.argv.is_empty() {
+            return Self::of(agent, user, &request.argv, &request.env, cwd);
+        }
+        let there = std::fs::metadata(&user.shell).is_ok_and(|meta| meta.is_file());
+        let shell = if there { user.shell.clone() } else { FALLBACK_SHELL.to_owned() };
+        let name = shell.rsplit('/').next().unwrap_or_default();
+        // As login does it; shells read the user's profile then.
+        let login = c_string(format!("-{name}"))?;
+        let mut command = Self::of(agent, user, &[shell], &request.env, cwd)?;
+        command.argv = vec![login];
+        Ok(command)
+    }
+
+    fn of(
+        agent: &Agent,
+        user: User,
+        argv: &[String],
+        env: &BTreeMap<String, String>,
+        cwd: Vec<String>,
+    ) -> Result<Self, WireError> {
+        let Some(name) = argv.first().filter(|name| !name.is_empty()) else {
+            return Err(refuse(ErrorCode::Invalid, "no command is given"));
+        };
+        let mut variables = defaults(&user);
+        if let Some(identity) = agent.identity() {
+            variables.extend(identity.env.clone());
+        }
+        variables.extend(env.clone());
+        check_size(argv, &variables)?;
         let path = variables.get("PATH").map_or("", String::as_str);
         let program = find_program(name, path, cwd.first().map_or("/", String::as_str))?;
         Ok(Self {
             program: c_string(program.into_os_string().into_encoded_bytes())?,
-            argv: request.argv.iter().cloned().map(c_string).collect::<Result<_, _>>()?,
+            argv: argv.iter().cloned().map(c_string).collect::<Result<_, _>>()?,
             env: environment(variables)?,
             cwd: cwd.into_iter().map(c_string).collect::<Result<_, _>>()?,
             user: rustix::process::geteuid().is_root().then_some(user),
         })
+    }
+
+    /// The arguments, to be shown.
+    pub(crate) fn shown(&self) -> Vec<String> {
+        cut(self.argv.iter().map(|argument| argument.to_string_lossy()))
     }
 
     /// Lets the command open a pipe of its own once more by its name, as `/dev/stdout` does.
@@ -73,11 +121,33 @@ impl Command {
         Ok(rustix::fs::fchown(pipe, Some(user.uid), Some(user.gid))?)
     }
 
+    /// Gives the command its terminal.
+    ///
+    /// # Errors
+    /// The kernel refuses to change the owner.
+    pub(crate) fn own_terminal(&self, terminal: BorrowedFd<'_>) -> std::io::Result<()> {
+        let Some(user) = &self.user else { return Ok(()) };
+        rustix::fs::fchown(terminal, Some(user.uid), Some(Gid::from_raw(TERMINAL_GROUP)))?;
+        Ok(rustix::fs::fchmod(terminal, Mode::from_raw_mode(0o620))?)
+    }
+
     /// Starts the command on three descriptors.
     ///
     /// # Errors
     /// What failed, in the host's terms.
     pub(crate) fn start(&self, stdio: [BorrowedFd<'_>; 3]) -> Result<Pid, WireError> {
+        self.launch(stdio, false)
+    }
+
+    /// Starts the command on a terminal, which becomes its own.
+    ///
+    /// # Errors
+    /// As [`Command::start`].
+    pub(crate) fn start_on_terminal(&self, terminal: BorrowedFd<'_>) -> Result<Pid, WireError> {
+        self.launch([terminal; 3], true)
+    }
+
+    fn launch(&self, stdio: [BorrowedFd<'_>; 3], terminal: bool) -> Result<Pid, WireError> {
         let launch = Launch {
             program: &self.program,
             argv: &self.argv,
@@ -85,6 +155,7 @@ impl Command {
             cwd: &self.cwd,
             user: self.user.as_ref(),
             stdio,
+            terminal,
         };
         sys::spawn(&launch).map_err(|(stage, errno)| self.explain(stage, errno))
     }
@@ -130,6 +201,32 @@ impl Command {
         };
         WireError { code, message }
     }
+}
+
+fn find_user(agent: &Agent, wanted: Option<&str>) -> Result<User, WireError> {
+    agent.users.find(wanted).ok_or_else(|| {
+        let wanted = wanted.unwrap_or_default();
+        refuse(ErrorCode::UnknownUser, format!("user {wanted} does not exist in the guest"))
+    })
+}
+
+/// As many arguments as are worth showing.
+pub(crate) fn cut<T: AsRef<str>>(argv: impl IntoIterator<Item = T>) -> Vec<String> {
+    let mut left = SHOWN_MAX;
+    let mut shown = Vec::new();
+    for argument in argv {
+        let argument = argument.as_ref();
+        // One that is empty counts too: there may be a great many of them.
+        if argument.len() + 1 > left {
+            let ends = (0..=left.min(argument.len())).rev();
+            let end = ends.into_iter().find(|end| argument.is_char_boundary(*end)).unwrap_or(0);
+            shown.push(format!("{}…", &argument[..end]));
+            break;
+        }
+        left -= argument.len() + 1;
+        shown.push(argument.to_owned());
+    }
+    shown
 }
 
 fn defaults(user: &User) -> BTreeMap<String, String> {
@@ -226,6 +323,15 @@ mod tests {
         assert_eq!(code("x"), ErrorCode::CommandNotExecutable);
         assert_eq!(code("dir"), ErrorCode::CommandNotExecutable);
         assert_eq!(code("nothing"), ErrorCode::CommandNotFound);
+    }
+
+    #[test]
+    fn long_arguments_are_cut_to_be_shown() {
+        assert_eq!(cut(["a", "b c"]), ["a", "b c"]);
+        let shown = cut(["x".repeat(999), "éé".to_owned(), "more".to_owned()]);
+        assert_eq!(shown, ["x".repeat(999), "…".to_owned()]);
+        assert_eq!(cut(["é".repeat(600)]), [format!("{}…", "é".repeat(500))]);
+        assert!(cut(vec![""; 5000]).len() <= SHOWN_MAX + 1);
     }
 
     #[test]

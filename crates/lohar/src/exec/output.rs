@@ -11,9 +11,6 @@ use tokio::io::unix::AsyncFd;
 
 use crate::sys;
 
-/// Bytes of output that a command nobody listens to any more keeps.
-pub(crate) const TAIL_MAX: usize = 64 * 1024;
-
 /// One pipe. It is watched by the event loop only from when the command turns out not to be over
 /// at once.
 pub(crate) enum Output {
@@ -29,6 +26,8 @@ pub(crate) struct Outputs {
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     buffer: Vec<u8>,
+    /// What the buffer holds, if nobody has got it yet.
+    untold: Option<FrameKind>,
 }
 
 impl Output {
@@ -92,7 +91,7 @@ fn read_into(fd: &OwnedFd, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
 impl Outputs {
     pub(crate) fn new(stdout: OwnedFd, stderr: OwnedFd) -> Self {
         let (stdout, stderr) = (Output::Idle(stdout), Output::Idle(stderr));
-        Self { stdout, stderr, buffer: Vec::new() }
+        Self { stdout, stderr, buffer: Vec::new(), untold: None }
     }
 
     /// Lets the event loop watch both.
@@ -115,8 +114,19 @@ impl Outputs {
             };
             let Some(kind) = kind else { continue };
             self.buffer = if kind == FrameKind::Stdout { stdout } else { stderr };
+            self.untold = Some(kind);
             return (kind, &self.buffer);
         }
+    }
+
+    /// Notes that the last piece of [`Outputs::next`] has been taken over.
+    pub(crate) fn told(&mut self) {
+        self.untold = None;
+    }
+
+    /// The last piece, if it has not been taken over.
+    pub(crate) fn take_untold(&mut self) -> Option<(FrameKind, Vec<u8>)> {
+        self.untold.take().map(|kind| (kind, std::mem::take(&mut self.buffer)))
     }
 
     /// What is in the pipes now. Pieces come as they are read; later output is left.
@@ -151,17 +161,17 @@ impl Outputs {
         self.stdout.fd().is_some() || self.stderr.fd().is_some()
     }
 
-    /// Reads until both have ended, so that whoever writes does not block; gives each piece to
-    /// `keep`.
-    pub(crate) async fn drain_all(&mut self, mut keep: impl FnMut(&[u8])) {
+    /// Reads until both have ended, so that whoever writes does not block.
+    pub(crate) async fn discard(&mut self) {
         if self.watch().is_err() {
             return;
         }
         while self.is_open() {
+            tokio::task::coop::consume_budget().await;
             let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
             tokio::select! {
-                _ = self.stdout.read(&mut stdout) => keep(&stdout),
-                _ = self.stderr.read(&mut stderr) => keep(&stderr),
+                _ = self.stdout.read(&mut stdout) => {}
+                _ = self.stderr.read(&mut stderr) => {}
             }
         }
     }
@@ -180,64 +190,5 @@ fn take_present(fd: &OwnedFd, kind: FrameKind, pieces: &mut Vec<(FrameKind, Vec<
             Err(_) => return,
         }
         pieces.push((kind, piece));
-    }
-}
-
-/// The last bytes of an output.
-#[derive(Debug, Default)]
-pub(crate) struct Tail {
-    bytes: std::collections::VecDeque<u8>,
-    total: u64,
-}
-
-impl Tail {
-    /// Adds a piece, forgetting what becomes too old.
-    pub(crate) fn push(&mut self, piece: &[u8]) {
-        self.total += piece.len() as u64;
-        let piece = &piece[piece.len().saturating_sub(TAIL_MAX)..];
-        let excess = (self.bytes.len() + piece.len()).saturating_sub(TAIL_MAX);
-        self.bytes.drain(..excess);
-        self.bytes.extend(piece);
-    }
-
-    /// Bytes that were ever pushed.
-    pub(crate) fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// The last line, as far as it is kept.
-    pub(crate) fn last_line(&mut self) -> String {
-        let text = String::from_utf8_lossy(self.bytes.make_contiguous());
-        text.lines().next_back().unwrap_or_default().to_owned()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_tail_keeps_the_last_bytes(pieces in proptest::collection::vec(
-            (any::<u8>(), 0_usize..100_000), 0..8,
-        )) {
-            let (mut tail, mut all) = (Tail::default(), Vec::new());
-            for (byte, count) in pieces {
-                tail.push(&vec![byte; count]);
-                all.extend(vec![byte; count]);
-            }
-            prop_assert_eq!(tail.total(), all.len() as u64);
-            let kept = tail.bytes.make_contiguous();
-            prop_assert_eq!(&*kept, &all[all.len().saturating_sub(TAIL_MAX)..]);
-        }
-    }
-
-    #[test]
-    fn the_last_line_may_lack_its_end() {
-        let mut tail = Tail::default();
-        tail.push(b"one\ntwo\nthree");
-        assert_eq!(tail.last_line(), "three");
     }
 }

@@ -1,21 +1,36 @@
 //! Files of the guest, for the host; all as root.
+//!
+//! What can wait for the disk is done by the runtime's few threads for that, in short steps. What
+//! goes through a whole tree takes a turn first, and an archive, whose other end may never read
+//! or write again, has a thread of its own: so nobody keeps the others from small files.
 
+mod archive;
+mod at;
+mod copy;
 mod list;
+mod owner;
+mod pack;
 mod read;
+mod remove;
+mod stat;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod unpack;
+mod watch;
 mod write;
 
-use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use proto::message::{ErrorCode, FileKind, FileStat, Request, Response, WireError};
+use proto::message::{ErrorCode, Request, Response, WireError};
 use proto::mux::{MuxError, Stream};
 use rustix::io::Errno;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::spawn_blocking;
 
-use crate::agent::{Agent, FILE_OPERATIONS_MAX, refuse};
+use crate::agent::{ARCHIVES_MAX, Agent, FILE_OPERATIONS_MAX, WATCHES_MAX, refuse};
 
 /// Why an operation ended early.
 enum Failure {
@@ -39,20 +54,13 @@ impl From<MuxError> for Failure {
 
 /// Serves one file request; answers what is left to say.
 pub(crate) async fn serve(
-    agent: &Agent,
+    agent: &Arc<Agent>,
     request: Request,
     mut stream: Stream,
 ) -> Option<(Stream, Response)> {
-    let Ok(_permit) = agent.file_operations.try_acquire() else {
-        let message = format!("{FILE_OPERATIONS_MAX} file operations are under way already");
-        return Some((stream, Response::Error(refuse(ErrorCode::Limit, message))));
-    };
-    let result = match request {
-        Request::FileRead(request) => read::read(agent, &request, &mut stream).await,
-        Request::FileWrite(request) => write::write(agent, &request, &mut stream).await,
-        Request::FileStat { path, .. } => stat(agent, &path).map_err(Failure::from),
-        Request::FileList(request) => list::list(agent, &request.path, &mut stream).await,
-        _ => Err(Failure::Refused(refuse(ErrorCode::Unsupported, "not about files"))),
+    let result = match admit(agent, &request) {
+        Err(error) => Err(error.into()),
+        Ok(_permit) => perform(agent, request, &mut stream).await,
     };
     match result {
         Ok(response) => Some((stream, response)),
@@ -61,10 +69,79 @@ pub(crate) async fn serve(
     }
 }
 
-fn stat(agent: &Agent, path: &str) -> Result<Response, WireError> {
-    let place = locate(&agent.root, path)?;
-    let meta = std::fs::metadata(&place).map_err(|error| explain("stat", path, &error))?;
-    Ok(Response::Stat(facts(&meta)))
+/// A place among those that do the same, so that one kind cannot keep another out.
+fn admit<'a>(agent: &'a Agent, request: &Request) -> Result<SemaphorePermit<'a>, WireError> {
+    let (places, most, what): (&Semaphore, _, _) = match request {
+        Request::Watch { .. } => (&agent.watches, WATCHES_MAX, "watches"),
+        Request::Pack { .. } | Request::Unpack { .. } => {
+            (&agent.archives, ARCHIVES_MAX, "archives")
+        }
+        _ => (&agent.file_operations, FILE_OPERATIONS_MAX, "file operations"),
+    };
+    let refused = |_| refuse(ErrorCode::Limit, format!("{most} {what} are under way already"));
+    places.try_acquire().map_err(refused)
+}
+
+async fn perform(
+    agent: &Arc<Agent>,
+    request: Request,
+    stream: &mut Stream,
+) -> Result<Response, Failure> {
+    match request {
+        Request::FileRead(request) => read::read(agent, &request, stream).await,
+        Request::FileWrite(request) => write::write(agent, request, stream).await,
+        Request::FileStat { path, no_follow } => {
+            stat::stat(agent, &path, no_follow).map_err(Failure::from)
+        }
+        Request::FileList(request) => list::list(agent, request, stream).await,
+        Request::MakeDirectory { path, mode, parents } => {
+            let agent = Arc::clone(agent);
+            blocking(move || owner::make_directory(&agent, &path, mode, parents)).await?;
+            Ok(Response::Done)
+        }
+        Request::FileMove { from, to, replace } => {
+            let root = agent.root.clone();
+            let (source, target) = (from.clone(), to.clone());
+            let near = move || transfer::rename(&root, &source, &target, replace);
+            if !blocking(near).await? {
+                let root = agent.root.clone();
+                whole_tree(agent, move || transfer::across(&root, &from, &to, replace)).await?;
+            }
+            Ok(Response::Done)
+        }
+        Request::FileRemove { path, recursive } => {
+            let root = agent.root.clone();
+            let work = move || remove::remove(&root, &path, recursive);
+            if recursive {
+                whole_tree(agent, work).await?;
+            } else {
+                blocking(work).await?;
+            }
+            Ok(Response::Done)
+        }
+        Request::Watch { path, recursive } => watch::watch(agent, &path, recursive, stream).await,
+        Request::Pack { path } => pack::pack(agent, path, stream).await,
+        Request::Unpack { path } => unpack::unpack(agent, path, stream).await,
+        _ => Err(Failure::Refused(refuse(ErrorCode::Unsupported, "not about files"))),
+    }
+}
+
+/// Does what may wait for the disk without keeping the others waiting.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WireError> + Send + 'static,
+) -> Result<T, WireError> {
+    let lost = |error| refuse(ErrorCode::Failed, format!("the operation was lost: {error}"));
+    spawn_blocking(work).await.map_err(lost).flatten()
+}
+
+/// As [`blocking`], for what may take long.
+async fn whole_tree<T: Send + 'static>(
+    agent: &Agent,
+    work: impl FnOnce() -> Result<T, WireError> + Send + 'static,
+) -> Result<T, WireError> {
+    // The semaphore is never closed.
+    let _turn = agent.tree_operations.acquire().await;
+    blocking(work).await
 }
 
 /// Where the absolute `path` of the guest is.
@@ -78,24 +155,6 @@ fn locate(root: &Path, path: &str) -> Result<PathBuf, WireError> {
     Ok(root.join(path.trim_start_matches('/')))
 }
 
-fn facts(meta: &Metadata) -> FileStat {
-    let kind = match meta.file_type() {
-        kind if kind.is_file() => FileKind::File,
-        kind if kind.is_dir() => FileKind::Directory,
-        kind if kind.is_symlink() => FileKind::Symlink,
-        _ => FileKind::Other,
-    };
-    FileStat {
-        size: meta.size(),
-        mode: meta.mode() & 0o7777,
-        kind,
-        mtime: meta.mtime(),
-        uid: meta.uid(),
-        gid: meta.gid(),
-        target: None,
-    }
-}
-
 /// What the host is told about a failure.
 fn explain(action: &str, path: &str, error: &io::Error) -> WireError {
     let code = match Errno::from_io_error(error) {
@@ -103,10 +162,29 @@ fn explain(action: &str, path: &str, error: &io::Error) -> WireError {
         Some(Errno::ISDIR) => ErrorCode::IsDirectory,
         Some(Errno::NOTDIR) => ErrorCode::NotDirectory,
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => ErrorCode::Permission,
+        Some(Errno::EXIST) => ErrorCode::Exists,
+        Some(Errno::NOTEMPTY) => ErrorCode::NotEmpty,
         Some(Errno::NOSPC | Errno::DQUOT) => ErrorCode::NoSpace,
-        Some(Errno::NAMETOOLONG | Errno::LOOP | Errno::INVAL) => ErrorCode::Invalid,
+        Some(Errno::NAMETOOLONG | Errno::LOOP | Errno::INVAL | Errno::NXIO) => ErrorCode::Invalid,
         Some(Errno::MFILE | Errno::NFILE) => ErrorCode::Limit,
+        Some(Errno::BUSY) => {
+            let message = format!("{action} {path}: it is in use or a mount point; unmount it");
+            return refuse(ErrorCode::Failed, message);
+        }
+        Some(Errno::TXTBSY) => {
+            let message = format!("{action} {path}: it is a program that runs; stop it first");
+            return refuse(ErrorCode::Failed, message);
+        }
+        _ if error.kind() == io::ErrorKind::InvalidData => ErrorCode::Invalid,
         _ => ErrorCode::Failed,
     };
     refuse(code, format!("{action} {path}: {error}"))
+}
+
+/// Starts a thread for work that waits for the host in between, and so must not take one of the
+/// few that everybody shares.
+fn on_own_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), WireError> {
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    let lost = |error| refuse(ErrorCode::Limit, format!("{name}: no thread can be had: {error}"));
+    started.map(drop).map_err(lost)
 }

@@ -1,15 +1,25 @@
-//! Sending a file, or some lines of it.
+//! Sending a file, or some bytes or lines of it.
 
-use std::fs::File;
-use std::io::Read;
+use std::io::IoSliceMut;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use proto::frame::{DATA_CHUNK, FrameKind};
-use proto::message::{ErrorCode, FileRead, Response, WireError};
+use proto::frame::FrameKind;
+use proto::message::{ErrorCode, FileKind, FileRead, Response, WireError};
 use proto::mux::Stream;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, fstat, open};
+use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, retry_on_intr};
+use tokio::task::spawn_blocking;
 
-use super::{Failure, explain, facts, locate};
+use super::stat::facts;
+use super::{Failure, explain, locate};
 use crate::agent::{Agent, refuse};
+
+/// Most bytes that are read at once.
+const BLOCK: usize = 256 * 1024;
+
+/// Bytes that are read at once of a file whose size is not known.
+const UNKNOWN: usize = 16 * 1024;
 
 /// Lets through the bytes that are wanted of a file that passes by.
 #[derive(Debug)]
@@ -24,6 +34,10 @@ struct Window {
 
 impl Window {
     fn new(request: &FileRead) -> Result<Self, WireError> {
+        if request.skip_bytes.is_some() && (request.offset.is_some() || request.limit.is_some()) {
+            let message = "skip_bytes counts bytes, offset and limit count lines: ask for either";
+            return Err(refuse(ErrorCode::Invalid, message));
+        }
         let skip = request
             .offset
             .unwrap_or(1)
@@ -75,29 +89,89 @@ pub(super) async fn read(
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file =
         open(&place, flags, Mode::empty()).map_err(|errno| explain("open", path, &errno.into()))?;
-    let mut file = File::from(file);
-    let meta = file.metadata().map_err(|error| explain("stat", path, &error))?;
-    if meta.is_dir() {
-        return Err(refuse(ErrorCode::IsDirectory, format!("{path} is a directory")).into());
-    }
-    if !meta.is_file() {
-        return Err(refuse(ErrorCode::Invalid, format!("{path} is not a regular file")).into());
-    }
-    stream.send_json(&Response::FileHeader(facts(&meta))).await?;
-    let mut chunk = vec![0; DATA_CHUNK];
-    while !window.truncated {
-        let count = file.read(&mut chunk).map_err(|error| explain("read", path, &error))?;
-        if count == 0 {
-            break;
+    let meta = fstat(&file).map_err(|errno| explain("stat", path, &errno.into()))?;
+    let facts = facts(&meta);
+    match facts.kind {
+        FileKind::File => {}
+        FileKind::Directory => {
+            return Err(refuse(ErrorCode::IsDirectory, format!("{path} is a directory")).into());
         }
-        let wanted = window.pass(&chunk[..count]);
+        _ => {
+            let message = format!("{path} is not a regular file");
+            return Err(refuse(ErrorCode::Invalid, message).into());
+        }
+    }
+    let mut source = Source::new(file, request.skip_bytes.unwrap_or(0), facts.size);
+    stream.send_json(&Response::FileHeader(facts)).await?;
+    let mut buffer = vec![0; source.buffer(window.bytes_left)];
+    while !window.truncated && !source.ended {
+        let count;
+        (count, buffer) =
+            source.next(buffer).await.map_err(|errno| explain("read", path, &errno.into()))?;
+        let wanted = window.pass(&buffer[..count]);
         if !wanted.is_empty() {
             stream.send_data(FrameKind::Data, wanted).await?;
         }
-        // A file that is skipped over would otherwise keep everybody waiting.
-        tokio::task::yield_now().await;
+        if !source.ended {
+            // A file that is skipped over would otherwise keep everybody waiting.
+            tokio::task::yield_now().await;
+        }
     }
     Ok(Response::FileEnd { truncated: window.truncated })
+}
+
+/// A file that is read from some byte on.
+struct Source {
+    file: Arc<OwnedFd>,
+    at: u64,
+    /// Zero also if the kernel does not know, as with what it makes up while it is read.
+    size: u64,
+    ended: bool,
+}
+
+impl Source {
+    fn new(file: OwnedFd, at: u64, size: u64) -> Self {
+        // The kernel counts with a sign, and no file is that large.
+        Self { file: Arc::new(file), at, size, ended: i64::try_from(at).is_err() }
+    }
+
+    /// Bytes to read at once: of a small file one more than there are, so that its end shows.
+    fn buffer(&self, wanted: Option<u64>) -> usize {
+        if self.size == 0 {
+            return UNKNOWN;
+        }
+        let left = self.size.saturating_sub(self.at).min(wanted.unwrap_or(u64::MAX));
+        usize::try_from(left).unwrap_or(BLOCK).saturating_add(1).min(BLOCK)
+    }
+
+    /// Reads on; answers how many bytes of the buffer are filled, none at the end.
+    async fn next(&mut self, mut buffer: Vec<u8>) -> Result<(usize, Vec<u8>), Errno> {
+        let at = self.at;
+        let here = if self.size == 0 {
+            // Nothing of that is on a disk.
+            retry_on_intr(|| pread(&self.file, &mut buffer, at))
+        } else {
+            let flags = ReadWriteFlags::NOWAIT;
+            preadv2(&self.file, &mut [IoSliceMut::new(&mut buffer)], at, flags)
+        };
+        let count = match here {
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) if self.size > 0 => {
+                let file = Arc::clone(&self.file);
+                let there = spawn_blocking(move || {
+                    let count = retry_on_intr(|| pread(&file, &mut buffer, at));
+                    (count, buffer)
+                });
+                let count;
+                (count, buffer) = there.await.map_err(|_| Errno::IO)?;
+                count?
+            }
+            count => count?,
+        };
+        self.at += count as u64;
+        let short = self.size > 0 && count < buffer.len() && self.at >= self.size;
+        self.ended = count == 0 || short;
+        Ok((count, buffer))
+    }
 }
 
 #[cfg(test)]

@@ -119,7 +119,8 @@ impl Driver {
     async fn challenge(&mut self) -> Result<()> {
         if let Phase::Hot(live) = &mut self.phase {
             let channel = Channel::open(&live.vm, Patience::Running).await?;
-            channel.meet(self.record.id.as_str(), &self.record.identity).await?;
+            let jobs = channel.meet(self.record.id.as_str(), &self.record.identity).await?;
+            self.awake.met(channel.session(), jobs);
             live.channel = Some(channel);
         }
         let state = self.running_state(false)?;

@@ -5,6 +5,7 @@ use vmm::Boot;
 use super::{Driver, launch::BootFiles};
 use crate::{
     Result,
+    contents::Contents,
     facade::Progress,
     guest::Patience,
     sandbox_dir::{Origin, SandboxDir},
@@ -14,11 +15,11 @@ use crate::{
 impl Driver {
     /// Makes the sandbox as a child of its shape's template. After an error the caller removes what
     /// there is of it.
-    pub(super) async fn create(&mut self, progress: &Progress) -> Result<()> {
+    pub(super) async fn create(&mut self, contents: Contents, progress: &Progress) -> Result<()> {
         let engine = self.node.engine().await?;
         let shape = self.node.shape(&self.record.spec)?;
         let template = self.node.templates.of_shape(&self.node, &shape, progress).await?;
-        let _turn = self.node.turn().await?;
+        let turn = self.node.turn().await?;
         let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());
         self.directory = SandboxDir::create(
             self.node.layout.sandbox(&self.record.id),
@@ -34,6 +35,9 @@ impl Driver {
         };
         let vm = self.launch(&engine, files, &[0])?;
         let channel = self.identify(&vm, Patience::Running).await?;
+        // Others need not wait for whoever still sends us an archive.
+        drop(turn);
+        self.furnish(&vm, &channel, contents, progress).await?;
         self.is_hot(vm, channel).await
     }
 }

@@ -6,7 +6,9 @@ use vmm::{Boot, Disks, Machine, Plan, Vm, memory::Ram};
 use super::{Driver, Live, Phase};
 use crate::{
     Error, Kind, Result, admission,
-    guest::{Channel, Patience, fresh},
+    contents::Contents,
+    facade::Progress,
+    guest::{self, Channel, Patience, fresh},
     node::Engine,
     record::State,
     sandbox_dir::merges,
@@ -61,6 +63,37 @@ impl Driver {
         };
         channel.identify(identify).await?;
         Ok(channel)
+    }
+
+    /// Gives a guest that has just booted, or looks like it, what its owner wants in it before
+    /// anybody may use it. Costs nothing if that is nothing.
+    pub(super) async fn furnish(
+        &self,
+        vm: &Vm,
+        channel: &Channel,
+        contents: Contents,
+        progress: &Progress,
+    ) -> Result<()> {
+        let init = self.record.spec.init.as_ref();
+        if contents.is_empty() && init.is_none() {
+            return Ok(());
+        }
+        // What runs in it from here on is its owner's.
+        vm.limits_hold().await?;
+        let session = channel.session();
+        if !contents.is_empty() {
+            progress.say("writing files");
+        }
+        for file in contents.files {
+            guest::write_file(session, file).await?;
+        }
+        if let Some(archive) = contents.archive {
+            guest::unpack(session, archive).await?;
+        }
+        match init {
+            Some(init) => guest::start_init(session, init.into()).await,
+            None => Ok(()),
+        }
     }
 
     /// The VM is up and its agent answers: from now on the sandbox is hot.

@@ -30,8 +30,9 @@ pub(crate) use state::{Phase, Published};
 
 use crate::{
     Error, Kind, Result,
+    contents::Contents,
     facade::Progress,
-    guest::{Channel, Patience},
+    guest::{Awake, Channel, Patience},
     model::{Failure, StartFrom},
     node::Node,
     record::{Record, State},
@@ -69,7 +70,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) enum Begin {
     /// Make the sandbox and tell the caller.
-    Create { progress: Progress, reply: oneshot::Sender<Result<()>> },
+    Create { contents: Contents, progress: Progress, reply: oneshot::Sender<Result<()>> },
     /// Take it up as the store has it.
     Recover,
 }
@@ -94,6 +95,7 @@ pub(crate) struct Driver {
     record: Record,
     directory: SandboxDir,
     phase: Phase,
+    awake: Arc<Awake>,
     publish: watch::Sender<Published>,
     commands: mpsc::Receiver<Command>,
 }
@@ -112,12 +114,12 @@ enum Event {
 }
 
 /// The driver of one sandbox, not yet started, and the ends by which it is reached.
-pub(crate) fn prepare(node: Arc<Node>, record: Record) -> (Driver, Ends) {
+pub(crate) fn prepare(node: Arc<Node>, record: Record, awake: Arc<Awake>) -> (Driver, Ends) {
     let (sender, commands) = mpsc::channel(QUEUE);
     let phase = Phase::of_record(&record.state);
     let (publish, published) = watch::channel(Published::of(&record, &phase, None));
     let directory = SandboxDir::at(node.layout.sandbox(&record.id));
-    let driver = Driver { node, record, directory, phase, publish, commands };
+    let driver = Driver { node, record, directory, phase, awake, publish, commands };
     (driver, (sender, published))
 }
 
@@ -141,8 +143,8 @@ async fn space(live: &Live) -> Event {
 impl Driver {
     pub(crate) async fn run(mut self, begin: Begin) {
         let goes_on = match begin {
-            Begin::Create { progress, reply } => {
-                let created = self.create(&progress).await;
+            Begin::Create { contents, progress, reply } => {
+                let created = self.create(contents, &progress).await;
                 let goes_on = created.is_ok();
                 if !goes_on {
                     self.remove_all().await;
@@ -319,7 +321,8 @@ impl Driver {
         if live.channel.as_ref().is_none_or(|c| c.session().is_closed()) {
             live.channel = None;
             let channel = Channel::open(&live.vm, Patience::Running).await?;
-            channel.meet(self.record.id.as_str(), &self.record.identity).await?;
+            let jobs = channel.meet(self.record.id.as_str(), &self.record.identity).await?;
+            self.awake.met(channel.session(), jobs);
             live.channel = Some(channel);
         } else if let Some(channel) = &live.channel {
             channel.refresh().await?;

@@ -9,6 +9,7 @@ use vmm::{
 use super::{Driver, Phase, launch::BootFiles};
 use crate::{
     Error, Kind, Result,
+    contents::Contents,
     facade::Progress,
     guest::{Channel, Patience},
     model::StartFrom,
@@ -157,7 +158,8 @@ impl Driver {
         let channel = Channel::open(vm, Patience::Running).await?;
         // Brings the clock up to date before any request is let in: the guest believes that it is
         // still the moment of the stop.
-        channel.meet(self.record.id.as_str(), &self.record.identity).await?;
+        let jobs = channel.meet(self.record.id.as_str(), &self.record.identity).await?;
+        self.awake.met(channel.session(), jobs);
         Ok(channel)
     }
 
@@ -181,7 +183,12 @@ impl Driver {
         let top = self.directory.add_layer(self.record.spec.disk_mib)?;
         let layers = [before.as_slice(), &[top]].concat();
         let vm = self.launch(&engine, files, &layers)?;
-        let channel = match self.identify(&vm, Patience::Booting).await {
+        let begun = async {
+            let channel = self.identify(&vm, Patience::Booting).await?;
+            self.furnish(&vm, &channel, Contents::default(), progress).await?;
+            Ok(channel)
+        };
+        let channel = match begun.await {
             Ok(channel) => channel,
             Err(error) => {
                 let console = vm.console_tail().await.0;

@@ -11,7 +11,7 @@ use proto::{
 use tokio::{task::JoinHandle, time::timeout};
 use vmm::Vm;
 
-use super::{ask, unexpected, within};
+use super::{ask, expect_done, unexpected, within};
 use crate::{Error, Kind, Result, record::Identity};
 
 /// How long the agent of a restored guest may take to notice that the host is there before we
@@ -119,8 +119,8 @@ impl Channel {
     }
 
     /// Proves that we hold the sandbox's token, has the agent prove the same, and gives a guest that
-    /// may have slept the time and fresh randomness.
-    pub(crate) async fn meet(&self, id: &str, identity: &Identity) -> Result<()> {
+    /// may have slept the time and fresh randomness. Answers how many jobs keep it awake.
+    pub(crate) async fn meet(&self, id: &str, identity: &Identity) -> Result<u32> {
         let token = token(identity)?;
         let proof = prove(&token, Role::Host, &self.session.peer().nonce);
         let welcome = self.hello(Some(proof)).await?;
@@ -128,7 +128,7 @@ impl Channel {
             .proof
             .is_some_and(|proof| verify(&token, Role::Guest, self.session.own_nonce(), &proof));
         if proved && welcome.sandbox_id.as_deref() == Some(id) {
-            Ok(())
+            Ok(welcome.keep_awake)
         } else {
             Err(impostor("it does not know the sandbox's token"))
         }
@@ -157,20 +157,13 @@ impl Channel {
 
     /// Gives a guest that slept the time and fresh randomness.
     pub(crate) async fn refresh(&self) -> Result<()> {
-        self.expect_done(&Request::Refresh(fresh())).await
+        expect_done(&self.session, &Request::Refresh(fresh())).await
     }
 
     /// Makes the guest fork and exec once; nanoseconds that it took.
     pub(crate) async fn time_spawn(&self) -> Result<u64> {
         match ask(&self.session, &Request::TimeSpawn).await? {
             (_, Response::SpawnTimed { nanos }) => Ok(nanos),
-            (_, other) => Err(unexpected(&other)),
-        }
-    }
-
-    async fn expect_done(&self, request: &Request) -> Result<()> {
-        match ask(&self.session, request).await? {
-            (_, Response::Done) => Ok(()),
             (_, other) => Err(unexpected(&other)),
         }
     }

@@ -1,9 +1,10 @@
 //! Files in the guest.
 
+use bytes::Bytes;
 use proto::{
-    frame::FrameKind,
-    message::{FileEntry, FileList, FileRead, FileStat, FileWrite, Request, Response},
-    mux::{Session, Stream},
+    frame::{DATA_CHUNK, FrameKind},
+    message::{Change, FileEntry, FileList, FileStat, Request, Response},
+    mux::{MuxError, Session, Stream},
 };
 
 use super::{answer, ask, cut_off, unexpected};
@@ -12,7 +13,7 @@ use crate::{Error, Kind, Result, activity::Busy};
 /// Entries of one listing; a directory with more is refused rather than held in memory.
 const ENTRIES_MAX: usize = 1_000_000;
 
-/// A file that is being read.
+/// A file that is being read, or an archive that is being made.
 #[derive(Debug)]
 pub struct FileReading {
     stream: Stream,
@@ -22,8 +23,9 @@ pub struct FileReading {
 }
 
 impl FileReading {
-    pub(crate) async fn start(session: &Session, read: FileRead, busy: Busy) -> Result<Self> {
-        match ask(session, &Request::FileRead(read)).await? {
+    /// `request` is one that is answered by a file.
+    pub(crate) async fn start(session: &Session, request: &Request, busy: Busy) -> Result<Self> {
+        match ask(session, request).await? {
             (stream, Response::FileHeader(stat)) => {
                 Ok(Self { stream, stat, truncated: false, _busy: busy })
             }
@@ -37,10 +39,10 @@ impl FileReading {
     }
 
     /// The next piece; `None` at the proper end. An error means that the content is not whole.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let frame = self.stream.recv().await?.ok_or_else(cut_off)?;
         match frame.kind {
-            FrameKind::Data => Ok(Some(frame.payload)),
+            FrameKind::Data => Ok(Some(frame.payload.into())),
             FrameKind::Json => match serde_json::from_slice(&frame.payload) {
                 Ok(Response::FileEnd { truncated }) => {
                     self.truncated = truncated;
@@ -60,7 +62,8 @@ impl FileReading {
     }
 }
 
-/// A file that is being replaced. Dropped before [`finish`](Self::finish), the old one stays.
+/// A file that is being written, or an archive that is being unpacked. Dropped before
+/// [`finish`](Self::finish), a file that was to be replaced stays.
 #[derive(Debug)]
 pub struct FileWriting {
     stream: Stream,
@@ -68,37 +71,52 @@ pub struct FileWriting {
 }
 
 impl FileWriting {
-    pub(crate) async fn start(session: &Session, write: FileWrite, busy: Busy) -> Result<Self> {
+    /// `request` is one that data follow. It leaves with the first of them.
+    pub(crate) async fn start(session: &Session, request: &Request, busy: Busy) -> Result<Self> {
         let mut stream = session.open().await?;
-        stream.send_json(&Request::FileWrite(write)).await?;
+        stream.queue_json(request)?;
         Ok(Self { stream, _busy: busy })
     }
 
-    /// Sends the next piece.
+    /// Takes the next piece, which is sent when there is enough to send, at the latest by
+    /// [`flush`](Self::flush) or [`finish`](Self::finish).
     pub async fn write(&mut self, data: &[u8]) -> Result<()> {
-        if data.is_empty() {
-            return Ok(());
+        let mut rest = data;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(DATA_CHUNK));
+            self.stream.queue_data(FrameKind::Data, now)?;
+            if self.stream.queued() >= DATA_CHUNK {
+                self.flush().await?;
+            }
+            rest = later;
         }
-        match self.stream.send_data(FrameKind::Data, data).await {
+        Ok(())
+    }
+
+    /// Sends what has gathered.
+    pub async fn flush(&mut self) -> Result<()> {
+        match self.stream.flush().await {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.refusal().await.unwrap_or_else(|| error.into())),
+            Err(error) => Err(self.refusal(error).await),
         }
     }
 
-    /// Puts the new content in place, flushed.
+    /// Ends the content; returns when it is in place, flushed.
     pub async fn finish(mut self) -> Result<()> {
-        if let Err(error) = self.stream.send_data(FrameKind::Data, &[]).await {
-            return Err(self.refusal().await.unwrap_or_else(|| error.into()));
-        }
+        self.stream.queue_data(FrameKind::Data, &[])?;
+        self.flush().await?;
         match answer(&mut self.stream).await? {
             Response::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// Why the agent stopped listening, if it said so.
-    async fn refusal(&mut self) -> Option<Error> {
-        answer(&mut self.stream).await.err()
+    /// Why the agent stopped listening, as it said itself if it did.
+    async fn refusal(&mut self, error: MuxError) -> Error {
+        match answer(&mut self.stream).await {
+            Err(refused) if refused.kind != Kind::AgentUnreachable => refused,
+            Ok(_) | Err(_) => error.into(),
+        }
     }
 }
 
@@ -110,26 +128,59 @@ pub(crate) async fn stat(session: &Session, path: &str) -> Result<FileStat> {
     }
 }
 
-/// All entries of a directory.
-pub(crate) async fn list(session: &Session, path: &str) -> Result<Vec<FileEntry>> {
-    let (mut stream, mut response) =
-        ask(session, &Request::FileList(FileList { path: path.to_owned(), ..FileList::default() }))
-            .await?;
+/// Some entries of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The entries, by name.
+    pub entries: Vec<FileEntry>,
+    /// Whether the directory has entries after these.
+    pub more: bool,
+}
+
+/// Entries of a directory.
+pub(crate) async fn list(session: &Session, list: FileList) -> Result<Listing> {
+    let path = list.path.clone();
+    let (mut stream, mut response) = ask(session, &Request::FileList(list)).await?;
     let mut all = Vec::new();
     loop {
         match response {
-            Response::List { entries, last, .. } => {
+            Response::List { entries, last, more } => {
                 all.extend(entries);
                 if last {
-                    return Ok(all);
+                    return Ok(Listing { entries: all, more });
                 }
             }
             other => return Err(unexpected(&other)),
         }
         if all.len() > ENTRIES_MAX {
             let message = format!("{path} has more than {ENTRIES_MAX} entries");
-            return Err(Error::new(Kind::GuestLimit, message));
+            return Err(Error::new(Kind::GuestLimit, message).hint("list it page by page"));
         }
         response = answer(&mut stream).await?;
+    }
+}
+
+/// Changes of files as they happen.
+#[derive(Debug)]
+pub struct Watching {
+    stream: Stream,
+    _busy: Busy,
+}
+
+impl Watching {
+    /// Returns once every later change will be told.
+    pub(crate) async fn start(session: &Session, request: &Request, busy: Busy) -> Result<Self> {
+        match ask(session, request).await? {
+            (stream, Response::Done) => Ok(Self { stream, _busy: busy }),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    /// The next changes, oldest first. A watch has no proper end but being dropped.
+    pub async fn next(&mut self) -> Result<Vec<Change>> {
+        match answer(&mut self.stream).await? {
+            Response::Changed { changes } => Ok(changes),
+            other => Err(unexpected(&other)),
+        }
     }
 }

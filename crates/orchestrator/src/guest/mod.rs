@@ -1,20 +1,37 @@
 //! The host's side of the conversation with the guest agent.
 
+mod awake;
 mod channel;
 mod exec;
 mod files;
+mod furnish;
+mod jobs;
+mod lost;
+mod sessions;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tunnel;
 
 use std::time::Duration;
 
 use proto::{
-    message::{Request, Response},
+    message::{PortInfo, Request, Response},
     mux::Stream,
 };
 
+pub(crate) use awake::Awake;
 pub(crate) use channel::{Channel, Patience, fresh};
-pub use exec::{ExecEvent, ExecInput, Execution};
-pub use files::{FileReading, FileWriting};
+pub(crate) use exec::start_job;
+pub use exec::{ExecEvent, ExecInput, Execution, Started};
+pub use files::{FileReading, FileWriting, Listing, Watching};
 pub(crate) use files::{list, stat};
+pub(crate) use furnish::{start_init, unpack, write_file};
+pub use jobs::{JobEvent, JobReading};
+pub(crate) use jobs::{job, jobs, kill, remove};
+pub(crate) use lost::Witness;
+pub(crate) use sessions::sessions;
+pub use sessions::{AttachEvent, AttachInput, Attachment};
+pub use tunnel::{Hold, Ready, Tunnel};
 
 use crate::{Error, Kind, Result};
 
@@ -32,12 +49,39 @@ async fn ask(session: &proto::mux::Session, request: &Request) -> Result<(Stream
     within(ANSWER, asked).await
 }
 
+/// Asks for a change that is answered by being done. It may take its time: a tree is removed or
+/// copied entry by entry.
+pub(crate) async fn change(session: &proto::mux::Session, request: &Request) -> Result<()> {
+    let mut stream = session.open().await?;
+    stream.send_json(request).await?;
+    match answer(&mut stream).await? {
+        Response::Done => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What listens in the guest, lowest port first.
+pub(crate) async fn ports(session: &proto::mux::Session) -> Result<Vec<PortInfo>> {
+    match ask(session, &Request::Ports).await? {
+        (_, Response::Ports { ports }) => Ok(ports),
+        (_, other) => Err(unexpected(&other)),
+    }
+}
+
 /// The next JSON answer of a stream; an error answer becomes our error.
 async fn answer(stream: &mut Stream) -> Result<Response> {
     match stream.recv_json::<Response>().await? {
         Some(Response::Error(error)) => Err(error.into()),
         Some(response) => Ok(response),
         None => Err(cut_off()),
+    }
+}
+
+/// Sends a request that is answered by [`Response::Done`].
+async fn expect_done(session: &proto::mux::Session, request: &Request) -> Result<()> {
+    match ask(session, request).await? {
+        (_, Response::Done) => Ok(()),
+        (_, other) => Err(unexpected(&other)),
     }
 }
 

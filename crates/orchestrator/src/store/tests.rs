@@ -25,6 +25,7 @@ fn record(owner: &UserId, name: &str) -> Record {
             disk_mib: 1024,
             env: BTreeMap::from([("A".into(), "ü\"".into())]),
             labels: BTreeMap::new(),
+            init: None,
         },
         identity: Identity::random(),
         slot: 77,

@@ -11,10 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Core, MuxError, Permit};
-use crate::frame::{DATA_CHUNK, Decoder, Frame, FrameKind, encode};
+use crate::frame::{DATA_CHUNK, Decoder, FRAME_HEADER, Frame, FrameKind, encode, header};
 
 /// Capacity that an idle sender may keep.
-const SCRATCH_KEEP: usize = 2 * DATA_CHUNK;
+const QUEUE_KEEP: usize = 2 * DATA_CHUNK;
 
 pub(super) struct Shared {
     stream: Mutex<yamux::Stream>,
@@ -48,10 +48,15 @@ pub struct Stream {
     recv: RecvHalf,
 }
 
-/// Sends the frames of a stream.
+/// Sends the frames of a stream. What is queued leaves together with the next that is sent, so that
+/// a request and its first data cost the peer one read.
 pub struct SendHalf {
     shared: Arc<Shared>,
-    scratch: Vec<u8>,
+    /// Encoded frames, of which the multiplexer has the first `taken` bytes.
+    queue: Vec<u8>,
+    taken: usize,
+    /// Kind and place in the queue of its last frame, if that is of data and may have room.
+    open: Option<(FrameKind, usize)>,
 }
 
 /// Receives the frames of a stream.
@@ -76,7 +81,8 @@ impl Stream {
     pub(super) fn new(stream: yamux::Stream, core: Arc<Core>, permit: Permit) -> Self {
         let shared = Arc::new(Shared { stream: Mutex::new(stream), core, _permit: permit });
         let recv = RecvHalf { shared: Arc::clone(&shared), decoder: Decoder::new() };
-        Self { send: SendHalf { shared, scratch: Vec::new() }, recv }
+        let send = SendHalf { shared, queue: Vec::new(), taken: 0, open: None };
+        Self { send, recv }
     }
 
     /// See [`SendHalf::send`].
@@ -103,6 +109,35 @@ impl Stream {
         self.send.send_data(kind, data).await
     }
 
+    /// See [`SendHalf::queue_json`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn queue_json(&mut self, message: &impl Serialize) -> Result<(), MuxError> {
+        self.send.queue_json(message)
+    }
+
+    /// See [`SendHalf::queue_data`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn queue_data(&mut self, kind: FrameKind, data: &[u8]) -> Result<(), MuxError> {
+        self.send.queue_data(kind, data)
+    }
+
+    /// See [`SendHalf::queued`].
+    pub fn queued(&self) -> usize {
+        self.send.queued()
+    }
+
+    /// See [`SendHalf::flush`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn flush(&mut self) -> Result<(), MuxError> {
+        self.send.flush().await
+    }
+
     /// See [`RecvHalf::recv`].
     ///
     /// # Errors
@@ -127,6 +162,11 @@ impl Stream {
         self.send.finish().await
     }
 
+    /// See [`RecvHalf::closed`].
+    pub async fn closed(&self) {
+        self.recv.closed().await;
+    }
+
     /// Both directions, usable from different tasks; the stream is gone when both are dropped.
     pub fn split(self) -> (SendHalf, RecvHalf) {
         (self.send, self.recv)
@@ -134,15 +174,15 @@ impl Stream {
 }
 
 impl SendHalf {
-    /// Sends one frame; waits while the peer does not read. A call that is abandoned half-way
-    /// leaves the stream unusable.
+    /// Sends one frame; waits while the peer does not read. What a call that is abandoned half-way
+    /// has not sent goes with the next.
     ///
     /// # Errors
     /// The frame is too large, or stream or session have ended.
     pub async fn send(&mut self, frame: &Frame) -> Result<(), MuxError> {
-        self.scratch.clear();
-        frame.encode(&mut self.scratch)?;
-        self.write_scratch().await
+        self.open = None;
+        frame.encode(&mut self.queue)?;
+        self.flush().await
     }
 
     /// Sends `message` as a JSON frame.
@@ -150,13 +190,12 @@ impl SendHalf {
     /// # Errors
     /// As [`SendHalf::send`]; the message cannot be written as JSON.
     pub async fn send_json(&mut self, message: &impl Serialize) -> Result<(), MuxError> {
-        let json = serde_json::to_vec(message)?;
-        self.scratch.clear();
-        encode(FrameKind::Json, &json, &mut self.scratch)?;
-        self.write_scratch().await
+        self.queue_json(message)?;
+        self.flush().await
     }
 
-    /// Sends `data` in frames of at most [`DATA_CHUNK`]; one empty frame if there is none.
+    /// Sends `data` in frames of at most [`DATA_CHUNK`]; one empty frame if there is none. A call
+    /// that is abandoned may have sent a part of it.
     ///
     /// # Errors
     /// As [`SendHalf::send`].
@@ -164,9 +203,8 @@ impl SendHalf {
         let mut rest = data;
         loop {
             let (now, later) = rest.split_at(rest.len().min(DATA_CHUNK));
-            self.scratch.clear();
-            encode(kind, now, &mut self.scratch)?;
-            self.write_scratch().await?;
+            self.queue_data(kind, now)?;
+            self.flush().await?;
             if later.is_empty() {
                 return Ok(());
             }
@@ -174,29 +212,98 @@ impl SendHalf {
         }
     }
 
+    /// Puts `message` as a JSON frame into the queue.
+    ///
+    /// # Errors
+    /// The message is too large or cannot be written as JSON.
+    pub fn queue_json(&mut self, message: &impl Serialize) -> Result<(), MuxError> {
+        let json = serde_json::to_vec(message)?;
+        self.open = None;
+        encode(FrameKind::Json, &json, &mut self.queue)?;
+        Ok(())
+    }
+
+    /// Puts `data` into the queue, in frames of at most [`DATA_CHUNK`] which pieces of the same kind
+    /// share; one empty frame if there is none.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn queue_data(&mut self, kind: FrameKind, data: &[u8]) -> Result<(), MuxError> {
+        let mut rest = data;
+        if !data.is_empty() {
+            rest = self.extend_open(kind, data)?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(DATA_CHUNK));
+            // The empty frame means something, so nothing may be added to it.
+            self.open = (!now.is_empty()).then_some((kind, self.queue.len()));
+            encode(kind, now, &mut self.queue)?;
+            if later.is_empty() {
+                return Ok(());
+            }
+            rest = later;
+        }
+    }
+
+    /// How many bytes the queue holds.
+    pub fn queued(&self) -> usize {
+        self.queue.len() - self.taken
+    }
+
+    /// Sends what is in the queue; waits while the peer does not read.
+    ///
+    /// # Errors
+    /// Stream or session have ended.
+    pub async fn flush(&mut self) -> Result<(), MuxError> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// As [`SendHalf::flush`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MuxError>> {
+        while let Some(rest) = self.queue.get(self.taken..).filter(|rest| !rest.is_empty()) {
+            let written = Pin::new(&mut *self.shared.stream()).poll_write(cx, rest);
+            match std::task::ready!(written) {
+                Ok(count) => self.taken += count,
+                Err(_) => return Poll::Ready(Err(self.shared.why_closed())),
+            }
+        }
+        self.queue.clear();
+        self.queue.shrink_to(QUEUE_KEEP);
+        (self.taken, self.open) = (0, None);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Adds as much of `data` as fits to the queue's last frame and gives the rest.
+    fn extend_open<'a>(&mut self, kind: FrameKind, data: &'a [u8]) -> Result<&'a [u8], MuxError> {
+        // A frame whose length has been sent stays as it is.
+        let open = self.open.filter(|(open, at)| *open == kind && *at >= self.taken);
+        let Some((_, at)) = open else { return Ok(data) };
+        let length = self.queue.len() - at - FRAME_HEADER;
+        let (now, later) = data.split_at(data.len().min(DATA_CHUNK.saturating_sub(length)));
+        if !now.is_empty() {
+            let header = header(kind, length + now.len())?;
+            self.queue[at..at + FRAME_HEADER].copy_from_slice(&header);
+            self.queue.extend_from_slice(now);
+        }
+        Ok(later)
+    }
+
     /// Tells the peer that nothing more will be sent.
     ///
     /// # Errors
     /// Stream or session have ended.
     pub async fn finish(&mut self) -> Result<(), MuxError> {
+        self.flush().await?;
         let shared = &self.shared;
         poll_fn(|cx| Pin::new(&mut *shared.stream()).poll_close(cx))
             .await
             .map_err(|_| shared.why_closed())
-    }
-
-    async fn write_scratch(&mut self) -> Result<(), MuxError> {
-        let (shared, mut rest) = (&self.shared, self.scratch.as_slice());
-        while !rest.is_empty() {
-            let count = poll_fn(|cx| Pin::new(&mut *shared.stream()).poll_write(cx, rest))
-                .await
-                .map_err(|_| shared.why_closed())?;
-            rest = &rest[count..];
-        }
-        if self.scratch.capacity() > SCRATCH_KEEP {
-            self.scratch = Vec::new();
-        }
-        Ok(())
     }
 }
 
@@ -224,7 +331,11 @@ impl RecvHalf {
         .await;
     }
 
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, MuxError>> {
+    /// As [`RecvHalf::recv`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, MuxError>> {
         loop {
             if let Some(frame) = self.decoder.next()? {
                 return Poll::Ready(Ok(Some(frame)));

@@ -258,3 +258,97 @@ async fn a_preamble_that_comes_twice_is_one() {
         assert_eq!(answer.unwrap(), Some(1));
     }
 }
+
+#[tokio::test]
+async fn what_is_queued_leaves_at_once_and_pieces_share_frames() {
+    let [(host, _), (_guest, mut incoming)] = pair().await;
+    let mut stream = host.open().await.unwrap();
+    stream.queue_json(&"request").unwrap();
+    let data: Vec<u8> = (0..DATA_CHUNK + 1000).map(pattern).collect();
+    for piece in data.chunks(1000) {
+        stream.queue_data(FrameKind::Data, piece).unwrap();
+    }
+    stream.queue_data(FrameKind::Stdin, &[1]).unwrap();
+    stream.queue_data(FrameKind::Data, &[]).unwrap();
+    stream.queue_data(FrameKind::Data, &[2]).unwrap();
+    assert!(stream.queued() > data.len());
+    stream.flush().await.unwrap();
+    assert_eq!(stream.queued(), 0);
+    // A frame that has left is not added to.
+    stream.queue_data(FrameKind::Data, &[3]).unwrap();
+    stream.finish().await.unwrap();
+
+    let mut at_guest = incoming.next().await.unwrap();
+    let mut got = Vec::new();
+    assert_eq!(at_guest.recv_json::<String>().await.unwrap().as_deref(), Some("request"));
+    while let Some(frame) = at_guest.recv().await.unwrap() {
+        got.push(frame);
+    }
+    let (first, second) = data.split_at(DATA_CHUNK);
+    let expected = [(FrameKind::Data, first), (FrameKind::Data, second), (FrameKind::Stdin, &[1])];
+    let ends: [(FrameKind, &[u8]); 3] =
+        [(FrameKind::Data, &[]), (FrameKind::Data, &[2]), (FrameKind::Data, &[3])];
+    let expected: Vec<Frame> =
+        expected.into_iter().chain(ends).map(|(kind, bytes)| Frame::new(kind, bytes)).collect();
+    assert_eq!(got, expected);
+}
+
+#[tokio::test]
+async fn pieces_queued_while_the_peer_does_not_read_arrive_whole() {
+    const TOTAL: usize = 2 * 1024 * 1024;
+    let [(host, _), (_guest, mut incoming)] = pair().await;
+    let mut stream = host.open().await.unwrap();
+    stream.send_json(&1).await.unwrap();
+    let mut at_guest = incoming.next().await.unwrap();
+    assert_eq!(at_guest.recv_json::<u32>().await.unwrap(), Some(1));
+    let (mut send, _recv) = stream.split();
+    let data: Vec<u8> = (0..TOTAL).map(pattern).collect();
+    let expected = data.clone();
+    let sending = tokio::spawn(async move {
+        for piece in data.chunks(1700) {
+            send.queue_data(FrameKind::Data, piece).unwrap();
+            // One attempt only: the window closes in the middle of frames.
+            poll_fn(|cx| Poll::Ready(send.poll_flush(cx).is_ready())).await;
+        }
+        send.finish().await.unwrap();
+    });
+    let mut got = Vec::new();
+    while let Some(frame) = timeout(PATIENCE, at_guest.recv()).await.unwrap().unwrap() {
+        assert!(frame.payload.len() <= DATA_CHUNK);
+        got.extend(frame.payload);
+    }
+    assert!(got == expected);
+    sending.await.unwrap();
+}
+
+/// Neither side may stop reading because it cannot write.
+#[tokio::test]
+async fn much_in_both_directions_at_once_does_not_stall() {
+    const EACH: usize = 1024 * 1024;
+    let [(host, _), (_guest, incoming)] = pair().await;
+    echo(incoming);
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let stream = host.open().await.unwrap();
+        clients.push(tokio::spawn(async move {
+            let (mut send, mut recv) = stream.split();
+            let sending = async {
+                let data: Vec<u8> = (0..EACH).map(pattern).collect();
+                send.send_data(FrameKind::Data, &data).await.unwrap();
+                send.finish().await.unwrap();
+            };
+            let receiving = async {
+                let mut got = 0;
+                while let Some(frame) = recv.recv().await.unwrap() {
+                    assert!(frame.payload.iter().enumerate().all(|(i, b)| *b == pattern(got + i)));
+                    got += frame.payload.len();
+                }
+                got
+            };
+            tokio::join!(sending, receiving).1
+        }));
+    }
+    for client in clients {
+        assert_eq!(timeout(PATIENCE, client).await.unwrap().unwrap(), EACH);
+    }
+}

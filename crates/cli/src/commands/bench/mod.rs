@@ -7,7 +7,10 @@
 //! Invariant: whatever happens, daemon, VMs, control groups and directory are gone in the end. A
 //! sample that fails ends the run; none is dropped.
 
+mod attach;
 mod bare;
+mod bulk;
+mod calls;
 mod daemon;
 mod report;
 mod resources;
@@ -51,6 +54,7 @@ const SAMPLES: u32 = 100;
 /// The most samples of rows that take long each.
 const SAMPLES_AT_ONCE: u32 = 20;
 const SAMPLES_DAEMON: u32 = 20;
+const SAMPLES_BULK: u32 = 3;
 /// The most sandboxes whose memory is measured.
 const SANDBOXES: u32 = 40;
 
@@ -203,6 +207,9 @@ async fn measure(
     let mut bench = Bench { printer, started, user_data, daemon, client, qemu, request, samples };
     let at_most = |most: u32| args.n.unwrap_or(SAMPLES).min(most) as usize;
     bench.rounds(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE)).await?;
+    bench.attachments(at_most(u32::MAX)).await?;
+    bench.files(at_most(u32::MAX)).await?;
+    bench.bulk(at_most(SAMPLES_BULK)).await?;
     bench.memory(at_most(SANDBOXES)).await?;
     bench.daemons(at_most(SAMPLES_DAEMON)).await?;
     bench.say("done");

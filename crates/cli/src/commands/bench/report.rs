@@ -130,22 +130,33 @@ fn targets(results: &Results) -> Option<Table> {
     let mut table = None;
     for (row, limit) in TARGETS {
         let beside = |other| results.beside.get(&(row, other)).map(|other| other.p50);
-        let (rule, most) = match limit {
+        let (rule, bound) = match limit {
             Limit::Times(factor, of) => {
-                (format!("{factor} x {}", of.name()), beside(of).map(|of| of * factor))
+                (format!("<= {factor} x {}", of.name()), beside(of).map(|of| of * factor))
             }
             Limit::Plus(more, to) => {
-                (format!("{} + {more}", to.name()), beside(to).map(|to| to + more))
+                (format!("<= {} + {more}", to.name()), beside(to).map(|to| to + more))
             }
-            Limit::Absolute(most) => (number(most), Some(most)),
+            Limit::TimesPlus(factor, of, more) => (
+                format!("<= {factor} x {} + {more}", of.name()),
+                beside(of).map(|of| of * factor + more),
+            ),
+            Limit::AtLeast(factor, of) => {
+                (format!(">= {factor} x {}", of.name()), beside(of).map(|of| of * factor))
+            }
+            Limit::Absolute(most) => (format!("<= {}", number(most)), Some(most)),
         };
         let measured = results.rows.get(&row).map(|summary| summary.p50);
-        let (Some(measured), Some(most)) = (measured, most) else { continue };
-        let result = if measured <= most { "met" } else { "missed" };
+        let (Some(measured), Some(bound)) = (measured, bound) else { continue };
+        let met = match limit {
+            Limit::AtLeast(..) => measured >= bound,
+            _ => measured <= bound,
+        };
+        let result = if met { "met" } else { "missed" };
         let header = ["TARGET", "LIMIT", "MEASURED", "UNIT", "RESULT"];
         table.get_or_insert_with(|| Table::new(&header)).row([
-            format!("{} <= {rule}", row.name()),
-            number(most),
+            format!("{} {rule}", row.name()),
+            number(bound),
             number(measured),
             row.unit().to_owned(),
             result.to_owned(),
@@ -183,6 +194,10 @@ mod tests {
             (Row::GuestForkExec, 6.0),
             (Row::ExecApi, 7.5),
             (Row::ExecCli, 12.6),
+            (Row::Exec20, 130.0),
+            (Row::CatBulk, 100.0),
+            (Row::ReadBulk, 50.0),
+            (Row::WriteBulk, 49.9),
             (Row::Wake, 1.0),
             (Row::PssIdleMb, 34.9),
         ]);
@@ -196,11 +211,16 @@ mod tests {
             ("create", "met"),
             ("exec_api", "met"),
             ("exec_cli", "missed"),
+            ("exec_20", "met"),
+            ("read_bulk", "met"),
+            ("write_bulk", "missed"),
             ("stop", "missed"),
             ("pss_idle_mb", "met"),
         ];
         assert_eq!(verdicts, expected);
         assert!(text.contains("create <= 1.4 x floor"), "{text}");
+        assert!(text.contains("exec_20 <= 20 x guest_fork_exec + 10"), "{text}");
+        assert!(text.contains("read_bulk >= 0.5 x cat_bulk"), "{text}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{
     Bench,
     bare::Kit,
+    calls::COMMANDS,
     daemon,
     rows::Row::{self, *},
 };
@@ -22,7 +23,7 @@ pub(super) const WARM_UP_CALLS: usize = 10;
 const AT_ONCE: usize = 10;
 
 /// Does `work` and says how long it took.
-async fn timed<T, E: Into<anyhow::Error>>(
+pub(super) async fn timed<T, E: Into<anyhow::Error>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<(Duration, T)> {
     let start = Instant::now();
@@ -37,7 +38,8 @@ impl Bench<'_> {
         let sleeps = [FloorExec, CreateExec, Stop, Wake];
         let calls = [GuestForkExec, ExecApi, ExecCli];
         let pauses = [Pause, Resume];
-        let timed = [&launches[..], &sleeps, &calls, &pauses, &[Create10]].concat();
+        let others = [&COMMANDS[..], &[Create10]].concat();
+        let timed = [&launches[..], &sleeps, &calls, &pauses, &others].concat();
         if !self.samples.want(&timed) {
             return Ok(());
         }
@@ -59,6 +61,7 @@ impl Bench<'_> {
         if self.samples.want(&calls) {
             self.call_rounds(&kit, n).await?;
         }
+        self.commands(&kit, n, n_at_once).await?;
         if self.samples.want(&pauses) {
             self.pause_rounds(n).await?;
         }
@@ -68,7 +71,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn announce(&self, rows: &[Row], n: usize, warm_up: usize) {
+    pub(super) fn announce(&self, rows: &[Row], n: usize, warm_up: usize) {
         let wanted = rows.iter().filter(|row| self.samples.want(&[**row]));
         let names: Vec<String> = wanted.map(|row| row.name()).collect();
         self.say(&format!("{}: {n} rounds after {warm_up} to warm up", names.join(", ")));
@@ -84,7 +87,7 @@ impl Bench<'_> {
         Ok(kit)
     }
 
-    async fn create(&mut self) -> Result<api::Sandbox> {
+    pub(super) async fn create(&mut self) -> Result<api::Sandbox> {
         Ok(self.client.create(&self.request, |_| {}).await?.sandbox)
     }
 
@@ -231,7 +234,7 @@ async fn create(client: &mut Client, request: &CreateSandbox) -> Result<String> 
     Ok(client.create(request, |_| {}).await?.sandbox.id)
 }
 
-async fn exec_true(client: &mut Client, id: &str) -> Result<()> {
+pub(super) async fn exec_true(client: &mut Client, id: &str) -> Result<()> {
     let request = ExecRequest { cmd: vec!["true".to_owned()], ..ExecRequest::default() };
     let answer = client.exec(id, &request).await.context("run true")?;
     if answer.exit_code != 0 {

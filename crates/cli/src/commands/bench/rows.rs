@@ -20,6 +20,23 @@ pub(super) enum Row {
     Create10,
     ExecApi,
     ExecCli,
+    #[value(name = "exec_20")]
+    Exec20,
+    #[value(name = "exec_100")]
+    Exec100,
+    FirstByte,
+    Attach,
+    #[value(name = "read_1k")]
+    Read1k,
+    #[value(name = "write_1k")]
+    Write1k,
+    #[value(name = "read_100k")]
+    Read100k,
+    #[value(name = "write_100k")]
+    Write100k,
+    CatBulk,
+    ReadBulk,
+    WriteBulk,
     Pause,
     Resume,
     Stop,
@@ -41,6 +58,7 @@ impl Row {
     pub(super) fn unit(self) -> &'static str {
         match self {
             Self::PssIdleMb | Self::PssTotalMb | Self::DaemonIdleMb => "MB",
+            Self::CatBulk | Self::ReadBulk | Self::WriteBulk => "MB/s",
             Self::DaemonIdleWakeups => "in 5 s",
             _ => "ms",
         }
@@ -51,7 +69,10 @@ impl Row {
         match self {
             Self::Create | Self::Create10 | Self::Stop | Self::Destroy => Some(Self::Floor),
             Self::CreateExec | Self::Wake => Some(Self::FloorExec),
-            Self::ExecApi | Self::ExecCli => Some(Self::GuestForkExec),
+            Self::ExecApi | Self::ExecCli | Self::Exec20 | Self::Exec100 | Self::FirstByte => {
+                Some(Self::GuestForkExec)
+            }
+            Self::ReadBulk | Self::WriteBulk => Some(Self::CatBulk),
             _ => None,
         }
     }
@@ -63,30 +84,40 @@ fn references(row: Row) -> impl Iterator<Item = Row> {
     row.floor().into_iter().chain(target.filter(|reference| row.floor() != Some(*reference)))
 }
 
-/// How large a row may be.
+/// How large a row may be, or for a rate, has to be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Limit {
     Times(f64, Row),
     Plus(f64, Row),
+    TimesPlus(f64, Row, f64),
+    AtLeast(f64, Row),
     Absolute(f64),
 }
 
 impl Limit {
-    fn reference(self) -> Option<Row> {
+    pub(super) fn reference(self) -> Option<Row> {
         match self {
-            Self::Times(_, row) | Self::Plus(_, row) => Some(row),
+            Self::Times(_, row)
+            | Self::Plus(_, row)
+            | Self::TimesPlus(_, row, _)
+            | Self::AtLeast(_, row) => Some(row),
             Self::Absolute(_) => None,
         }
     }
 }
 
 /// What we want to reach; medians are compared.
-pub(super) const TARGETS: [(Row, Limit); 11] = [
+pub(super) const TARGETS: [(Row, Limit); 16] = [
     (Row::Create, Limit::Times(1.4, Row::Floor)),
     (Row::CreateExec, Limit::Times(1.3, Row::FloorExec)),
     (Row::Create10, Limit::Times(10.0, Row::Floor)),
     (Row::ExecApi, Limit::Plus(1.5, Row::GuestForkExec)),
     (Row::ExecCli, Limit::Plus(5.0, Row::ExecApi)),
+    (Row::Exec20, Limit::TimesPlus(20.0, Row::GuestForkExec, 10.0)),
+    (Row::Read1k, Limit::Absolute(1.5)),
+    (Row::Write1k, Limit::Absolute(1.5)),
+    (Row::ReadBulk, Limit::AtLeast(0.5, Row::CatBulk)),
+    (Row::WriteBulk, Limit::AtLeast(0.5, Row::CatBulk)),
     (Row::Stop, Limit::Times(1.0, Row::Floor)),
     (Row::Wake, Limit::Times(1.4, Row::FloorExec)),
     (Row::Destroy, Limit::Times(0.5, Row::Floor)),
@@ -167,6 +198,7 @@ mod tests {
         assert_eq!(Row::Create10.name(), "create_10");
         assert_eq!(Row::GuestForkExec.name(), "guest_fork_exec");
         assert_eq!(Row::PssIdleMb.name(), "pss_idle_mb");
+        assert_eq!([Row::Exec100, Row::Read1k].map(Row::name), ["exec_100", "read_1k"]);
     }
 
     #[test]
@@ -188,7 +220,7 @@ mod tests {
     fn every_row_with_a_target_can_be_judged_when_it_is_measured_alone() {
         for (row, limit) in TARGETS {
             let samples = Samples::of(&[row]);
-            if let Limit::Times(_, other) | Limit::Plus(_, other) = limit {
+            if let Some(other) = limit.reference() {
                 assert!(samples.want(&[other]), "{}", row.name());
             }
         }

@@ -1,0 +1,151 @@
+use std::collections::BTreeMap;
+
+use proto::message::{
+    Attach, AttachControl, Detach, Exec, FileList, FileRead, FileWrite, Hello, Identify, Init,
+    JobOutput, NewSession, Refresh, Request, RestartPolicy, Target, WindowSize,
+};
+
+use super::{every, text, words};
+
+/// Every request.
+pub(crate) fn requests() -> Vec<Request> {
+    use Request as R;
+    every!(Request {
+        R::Hello(_) => [
+            R::Hello(Hello { version: 1, proof: Some(text("0a")), refresh: Some(refresh()) }),
+            R::Hello(Hello { version: 1, proof: None, refresh: None }),
+        ],
+        R::Identify(_) => [R::Identify(identify())],
+        R::Refresh(_) => [R::Refresh(refresh())],
+        R::Ping => [R::Ping],
+        R::Exec(_) => [
+            R::Exec(exec(Some(Detach { keep_awake: true, output_max: Some(1 << 20) }))),
+            R::Exec(exec(Some(Detach { keep_awake: false, output_max: None }))),
+            R::Exec(exec(None)),
+        ],
+        R::Jobs => [R::Jobs],
+        R::JobOutput(_) => [
+            R::JobOutput(JobOutput { job: text("j1"), offset: 1 << 40, follow: true }),
+        ],
+        R::JobRemove { .. } => [R::JobRemove { job: text("j1") }],
+        R::Kill { .. } => [R::Kill { id: text("j1"), signal: 15 }],
+        R::Attach(_) => attaches().into_iter().map(R::Attach),
+        R::Sessions => [R::Sessions],
+        R::StartInit(_) => inits().into_iter().map(R::StartInit),
+        R::FileRead(_) => [
+            R::FileRead(FileRead {
+                path: text("/etc/hosts"),
+                skip_bytes: None,
+                offset: Some(2),
+                limit: Some(10),
+                max_bytes: Some(4096),
+            }),
+            R::FileRead(FileRead {
+                path: text("/var/log/a"),
+                skip_bytes: Some(1 << 33),
+                offset: None,
+                limit: None,
+                max_bytes: None,
+            }),
+        ],
+        R::FileWrite(_) => [
+            R::FileWrite(FileWrite {
+                path: text("/srv/a"),
+                mode: Some(0o600),
+                owner: Some(text("www-data:adm")),
+                append: true,
+            }),
+        ],
+        R::FileStat { .. } => [R::FileStat { path: text("/bin/sh"), no_follow: true }],
+        R::FileList(_) => [
+            R::FileList(FileList { path: text("/"), after: Some(text("etc")), limit: Some(100) }),
+        ],
+        R::MakeDirectory { .. } => [
+            R::MakeDirectory { path: text("/srv/b"), mode: Some(0o700), parents: true },
+        ],
+        R::FileMove { .. } => [
+            R::FileMove { from: text("/srv/a"), to: text("/srv/b"), replace: true },
+        ],
+        R::FileRemove { .. } => [R::FileRemove { path: text("/srv/b"), recursive: true }],
+        R::Watch { .. } => [R::Watch { path: text("/srv"), recursive: true }],
+        R::Pack { .. } => [R::Pack { path: text("/srv") }],
+        R::Unpack { .. } => [R::Unpack { path: text("/srv") }],
+        R::Ports => [R::Ports],
+        R::Tunnel { .. } => [R::Tunnel { port: 8080 }],
+        R::Activity => [R::Activity],
+        R::ActivityWatch => [R::ActivityWatch],
+        R::TimeSpawn => [R::TimeSpawn],
+        R::PowerOff => [R::PowerOff],
+    })
+}
+
+/// Everything that a host says on the stream of an attachment.
+pub(crate) fn attach_controls() -> Vec<AttachControl> {
+    every!(AttachControl {
+        AttachControl::Resize(_) => [AttachControl::Resize(WindowSize { rows: 24, cols: 80 })],
+    })
+}
+
+fn attaches() -> Vec<Attach> {
+    let targets = every!(Target {
+        Target::New(_) => [Target::New(new_session())],
+        Target::Session { .. } => [Target::Session { id: text("s1"), if_detached: true }],
+        Target::NewestOr(_) => [Target::NewestOr(new_session())],
+    });
+    let size = Some(WindowSize { rows: 24, cols: 80 });
+    let sized = targets.into_iter().map(|target| Attach { target, size });
+    let target = Target::Session { id: text("init"), if_detached: false };
+    sized.chain([Attach { target, size: None }]).collect()
+}
+
+fn inits() -> Vec<Init> {
+    let policies = every!(RestartPolicy {
+        RestartPolicy::No => [RestartPolicy::No],
+        RestartPolicy::OnFailure => [RestartPolicy::OnFailure],
+        RestartPolicy::Always => [RestartPolicy::Always],
+    });
+    let init = |restart| Init { command: text("node server.js"), restart };
+    policies.into_iter().map(init).collect()
+}
+
+fn env() -> BTreeMap<String, String> {
+    BTreeMap::from([(text("STAGE"), text("dev"))])
+}
+
+fn refresh() -> Refresh {
+    Refresh { time_ns: 1_700_000_000_000_000_001, seed: text("00ff") }
+}
+
+fn identify() -> Identify {
+    Identify {
+        sandbox_id: text("94feb5201af18350"),
+        hostname: text("web"),
+        machine_id: text("0123"),
+        token: text("beef"),
+        env: env(),
+        refresh: refresh(),
+    }
+}
+
+fn exec(detach: Option<Detach>) -> Exec {
+    Exec {
+        argv: words(&["sh", "-c", "exit 3"]),
+        env: env(),
+        cwd: Some(text("/tmp")),
+        user: Some(text("1000")),
+        timeout_ms: Some(300_000),
+        stdin: true,
+        detach,
+    }
+}
+
+fn new_session() -> NewSession {
+    NewSession {
+        argv: words(&["bash", "-l"]),
+        env: env(),
+        cwd: Some(text("/workspace")),
+        user: Some(text("root")),
+        tty: true,
+        max_idle_ms: Some(60_000),
+    }
+}
