@@ -7,6 +7,8 @@
 //! request exec needs argv                        without any other field it parses as well
 //! ```
 
+#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
+
 mod samples;
 
 use std::{

@@ -83,7 +83,7 @@ pub(super) fn chunks<'a>(bytes: &'a [u8], rng: &mut Rng, most: usize) -> Vec<&'a
 pub(super) fn message(rng: &mut Rng) -> Vec<u8> {
     let lines: Vec<&str> = MESSAGES.lines().filter(|line| line.contains('{')).collect();
     let line = rng.pick(&lines);
-    line[line.find('{').unwrap_or(0)..].as_bytes().to_vec()
+    line.as_bytes()[line.find('{').unwrap_or(0)..].to_vec()
 }
 
 fn frame(rng: &mut Rng) -> Frame {
