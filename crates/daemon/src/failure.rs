@@ -45,7 +45,7 @@ impl Failure {
         let detail = self.detail.as_deref().unwrap_or(&self.message);
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(%request, "request failed: {detail}");
-        } else if status >= 500 {
+        } else if status >= 500 && self.code != ErrorCode::PortClosed {
             tracing::warn!(%request, code = %self.code, "request failed: {detail}");
         } else {
             tracing::debug!(%request, code = %self.code, "request refused: {detail}");

@@ -201,7 +201,7 @@ async fn jobs_of_a_guest_that_lost_its_power_are_lost_and_their_output_is_not() 
     let node = Node::start();
     node.expect_warning("the VM ended");
     let mut guest = Guest::create(&node, "dev").await;
-    let job = guest.detach(&sh("echo written; while :; do sleep 1; done")).await;
+    let job = guest.detach(&sh("echo wri''tten; while :; do sleep 1; done")).await;
     let done = guest.detach(&sh("echo done; exit 3")).await;
     logs(&mut guest, &done, 0, true).await;
     guest

@@ -169,11 +169,11 @@ fn explain(action: &str, path: &str, error: &io::Error) -> WireError {
         Some(Errno::MFILE | Errno::NFILE) => ErrorCode::Limit,
         Some(Errno::BUSY) => {
             let message = format!("{action} {path}: it is in use or a mount point; unmount it");
-            return refuse(ErrorCode::Failed, message);
+            return refuse(ErrorCode::Permission, message);
         }
         Some(Errno::TXTBSY) => {
             let message = format!("{action} {path}: it is a program that runs; stop it first");
-            return refuse(ErrorCode::Failed, message);
+            return refuse(ErrorCode::Permission, message);
         }
         _ if error.kind() == io::ErrorKind::InvalidData => ErrorCode::Invalid,
         _ => ErrorCode::Failed,
