@@ -204,10 +204,7 @@ async fn jobs_of_a_guest_that_lost_its_power_are_lost_and_their_output_is_not() 
     let job = guest.detach(&sh("echo wri''tten; while :; do sleep 1; done")).await;
     let done = guest.detach(&sh("echo done; exit 3")).await;
     logs(&mut guest, &done, 0, true).await;
-    guest
-        .sh("until grep -q written /var/log/bhatti/jobs/*/* 2>/dev/null; do break; done; sync")
-        .await;
-    guest.root("sync").await;
+    guest.root("until grep -rq written /var/log/bhatti/jobs; do usleep 5000; done; sync").await;
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(node.monitor(&guest.id)).unwrap(),
         rustix::process::Signal::KILL,

@@ -119,7 +119,7 @@ async fn the_proxy_passes_requests_on_as_they_are() {
     let answer = raw::unix_with(&node.socket(), "GET", &path, &headers).await;
     let seen = String::from_utf8(answer.body.clone()).unwrap().to_lowercase();
     assert_eq!((answer.status, answer.header("x-own")), (200, Some("yes")));
-    assert!(seen.starts_with("get /a%2fb//c%20d?q=%26&x http/1.1\n"), "{seen}");
+    assert!(seen.contains("\nget /a%2fb//c%20d?q=%26&x http/1.1\n"), "{seen}");
     assert!(
         seen.contains("host: localhost:8000\n") && seen.contains("x-forwarded-host: localhost\n")
     );

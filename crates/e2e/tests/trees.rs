@@ -139,7 +139,7 @@ async fn directories_are_made_moved_and_removed() {
 async fn a_directory_of_a_hundred_thousand_entries_is_listed_page_by_page() {
     let node = Node::start();
     // A file system in memory has as many files as half of its pages.
-    let request = CreateSandbox { memory_mb: Some(512), ..create_request("dev") };
+    let request = CreateSandbox { memory_mb: Some(1024), ..create_request("dev") };
     let mut guest = Guest::create_by(node.admin(), request).await;
     guest.root("mkdir /dev/shm/many && cd /dev/shm/many && seq -w 0 99999 | xargs touch").await;
     let (mut after, mut all, mut pages) = (None::<String>, Vec::new(), 0);

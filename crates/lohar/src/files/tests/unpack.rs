@@ -273,7 +273,7 @@ async fn a_full_disk_is_called_that() {
     assert_eq!(unpacked, Err(ErrorCode::NoSpace));
     assert_eq!(code(written), ErrorCode::NoSpace);
     // A mount point is not removed, and what is mounted there not emptied.
-    assert_eq!(code(removed), ErrorCode::Failed);
+    assert_eq!(code(removed), ErrorCode::Permission);
     assert_eq!(left, ["to"]);
 }
 
