@@ -9,6 +9,8 @@ use e2e::{Guest, Node, create_request, refused, root, sh};
 async fn streamed(guest: &mut Guest, request: &ExecRequest) -> (Vec<u8>, Vec<u8>, StreamEvent) {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut events = guest.client.exec_stream(&guest.id, request).await.unwrap();
+    let first = events.next().await.unwrap();
+    assert!(matches!(first, Some(StreamEvent::Started { pid: 1.., .. })), "{first:?}");
     loop {
         match events.next().await.unwrap().expect("a last event") {
             StreamEvent::Stdout(payload) => stdout.extend(payload.into_bytes().unwrap()),
@@ -196,6 +198,7 @@ async fn a_client_that_vanishes_takes_its_command_along() {
         ["echo $$; sleep 1000", "trap '' TERM HUP PIPE; echo $$; while :; do sleep 1; done"]
     {
         let mut events = guest.client.exec_stream(&guest.id, &sh(script)).await.unwrap();
+        assert!(matches!(events.next().await.unwrap(), Some(StreamEvent::Started { .. })));
         let Some(StreamEvent::Stdout(pid)) = events.next().await.unwrap() else { panic!("a pid") };
         let pid = pid.data.unwrap().trim().to_owned();
         watcher.sh(&format!("kill -0 {pid}")).await;
