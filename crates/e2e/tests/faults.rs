@@ -116,7 +116,10 @@ async fn a_command_under_way_is_told_that_its_vm_died() {
     node.expect_warning("code=vm_died");
     let (client, id) = (&mut guest.client, guest.id.clone());
     let mut events = client.exec_stream(&id, &sh("echo up; sleep 1000")).await.unwrap();
-    events.next().await.unwrap();
+    // That it runs, and what it says.
+    for _ in 0..2 {
+        events.next().await.unwrap();
+    }
     kill(node.monitor(&id));
     match events.next().await {
         Ok(Some(api::StreamEvent::Error(body))) => {

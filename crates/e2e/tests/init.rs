@@ -82,6 +82,7 @@ async fn init_is_started_again_as_its_policy_says() {
 async fn a_boot_from_disk_runs_init_again() {
     let node = Node::start();
     node.expect_warning("the VM ended");
+    node.expect_warning("connection is lost");
     let init = Some("echo up >> /home/lohar/ups; sync; exec sleep 1000".to_owned());
     let mut guest =
         Guest::create_by(node.admin(), CreateSandbox { init, ..create_request("dev") }).await;

@@ -200,6 +200,7 @@ async fn a_job_is_killed_with_all_that_it_started_and_may_have_a_time_limit() {
 async fn jobs_of_a_guest_that_lost_its_power_are_lost_and_their_output_is_not() {
     let node = Node::start();
     node.expect_warning("the VM ended");
+    node.expect_warning("connection is lost");
     let mut guest = Guest::create(&node, "dev").await;
     let job = guest.detach(&sh("echo wri''tten; while :; do sleep 1; done")).await;
     let done = guest.detach(&sh("echo done; exit 3")).await;

@@ -173,6 +173,7 @@ async fn a_command_that_runs_when_it_is_stopped_runs_on_after_it_is_woken() {
     let mut other = guest.by(node.admin());
     let script = "echo begun; n=0; while [ ! -e /tmp/end ]; do n=$((n+1)); echo $n > /tmp/n; usleep 1000; done; echo over > /tmp/over";
     let mut events = guest.client.exec_stream(&guest.id, &sh(script)).await.unwrap();
+    assert!(matches!(events.next().await.unwrap(), Some(StreamEvent::Started { .. })));
     assert!(matches!(events.next().await.unwrap(), Some(StreamEvent::Stdout(_))));
     other.stop().await;
     // Whoever watched is told that the command's end will not be seen, and not that it succeeded.
