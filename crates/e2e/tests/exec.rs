@@ -198,11 +198,7 @@ async fn a_client_that_vanishes_takes_its_command_along() {
         ["echo $$; sleep 1000", "trap '' TERM HUP PIPE; echo $$; while :; do sleep 1; done"]
     {
         let mut events = guest.client.exec_stream(&guest.id, &sh(script)).await.unwrap();
-<<<<<<< HEAD
         let Some(StreamEvent::Started { .. }) = events.next().await.unwrap() else { panic!() };
-=======
-        assert!(matches!(events.next().await.unwrap(), Some(StreamEvent::Started { .. })));
->>>>>>> w/host-exec
         let Some(StreamEvent::Stdout(pid)) = events.next().await.unwrap() else { panic!("a pid") };
         let pid = pid.data.unwrap().trim().to_owned();
         watcher.sh(&format!("kill -0 {pid}")).await;
