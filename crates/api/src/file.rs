@@ -1,8 +1,9 @@
 //! Files in a sandbox: `/sandboxes/:id/files?path=`.
 //!
-//! * `GET` sends the exact bytes; with a `Range` of bytes, or with `offset` and `limit` (lines,
-//!   counted from one) and `max_bytes`, a part of them. [`FILE_SIZE`](crate::headers::FILE_SIZE) always has the
-//!   whole size, and `Content-Length` is there unless the part's size is not known in advance.
+//! * `GET` sends the exact bytes; with a `Range` of bytes, or with `offset` (a line, counted from
+//!   one), `limit` (lines) and `max_bytes`, a part of them.
+//!   [`FILE_SIZE`](crate::headers::FILE_SIZE) always has the whole size, and `Content-Length` is
+//!   there unless the part's size is not known in advance.
 //! * `GET` with `ls=true` lists a directory as [`FileInfo`]s, sorted by name; with `limit` and
 //!   `after=NAME` page by page, [`MORE`](crate::headers::MORE) saying whether there is another.
 //! * `PUT` replaces a file in one step, or with `append=true` adds to it, and answers

@@ -69,104 +69,133 @@ impl Daemon {
     }
 }
 
+/// What a client asked for.
+struct Asked {
+    method: String,
+    route: String,
+    query: String,
+    /// What is meant below the root.
+    path: PathBuf,
+    body: Vec<u8>,
+}
+
+impl Asked {
+    /// Reads a request; `None` at the end of the connection.
+    fn read(stream: &mut BufReader<UnixStream>, root: &Path) -> Option<Self> {
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if line == "\r\n" {
+                break;
+            }
+            head.push(line.trim_end().to_owned());
+        }
+        let chunked = head.iter().any(|line| line == "transfer-encoding: chunked");
+        let body = if chunked { chunks(stream)? } else { Vec::new() };
+        let mut words = head[0].split(' ');
+        let (method, target) = (words.next()?.to_owned(), words.next()?);
+        let (route, query) = target.split_once('?').unwrap_or((target, ""));
+        let path = query.split('&').find_map(|pair| pair.strip_prefix("path=")).unwrap_or("");
+        let path = root.join(path.replace("%2F", "/").trim_start_matches('/'));
+        Some(Self { method, route: route.to_owned(), query: query.to_owned(), path, body })
+    }
+}
+
+const JSON: &str = "content-type: application/json\r\n";
+
+/// Status, headers and body.
+type Answer = (&'static str, String, Vec<u8>);
+
+fn json(status: &'static str, body: &str) -> Answer {
+    (status, JSON.to_owned(), body.as_bytes().to_vec())
+}
+
 /// Answers one request; `None` at the end of the connection.
 fn serve(stream: &mut BufReader<UnixStream>, root: &Path) -> Option<()> {
-    let mut head = Vec::new();
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        if line == "\r\n" {
-            break;
-        }
-        head.push(line.trim_end().to_owned());
-    }
-    let chunked = head.iter().any(|line| line == "transfer-encoding: chunked");
-    let body = if chunked { chunks(stream)? } else { Vec::new() };
-    let mut words = head[0].split(' ');
-    let (method, target) = (words.next()?, words.next()?);
-    let (route, query) = target.split_once('?').unwrap_or((target, ""));
-    let path = query.split('&').find_map(|pair| pair.strip_prefix("path=")).unwrap_or("");
-    let path = root.join(path.replace("%2F", "/").trim_start_matches('/'));
-    let mut answer = |status: &str, headers: &str, body: &[u8]| {
-        let length = body.len();
-        let head = format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n");
-        let out = stream.get_mut();
-        out.write_all(head.as_bytes()).ok()?;
-        if method != "HEAD" {
-            out.write_all(body).ok()?;
-        }
-        Some(())
-    };
-    let json = "content-type: application/json\r\n";
-    let missing = br#"{"error":"no such file","code":"file_not_found"}"#;
-    match (method, route) {
-        ("HEAD" | "GET", "/sandboxes/dev/files") => match fs::metadata(&path) {
-            Ok(found) => {
-                let mode = found.permissions().mode() & 0o7777;
-                let headers = format!(
-                    "x-file-size: {}\r\nx-file-mode: {mode:04o}\r\nx-file-isdir: {}\r\n",
-                    found.len(),
-                    found.is_dir()
-                );
-                answer("200 OK", &headers, &fs::read(&path).unwrap_or_default())
-            }
-            Err(_) => answer("404 Not Found", json, missing),
-        },
-        ("PUT", "/sandboxes/dev/files") => {
-            fs::create_dir_all(path.parent()?).ok()?;
-            fs::write(&path, &body).ok()?;
-            if let Some(mode) = query.split('&').find_map(|pair| pair.strip_prefix("mode=")) {
-                let mode = u32::from_str_radix(mode, 8).ok()?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).ok()?;
-            }
-            answer("200 OK", json, br#"{"status":"ok","size":0}"#)
-        }
+    let asked = Asked::read(stream, root)?;
+    let (status, headers, body) = match (asked.method.as_str(), asked.route.as_str()) {
+        ("HEAD" | "GET", "/sandboxes/dev/files") => read_file(&asked),
+        ("PUT", "/sandboxes/dev/files") => write_file(&asked)?,
         ("GET", "/sandboxes/dev/archive") => {
             let mut archive = tar::Builder::new(Vec::new());
             archive.follow_symlinks(false);
-            archive.append_dir_all(".", &path).ok()?;
-            answer("200 OK", "", &archive.into_inner().ok()?)
+            archive.append_dir_all(".", &asked.path).ok()?;
+            ("200 OK", String::new(), archive.into_inner().ok()?)
         }
-        ("PUT", "/sandboxes/dev/archive") => {
-            fs::create_dir_all(&path).ok()?;
-            let mut archive = tar::Archive::new(&body[..]);
-            archive.set_preserve_permissions(true);
-            archive.unpack(&path).ok()?;
-            // The library leaves the directory itself as it is, and lohar does not.
-            for entry in tar::Archive::new(&body[..]).entries().ok()? {
-                let entry = entry.ok()?;
-                if &*entry.path_bytes() == b"./" {
-                    let mode = entry.header().mode().ok()?;
-                    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).ok()?;
-                }
-            }
-            answer("200 OK", json, br#"{"status":"unpacked"}"#)
-        }
-        ("GET", "/sandboxes/dev") => answer(
+        ("PUT", "/sandboxes/dev/archive") => unpack(&asked)?,
+        ("GET", "/sandboxes/dev") => json(
             "200 OK",
-            json,
-            br#"{"id":"1","name":"dev","status":"running","thermal":"hot","image":"m","cpus":1,
+            r#"{"id":"1","name":"dev","status":"running","thermal":"hot","image":"m","cpus":1,
                 "memory_mb":256,"disk_size_mb":1024,"created_by":"usr_1","created_at":"t",
                 "engine":"qemu/tcg","generation":1}"#,
         ),
-        ("GET", "/sandboxes/dev/ports/81/tunnel") => {
-            let body = br#"{"error":"nothing listens on port 81","code":"port_closed"}"#;
-            answer("502 Bad Gateway", json, body)
-        }
-        ("GET", "/sandboxes/dev/ports/80/tunnel") => {
-            let out = stream.get_mut();
-            let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
-                upgrade: bhatti-tunnel\r\n\r\nhello ";
-            out.write_all(head.as_bytes()).ok()?;
-            let mut said = String::new();
-            stream.read_to_string(&mut said).ok()?;
-            stream.get_mut().write_all(said.to_uppercase().as_bytes()).ok()?;
-            None
-        }
-        _ => answer("404 Not Found", json, br#"{"error":"no such route","code":"not_found"}"#),
+        ("GET", "/sandboxes/dev/ports/81/tunnel") => json(
+            "502 Bad Gateway",
+            r#"{"error":"nothing listens on port 81","code":"port_closed"}"#,
+        ),
+        ("GET", "/sandboxes/dev/ports/80/tunnel") => return tunnel(stream),
+        _ => json("404 Not Found", r#"{"error":"no such route","code":"not_found"}"#),
+    };
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n");
+    stream.get_mut().write_all(head.as_bytes()).ok()?;
+    if asked.method != "HEAD" {
+        stream.get_mut().write_all(&body).ok()?;
     }
+    Some(())
+}
+
+fn read_file(asked: &Asked) -> Answer {
+    let Ok(found) = fs::metadata(&asked.path) else {
+        return json("404 Not Found", r#"{"error":"no such file","code":"file_not_found"}"#);
+    };
+    let headers = format!(
+        "x-file-size: {}\r\nx-file-mode: {:04o}\r\nx-file-isdir: {}\r\n",
+        found.len(),
+        found.permissions().mode() & 0o7777,
+        found.is_dir()
+    );
+    ("200 OK", headers, fs::read(&asked.path).unwrap_or_default())
+}
+
+fn write_file(asked: &Asked) -> Option<Answer> {
+    fs::create_dir_all(asked.path.parent()?).ok()?;
+    fs::write(&asked.path, &asked.body).ok()?;
+    if let Some(mode) = asked.query.split('&').find_map(|pair| pair.strip_prefix("mode=")) {
+        let mode = u32::from_str_radix(mode, 8).ok()?;
+        fs::set_permissions(&asked.path, fs::Permissions::from_mode(mode)).ok()?;
+    }
+    Some(json("200 OK", r#"{"status":"ok","size":0}"#))
+}
+
+fn unpack(asked: &Asked) -> Option<Answer> {
+    fs::create_dir_all(&asked.path).ok()?;
+    let mut archive = tar::Archive::new(&asked.body[..]);
+    archive.set_preserve_permissions(true);
+    archive.unpack(&asked.path).ok()?;
+    // The library leaves the directory itself as it is, and lohar does not.
+    for entry in tar::Archive::new(&asked.body[..]).entries().ok()? {
+        let entry = entry.ok()?;
+        if &*entry.path_bytes() == b"./" {
+            let mode = entry.header().mode().ok()?;
+            fs::set_permissions(&asked.path, fs::Permissions::from_mode(mode)).ok()?;
+        }
+    }
+    Some(json("200 OK", r#"{"status":"unpacked"}"#))
+}
+
+/// Says hello at once, and what it hears in capitals once it has heard all.
+fn tunnel(stream: &mut BufReader<UnixStream>) -> Option<()> {
+    let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+        upgrade: bhatti-tunnel\r\n\r\nhello ";
+    stream.get_mut().write_all(head.as_bytes()).ok()?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said).ok()?;
+    stream.get_mut().write_all(said.to_uppercase().as_bytes()).ok()?;
+    None
 }
 
 fn chunks(stream: &mut BufReader<UnixStream>) -> Option<Vec<u8>> {

@@ -1,6 +1,7 @@
 //! `bhatti shell` against a server that speaks the session protocol, with and without a terminal.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::result_large_err, reason = "the type of an error is the library's")]
 
 use std::{
     fs::File,
@@ -48,7 +49,6 @@ where
             let listener = UnixListener::from_std(listener).unwrap();
             let (stream, _) = listener.accept().await.unwrap();
             let mut url = String::new();
-            #[expect(clippy::result_large_err, reason = "the library wants it")]
             let note = |request: &Request, response: Response| -> Result<_, ErrorResponse> {
                 assert_eq!(request.headers()["authorization"], "Bearer bht_admin");
                 url = request.uri().to_string();

@@ -66,7 +66,7 @@ mod tests {
             exit_code: Some(2),
             attached: false,
             restarts: 3,
-            ..shell.clone()
+            ..shell
         };
         assert_eq!(
             table(&[shell, init]).render(),
