@@ -78,7 +78,7 @@ async fn a_forwarded_port_survives_the_sandbox_s_sleep() {
     let node = Node::start();
     let mut guest = Guest::create(&node, "dev").await;
     serve(&mut guest, 8000).await;
-    let mut forward = Command::new(&node.binary())
+    let mut forward = Command::new(node.binary())
         .env("HOME", node.data())
         .env("BHATTI_DATA_DIR", node.data())
         .args(["forward", "dev", "8000:0"])

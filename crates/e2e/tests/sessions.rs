@@ -50,9 +50,9 @@ async fn a_session_goes_on_while_nobody_looks_and_nothing_is_lost_or_told_twice(
             assert_eq!(line, format!("<{seen}>"), "cycle {cycle}");
         }
         if cycle % 2 == 0 {
-            shell.close().await
+            shell.close().await;
         } else {
-            drop(shell)
+            drop(shell);
         }
         shell = Terminal::open(&guest, &format!("session={session}")).await;
         assert!(!shell.created && shell.session == session);
