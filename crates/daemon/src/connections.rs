@@ -7,11 +7,15 @@ use std::{
     net::IpAddr,
     os::fd::AsFd,
     pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use axum::{Router, body::Body, extract::Request};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, header::UPGRADE, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest},
@@ -142,7 +146,11 @@ async fn serve_one(
 ) {
     let (next, mut given) = mpsc::channel(1);
     let handover = Handover { next, stop: stop.clone() };
+    // Of a connection that becomes a byte stream, either direction may end by itself.
+    let becomes_stream = Arc::new(AtomicBool::new(false));
+    let upgrade_asked = Arc::clone(&becomes_stream);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        upgrade_asked.store(request.headers().contains_key(UPGRADE), Ordering::Relaxed);
         let extensions = request.extensions_mut();
         extensions.insert(peer);
         extensions.insert(handover.clone());
@@ -175,7 +183,7 @@ async fn serve_one(
         tokio::select! {
             biased;
             ended = served => ended,
-            () = line.hung_up() => Ok(()),
+            () = line.hung_up(&becomes_stream) => Ok(()),
         }
     };
     drop(line);
@@ -201,9 +209,12 @@ impl Line {
         UnixStream::from_std(socket.into()).map(|socket| Self { socket })
     }
 
-    async fn hung_up(&self) {
+    async fn hung_up(&self, becomes_stream: &AtomicBool) {
         while let Ok(ready) = self.socket.ready(Interest::READABLE).await {
             if ready.is_read_closed() {
+                if becomes_stream.load(Ordering::Relaxed) {
+                    break;
+                }
                 return;
             }
             // Waits for the next change.
