@@ -9,7 +9,7 @@
 use std::arch::asm;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -29,11 +29,13 @@ mod number {
     pub(super) const EXECVE: usize = 59;
     pub(super) const KILL: usize = 62;
     pub(super) const EXIT_GROUP: usize = 231;
+    pub(super) const SYNC_FILE_RANGE: usize = 277;
     pub(super) const SIGNALFD4: usize = 289;
 }
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub(super) const SIGNALFD4: usize = 74;
+    pub(super) const SYNC_FILE_RANGE: usize = 84;
     pub(super) const EXIT_GROUP: usize = 94;
     pub(super) const KILL: usize = 129;
     pub(super) const RT_SIGACTION: usize = 134;
@@ -224,6 +226,18 @@ fn signal_set(signals: &[Signal]) -> u64 {
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an owned descriptor stays the same open one for as long as it lives.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
+}
+
+/// Writes the content of `file` to its place on the disk and waits until it is there; says nothing
+/// about what is needed to find it, nor about the disk's own cache.
+pub(crate) fn write_out(file: impl AsFd) -> Result<(), Errno> {
+    const WAIT_BEFORE_WRITE_WAIT_AFTER: usize = 7;
+    let fd = usize::try_from(file.as_fd().as_raw_fd()).map_err(|_| Errno::BADF)?;
+    let to_the_end = 0;
+    let arguments = [fd, 0, to_the_end, WAIT_BEFORE_WRITE_WAIT_AFTER];
+    // SAFETY: the call takes no pointers, and the descriptor is open.
+    check(unsafe { syscall(number::SYNC_FILE_RANGE, arguments) })?;
+    Ok(())
 }
 
 /// Adds `seed` to the kernel's entropy and counts all of it.

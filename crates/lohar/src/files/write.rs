@@ -10,8 +10,8 @@ use proto::frame::FrameKind;
 use proto::message::{ErrorCode, FileWrite, Response, WireError};
 use proto::mux::Stream;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, fsync, open,
-    openat, renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, fstatfs, fsync,
+    open, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
@@ -20,6 +20,7 @@ use super::at::with_fresh_name;
 use super::owner::{self, Owner, Wanted, give, heir, open_or_make};
 use super::{Failure, blocking, explain, locate};
 use crate::agent::{Agent, refuse};
+use crate::sys;
 
 /// Permission bits of a new file.
 const NEW_FILE: u32 = 0o644;
@@ -130,13 +131,30 @@ fn step(
         if !ended {
             return Ok(Some(sink));
         }
-        fsync(&sink.file)?;
+        flush(&sink)?;
         // Before it is put in place: whoever watches is not told of a write after that.
         drop(sink.file);
         sink.temporary.map_or(Ok(()), Temporary::place)?;
         Ok(None)
     };
     write().map_err(|errno: Errno| explain("write", &request.path, &errno.into()))
+}
+
+/// Brings the content to the disk before the file is put in place, so that no crash leaves a name
+/// without it. On the sandbox's own disk, an ext4 with ordered data, what is written out belongs to
+/// the same commit of the journal as the name or an earlier one, which the flush of the directory
+/// then waits for: one commit instead of two, each of which costs an emulated guest milliseconds.
+fn flush(sink: &Sink) -> Result<(), Errno> {
+    const OVERLAY: u64 = 0x794c_7630;
+    const EXT4: u64 = 0xef53;
+    if sink.temporary.is_some() {
+        #[expect(clippy::cast_sign_loss, reason = "magic numbers are 32 bits without a sign")]
+        let kind = fstatfs(&sink.file)?.f_type as u64;
+        if matches!(kind, OVERLAY | EXT4) {
+            return sys::write_out(&sink.file);
+        }
+    }
+    fsync(&sink.file)
 }
 
 /// Writes all of `bytes`.
