@@ -1,6 +1,7 @@
 //! What all sandboxes of a node share.
 
 use std::{
+    collections::HashSet,
     fs::Permissions,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -63,6 +64,9 @@ pub(crate) struct Node {
     /// Tells this node's control groups and processes from another node's on the same host.
     pub tag: String,
     cgroups: Hierarchy,
+    /// Names of groups that are to go as soon as they can. Held while one is removed or made: a
+    /// sandbox that is started again gets a group of the same name.
+    doomed: Arc<Mutex<HashSet<String>>>,
     network: NetworkNamespace,
     engine: RwLock<Option<Engine>>,
     choosing: tokio::sync::Mutex<()>,
@@ -79,11 +83,16 @@ pub(crate) struct Engine {
 /// Tries again to remove a control group in which a dead process waits for init to reap it. There
 /// is no event for that, so it is looked at a few times, ever more seldom; what is left after that
 /// goes at the next start.
-async fn remove_later(group: Cgroup) {
+async fn remove_later(name: String, group: Cgroup, doomed: Arc<Mutex<HashSet<String>>>) {
     for wait in GROUP_RETRIES {
         #[expect(clippy::disallowed_methods, reason = "reaping by init cannot be waited for")]
         tokio::time::sleep(wait).await;
+        let mut doomed = doomed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !doomed.contains(&name) {
+            return;
+        }
         if group.remove().is_ok() {
+            doomed.remove(&name);
             return;
         }
     }
@@ -139,6 +148,7 @@ impl Node {
             starts: Arc::new(Semaphore::new(cpus * STARTS_PER_CPU)),
             tag,
             cgroups: Hierarchy::detect(),
+            doomed: Arc::default(),
             network,
             engine: RwLock::default(),
             choosing: tokio::sync::Mutex::new(()),
@@ -255,7 +265,7 @@ impl Node {
         Ok(Confinement {
             uid,
             covered: vec![self.layout.data().to_owned()],
-            cgroup: self.cgroups.create(&self.group(name), machine.cpus, machine.memory_mib),
+            cgroup: self.make_group(name, machine),
             network: self.network.clone(),
             marker: self.marker(name),
         })
@@ -276,9 +286,16 @@ impl Node {
             tracing::warn!(%error, "control sockets stay behind");
         }
         let group = self.cgroups.adopt(&self.group(name));
-        if group.remove().is_err() {
-            tokio::spawn(remove_later(group));
+        let mut doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
+        if group.remove().is_err() && doomed.insert(name.to_owned()) {
+            tokio::spawn(remove_later(name.to_owned(), group, Arc::clone(&self.doomed)));
         }
+    }
+
+    fn make_group(&self, name: &str, machine: Machine) -> Cgroup {
+        let mut doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
+        doomed.remove(name);
+        self.cgroups.create(&self.group(name), machine.cpus, machine.memory_mib)
     }
 
     /// Names of VMs that have control sockets or a control group.

@@ -3,7 +3,8 @@
 //! The files are in the guest's memory, in `/dev/shm`, so that the way is measured and not the
 //! disk. For the ceiling a program of the guest takes over the descriptor of the agent's other
 //! port, `bhatti.notice`, which a port's rule of one opener would otherwise keep from it, and has
-//! `cat` write to it; the host reads the monitor's socket. Nothing of ours is in between.
+//! `cat` write to it; the host reads the monitor's socket. Nothing of ours is in between. The other
+//! way the host writes and `head` reads.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use api::{
@@ -11,7 +12,7 @@ use api::{
     client::{Client, ClientError},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::UnixStream,
     time::{Duration, Instant, timeout},
 };
@@ -19,7 +20,7 @@ use tokio::{
 use super::{
     Bench,
     calls::read,
-    rows::Row::{self, CatBulk, ReadBulk, WriteBulk},
+    rows::Row::{self, CatBulk, CatBulkIn, ReadBulk, WriteBulk},
 };
 
 /// The file that is sent again and again; small enough for two of them in a sandbox of 512 MB.
@@ -30,14 +31,17 @@ const MOST_BYTES: usize = 1 << 30;
 const MOST_TIME: Duration = Duration::from_secs(20);
 /// Bytes that are read at once from the port.
 const PIECE: usize = 1 << 20;
+/// Bytes that a port takes before anybody reads them, and more: what is written after them shows how
+/// fast they are read.
+const AHEAD: usize = 4 << 20;
 const MEGABYTE: f64 = 1e6;
 
 /// Borrows from process 1 the descriptor of the port named `bhatti.notice`, and has `cat` write the
-/// file to it, as often as told. Waits for writes, which the agent itself does not: that is a
-/// property of the open file and is put back.
-const CAT: &str = r#"
+/// file to it, as often as told, or without a file `head` read so many bytes. Waits for the port,
+/// which the agent itself does not: that is a property of the open file and is put back.
+const BORROW: &str = r#"
 use strict; use Fcntl;
-my ($file, $times) = @ARGV;
+my ($count, $file) = @ARGV;
 my $device;
 for my $name (glob "/sys/class/virtio-ports/*/name") {
     open(my $in, "<", $name) or next;
@@ -56,32 +60,42 @@ open(my $port, ">&=", $fd) or die "take the descriptor: $!\n";
 my $flags = fcntl($port, F_GETFL, 0);
 fcntl($port, F_SETFL, $flags & ~O_NONBLOCK) or die "set flags: $!\n";
 my $child = fork() // die "fork: $!\n";
-if (!$child) { open(STDOUT, ">&", $port) or die; exec("cat", ($file) x $times) or die; }
+if (!$child && defined $file) {
+    open(STDOUT, ">&", $port) or die; exec("cat", ($file) x $count) or die;
+} elsif (!$child) {
+    open(STDIN, "<&", $port) or die; open(STDOUT, ">", "/dev/null") or die;
+    exec("head", "-c", $count) or die;
+}
 waitpid($child, 0);
 my $status = $?;
 fcntl($port, F_SETFL, $flags + 0);
-die "cat ended with $status\n" if $status;
+die "the program ended with $status\n" if $status;
 "#;
 
 impl Bench<'_> {
     /// What can be carried, and what is.
     pub(super) async fn bulk(&mut self, n: usize) -> Result<()> {
-        if !self.samples.want(&[CatBulk, ReadBulk, WriteBulk]) {
+        let rows = [CatBulk, CatBulkIn, ReadBulk, WriteBulk];
+        if !self.samples.want(&rows) {
             return Ok(());
         }
-        self.announce(&[CatBulk, ReadBulk, WriteBulk], n, 0);
+        self.announce(&rows, n, 0);
         self.samples.warming_up = false;
         let id = self.create().await?.id;
         let size = write(&mut self.client, &id).await?;
         ensure!(size == FILE_BYTES, "{size} bytes were written");
         let has_perl = self.has_perl(&id).await?;
         if !has_perl {
-            self.say("cat_bulk: left out, because the image has no perl");
+            self.say("cat_bulk, cat_bulk_in: left out, because the image has no perl");
         }
         for _ in 0..n {
             if has_perl && self.samples.want(&[CatBulk]) {
                 let rate = self.cat(&id).await.context("carry bytes on a bare port")?;
                 self.samples.add(CatBulk, rate);
+            }
+            if has_perl && self.samples.want(&[CatBulkIn]) {
+                let rate = self.cat_in(&id).await.context("carry bytes into a bare port")?;
+                self.samples.add(CatBulkIn, rate);
             }
             for row in [ReadBulk, WriteBulk] {
                 if self.samples.want(&[row]) {
@@ -105,23 +119,9 @@ impl Bench<'_> {
 
     /// MB/s of a plain `cat` on the bare port.
     async fn cat(&mut self, id: &str) -> Result<f64> {
-        let socket = self.daemon.data().join("run").join(id).join("notice.sock");
-        let stream = UnixStream::connect(&socket)
-            .await
-            .with_context(|| format!("connect to {}", socket.display()))?;
+        let stream = self.notice_port(id).await?;
         let times = MOST_BYTES / FILE_BYTES;
-        let command = ["perl", "-e", CAT, FILE, &times.to_string()].map(str::to_owned);
-        let request = ExecRequest {
-            cmd: command.to_vec(),
-            user: Some("root".to_owned()),
-            ..ExecRequest::default()
-        };
-        let mut client = self.daemon.client()?;
-        let run = async {
-            let answer = client.exec(id, &request).await.context("run perl in the sandbox")?;
-            ensure!(answer.exit_code == 0, "perl: {}", answer.stderr.trim());
-            anyhow::Ok(())
-        };
+        let run = self.borrow_port(id, &[&times.to_string(), FILE])?;
         let mut drained = Drained::default();
         let drain = drained.drain(stream, times * FILE_BYTES);
         // Perl is waited for, because it puts things back. If the time is up it is killed with the
@@ -130,6 +130,56 @@ impl Bench<'_> {
         timeout(MOST_TIME, both).await.unwrap_or(Ok(()))?;
         drained.rate().context("nothing came")
     }
+
+    /// MB/s of a program that reads the bare port.
+    async fn cat_in(&mut self, id: &str) -> Result<f64> {
+        let stream = self.notice_port(id).await?;
+        let total = MOST_BYTES / FILE_BYTES * FILE_BYTES;
+        let run = self.borrow_port(id, &[&total.to_string()])?;
+        let both = async { tokio::try_join!(filled(stream, total), run) };
+        let (time, ()) = timeout(2 * MOST_TIME, both).await.context("too slow to measure")??;
+        Ok(rate(total - AHEAD, time))
+    }
+
+    async fn notice_port(&self, id: &str) -> Result<UnixStream> {
+        let socket = self.daemon.data().join("run").join(id).join("notice.sock");
+        let connected = UnixStream::connect(&socket).await;
+        connected.with_context(|| format!("connect to {}", socket.display()))
+    }
+
+    /// Runs the program that takes the port over.
+    fn borrow_port(
+        &self,
+        id: &str,
+        arguments: &[&str],
+    ) -> Result<impl Future<Output = Result<()>> + use<>> {
+        let mut client = self.daemon.client()?;
+        let command = ["perl", "-e", BORROW].iter().chain(arguments);
+        let request = ExecRequest {
+            cmd: command.map(|word| (*word).to_owned()).collect(),
+            user: Some("root".to_owned()),
+            ..ExecRequest::default()
+        };
+        let id = id.to_owned();
+        Ok(async move {
+            let answer = client.exec(&id, &request).await.context("run perl in the sandbox")?;
+            ensure!(answer.exit_code == 0, "perl: {}", answer.stderr.trim());
+            Ok(())
+        })
+    }
+}
+
+/// How long it takes to write all but the first bytes.
+async fn filled(mut to: impl AsyncWrite + Unpin, total: usize) -> Result<Duration> {
+    let piece = vec![0; PIECE];
+    let mut start = Instant::now();
+    for at in (0..total).step_by(PIECE) {
+        if at == AHEAD {
+            start = Instant::now();
+        }
+        to.write_all(&piece).await?;
+    }
+    Ok(start.elapsed())
 }
 
 /// What came through the port so far.

@@ -35,6 +35,7 @@ pub(super) enum Row {
     #[value(name = "write_100k")]
     Write100k,
     CatBulk,
+    CatBulkIn,
     ReadBulk,
     WriteBulk,
     Pause,
@@ -58,7 +59,7 @@ impl Row {
     pub(super) fn unit(self) -> &'static str {
         match self {
             Self::PssIdleMb | Self::PssTotalMb | Self::DaemonIdleMb => "MB",
-            Self::CatBulk | Self::ReadBulk | Self::WriteBulk => "MB/s",
+            Self::CatBulk | Self::CatBulkIn | Self::ReadBulk | Self::WriteBulk => "MB/s",
             Self::DaemonIdleWakeups => "in 5 s",
             _ => "ms",
         }
@@ -72,7 +73,8 @@ impl Row {
             Self::ExecApi | Self::ExecCli | Self::Exec20 | Self::Exec100 | Self::FirstByte => {
                 Some(Self::GuestForkExec)
             }
-            Self::ReadBulk | Self::WriteBulk => Some(Self::CatBulk),
+            Self::ReadBulk => Some(Self::CatBulk),
+            Self::WriteBulk => Some(Self::CatBulkIn),
             _ => None,
         }
     }
