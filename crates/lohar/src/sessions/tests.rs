@@ -13,6 +13,9 @@ use crate::testing::{
     Guest, PATIENCE, ask, fifo, hear, held, next, open, refused, released, run, shell, tell,
 };
 
+mod init;
+mod programs;
+
 fn program(script: &str, tty: bool) -> NewSession {
     let exec = shell(script);
     NewSession { argv: exec.argv, cwd: exec.cwd, user: exec.user, tty, ..NewSession::default() }
@@ -382,74 +385,6 @@ async fn a_killed_session_takes_all_of_its_processes_along() {
 }
 
 #[tokio::test]
-async fn pipes_carry_bytes_and_both_outputs_and_the_end_of_input() {
-    let guest = Guest::new().await;
-    let host = guest.owned().await;
-    let script = "test -t 0 || echo pipe >&2; cat; echo over; exit 6";
-    let mut client = Client::attach(&host, new(program(script, false))).await;
-    assert!(!client.session.tty);
-    client.until("pipe\n").await;
-    let data: Vec<u8> = (0..=255).cycle().take(2_000_000).collect();
-    // Sent by a task of its own: what comes back has to be read meanwhile.
-    let other = host.open().await.unwrap();
-    let (mut send, mut recv) = std::mem::replace(&mut client.stream, other).split();
-    let sent = data.clone();
-    let sending = tokio::spawn(async move {
-        send.send_data(FrameKind::Stdin, &sent).await.unwrap();
-        send.send_data(FrameKind::Stdin, &[]).await.unwrap();
-        send.send_data(FrameKind::Stdin, b"after the end").await.unwrap();
-        send
-    });
-    let mut got = Vec::new();
-    let exited: Response = loop {
-        let Frame { kind, payload } =
-            timeout(PATIENCE, recv.recv()).await.unwrap().unwrap().unwrap();
-        if kind == FrameKind::Json {
-            break serde_json::from_slice(&payload).unwrap();
-        }
-        got.extend(payload);
-    };
-    sending.await.unwrap();
-    assert_eq!(exited, Response::Exited(ended(6)));
-    assert_eq!(got.len(), data.len() + 5);
-    assert!(got.starts_with(&data) && got.ends_with(b"over\n"));
-}
-
-#[tokio::test]
-async fn a_program_that_does_not_read_does_not_hide_that_its_client_left() {
-    let guest = Guest::new().await;
-    let host = guest.owned().await;
-    for tty in [true, false] {
-        let script = "stty raw -echo 2>/dev/null; echo up; exec sleep 1000";
-        let mut client = Client::attach(&host, new(program(script, tty))).await;
-        client.until("up").await;
-        client.stream.send_data(FrameKind::Stdin, &[b'x'; 200_000]).await.unwrap();
-        let id = client.session.id.clone();
-        drop(client);
-        until(&host, &id, |session| !session.attached).await;
-        assert_eq!(ask(&host, &Request::Kill { id, signal: 9 }).await, Response::Done);
-    }
-}
-
-#[tokio::test]
-async fn a_background_child_does_not_hold_the_end() {
-    let guest = Guest::new().await;
-    let host = guest.owned().await;
-    for tty in [true, false] {
-        // One that keeps quiet and one that never stops.
-        for child in ["sleep 1000", "yes"] {
-            let script = format!("trap '' HUP; {child} & echo $!; exit 8");
-            let mut client = Client::attach(&host, new(program(&script, tty))).await;
-            assert_eq!(client.answer().await, Response::Exited(ended(8)));
-            let text = client.text();
-            let pid = text.lines().find_map(|line| line.trim().parse().ok()).unwrap();
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-    }
-}
-
-#[tokio::test]
 async fn what_cannot_be_opened_says_why() {
     let guest = Guest::new().await;
     let host = guest.owned().await;
@@ -477,67 +412,6 @@ async fn what_cannot_be_opened_says_why() {
     for client in clients {
         ask(&host, &Request::Kill { id: client.session.id.clone(), signal: 9 }).await;
     }
-}
-
-#[tokio::test]
-async fn init_is_started_again_as_its_policy_says_with_its_clients() {
-    let guest = Guest::new().await;
-    let host = guest.owned().await;
-    let go = fifo(&guest, "go");
-    let command = format!("stty size; read x < {}; exit $x", go.display());
-    let start = || {
-        let restart = RestartPolicy::OnFailure;
-        Request::StartInit(Init { command: command.clone(), restart })
-    };
-    assert_eq!(ask(&host, &start()).await, Response::Done);
-    assert_eq!(refused(&host, &start()).await, ErrorCode::Invalid);
-    let mut client = Client::attach(&host, to(INIT)).await;
-    client.until("24 80\r\n").await;
-    client.resize(9, 99).await;
-    tell(&go, "3\n").await;
-    client.until("[bhatti: ended with 3; starts again in 100 ms]\r\n9 99\r\n").await;
-    let info = until(&host, INIT, |session| session.restarts == 1).await;
-    assert_eq!((info.exited, info.attached), (None, true));
-    assert_ne!(info.pid, client.session.pid);
-    tell(&go, "0\n").await;
-    assert_eq!(client.answer().await, Response::Exited(ended(0)));
-    assert!(client.text().ends_with("[bhatti: ended with 0]\r\n"), "{}", client.text());
-    assert_eq!(refused(&host, &start()).await, ErrorCode::Invalid);
-    assert_eq!(until(&host, INIT, |_| true).await.exited, Some(ended(0)));
-}
-
-#[tokio::test]
-async fn init_that_its_owner_kills_stays_dead_and_one_that_dies_does_not() {
-    let guest = Guest::new().await;
-    let host = guest.owned().await;
-    let command = "echo up $$; exec sleep 1000".to_owned();
-    let init = Init { command, restart: RestartPolicy::Always };
-    assert_eq!(ask(&host, &Request::StartInit(init)).await, Response::Done);
-    let mut client = Client::attach(&host, to(INIT)).await;
-    client.until("up").await;
-    let pid = rustix::process::Pid::from_raw(client.session.pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    client.until("ended by signal 9; starts again").await;
-    until(&host, INIT, |session| session.restarts == 1).await;
-    let kill = Request::Kill { id: INIT.to_owned(), signal: 15 };
-    assert_eq!(ask(&host, &kill).await, Response::Done);
-    let Response::Exited(exited) = client.answer().await else { panic!() };
-    assert_eq!(exited.signal, Some(15));
-    assert_eq!(ask(&host, &kill).await, Response::Done);
-}
-
-#[tokio::test]
-async fn init_can_be_stopped_while_it_waits_for_its_next_start() {
-    let guest = Guest::new().await;
-    let host = guest.owned().await;
-    let init = Init { command: "exit 5".to_owned(), restart: RestartPolicy::Always };
-    assert_eq!(ask(&host, &Request::StartInit(init)).await, Response::Done);
-    let mut client = Client::attach(&host, to(INIT)).await;
-    client.until("starts again in 800 ms").await;
-    let kill = Request::Kill { id: INIT.to_owned(), signal: 15 };
-    assert_eq!(ask(&host, &kill).await, Response::Done);
-    assert_eq!(client.answer().await, Response::Exited(ended(5)));
-    assert!(client.text().contains("[bhatti: stopped]"));
 }
 
 #[tokio::test]
