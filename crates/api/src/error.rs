@@ -115,6 +115,14 @@ text_enum! {
         PortClosed = "port_closed",
         /// The range of bytes lies outside of the file.
         RangeInvalid = "range_invalid",
+        /// The caller has no such snapshot.
+        SnapshotNotFound = "snapshot_not_found",
+        /// The caller has a snapshot of that name.
+        SnapshotExists = "snapshot_exists",
+        /// The user has as many snapshots as allowed.
+        QuotaSnapshots = "quota_snapshots",
+        /// A snapshot was taken by another engine, kernel or agent than this host has.
+        SnapshotIncompatible = "snapshot_incompatible",
     }
 }
 
@@ -143,6 +151,7 @@ impl ErrorCode {
             | Self::SandboxNotFound
             | Self::UserNotFound
             | Self::ImageNotFound
+            | Self::SnapshotNotFound
             | Self::FileNotFound
             | Self::JobNotFound
             | Self::SessionNotFound => 404,
@@ -155,13 +164,15 @@ impl ErrorCode {
             | Self::SandboxFailed
             | Self::SandboxBusy
             | Self::SnapshotCorrupt
+            | Self::SnapshotExists
+            | Self::SnapshotIncompatible
             | Self::FileExists
             | Self::DirectoryNotEmpty
             | Self::SessionAttached
             | Self::WrongState => 409,
             Self::BodyTooLarge => 413,
             Self::RangeInvalid => 416,
-            Self::QuotaSandboxes => 429,
+            Self::QuotaSandboxes | Self::QuotaSnapshots => 429,
             Self::Internal | Self::Unknown(_) => 500,
             Self::VmDied | Self::AgentUnreachable | Self::PortClosed => 502,
             Self::NoKernel | Self::EngineMissing | Self::EngineTooOld | Self::HostOverloaded => 503,
@@ -240,7 +251,8 @@ mod tests {
         snapshot_corrupt 409, wrong_state 409, vm_died 502, agent_unreachable 502, timeout 504, \
         internal 500, host_overloaded 503, file_exists 409, directory_not_empty 409, \
         job_not_found 404, session_not_found 404, session_attached 409, port_closed 502, \
-        range_invalid 416";
+        range_invalid 416, snapshot_not_found 404, snapshot_exists 409, \
+        quota_snapshots 429, snapshot_incompatible 409";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

@@ -79,6 +79,10 @@ id!(
     SandboxId, "", 8, "16 hexadecimal digits"
 );
 id!(
+    /// Identifies one named snapshot.
+    SnapshotId, "snap_", 6, "snap_ and 12 hexadecimal digits"
+);
+id!(
     /// Identifies one user.
     UserId, "usr_", 4, "usr_ and 8 hexadecimal digits"
 );

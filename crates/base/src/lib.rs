@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod fault;
 pub mod files;
 pub mod hash;
 pub mod ids;

@@ -149,6 +149,7 @@ impl Shared {
                 Response::Identified
             }),
             Request::Refresh(wanted) => identity::refresh(agent, &wanted).map(|()| Response::Done),
+            Request::Rest { .. } | Request::Sync => Err(refuse(ErrorCode::Unsupported, "not yet")),
             Request::Ping => Ok(Response::Done),
             Request::Activity => Ok(Response::Activity(agent.activity())),
             Request::TimeSpawn => {

@@ -26,6 +26,10 @@ pub enum Kind {
     SessionAttached,
     /// Nothing in the sandbox listens on the port.
     PortClosed,
+    /// The owner has no snapshot of that name.
+    SnapshotNotFound,
+    /// The owner has a snapshot of that name.
+    SnapshotExists,
     /// The name belongs to a sandbox with another specification.
     NameTaken,
     /// A user of that name exists.
@@ -60,6 +64,8 @@ pub enum Kind {
     DiskInvalid,
     /// The user has as many sandboxes as allowed.
     QuotaSandboxes,
+    /// The user has as many snapshots as allowed.
+    QuotaSnapshots,
     /// The user may not have so many vCPUs in one sandbox.
     QuotaCpus,
     /// The user may not have so much memory in one sandbox.
@@ -80,8 +86,10 @@ pub enum Kind {
     SandboxFailed,
     /// The operation does not fit the sandbox's state.
     WrongState,
-    /// A snapshot does not verify or does not fit this host.
+    /// A snapshot does not verify.
     SnapshotCorrupt,
+    /// A snapshot was taken by another engine, kernel or agent than this host has.
+    SnapshotIncompatible,
     /// The virtual machine ended in the middle of the operation.
     VmDied,
     /// The guest agent does not answer as it should.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base::ids::{Name, SandboxId, UserId};
+use base::ids::{Name, SandboxId, SnapshotId, UserId};
 use proto::message::{Init, RestartPolicy};
 use serde::{Deserialize, Serialize};
 
@@ -177,4 +177,95 @@ impl Default for UserLimits {
     fn default() -> Self {
         Self { sandboxes: 5, cpus_per_sandbox: 4, memory_mib_per_sandbox: 4096 }
     }
+}
+
+/// How long a sandbox may be idle before something happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdleLimit {
+    /// So many seconds.
+    After(u64),
+    /// Without end.
+    Never,
+}
+
+/// What its owner, or an admin for a user, says about idleness. What is absent is taken from the
+/// next wider one: sandbox, user, node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdlePolicy {
+    /// When idle vCPUs are paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<IdleLimit>,
+    /// When an idle sandbox goes to disk, counted from the same moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold: Option<IdleLimit>,
+}
+
+/// What changes about an existing sandbox; absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edit {
+    /// A new name. The guest keeps its host name.
+    pub name: Option<String>,
+    /// Whether it is never put to sleep. Setting it wakes the sandbox.
+    pub keep_hot: Option<bool>,
+    /// A new limit; the inner `None` takes the wider one again.
+    pub idle_warm: Option<Option<IdleLimit>>,
+    /// A new limit; the inner `None` takes the wider one again.
+    pub idle_cold: Option<Option<IdleLimit>>,
+    /// Labels to add or replace.
+    pub labels_add: BTreeMap<String, String>,
+    /// Labels to remove; that one is not there is no error.
+    pub labels_remove: Vec<String>,
+}
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotKind {
+    /// Memory and disk: what is made of it goes on where the snapshot was taken.
+    #[default]
+    Memory,
+    /// The disk: what is made of it boots.
+    Disk,
+}
+
+/// A named snapshot as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotView {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name, unique among its owner's snapshots.
+    pub name: Name,
+    /// Its owner.
+    pub owner: UserId,
+    /// What it holds.
+    pub kind: SnapshotKind,
+    /// The name that the sandbox had of which it was taken.
+    pub source: Name,
+    /// What a sandbox made of it is made of.
+    pub spec: Spec,
+    /// What its files take on disk, those included that it shares, bytes.
+    pub bytes: u64,
+    /// What would be free if it were deleted, bytes.
+    pub own_bytes: u64,
+    /// Unix seconds.
+    pub created_at: i64,
+}
+
+/// The outcome of taking a snapshot.
+#[derive(Debug)]
+pub struct SnapshotTaken {
+    /// The snapshot.
+    pub snapshot: SnapshotView,
+    /// How long the sandbox stood still; absent if it did not run.
+    pub stall: Option<std::time::Duration>,
+}
+
+/// Asks for copies of a living sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ForkRequest {
+    /// The copy's name; `NAME-1` to `NAME-count` if there are several. One is made up if absent.
+    pub name: Option<String>,
+    /// How many.
+    pub count: u32,
 }

@@ -15,7 +15,7 @@ pub use self::file::{
     Change, ChangeKind, FileEntry, FileKind, FileList, FileRead, FileStat, FileWrite,
 };
 pub use self::identity::{Hello, Identify, Refresh, Welcome};
-pub use self::port::{Activity, PortInfo};
+pub use self::port::{Activity, PortInfo, Resting};
 pub use self::session::{
     Attach, AttachControl, DetachReason, Init, NewSession, RestartPolicy, SessionInfo, Target,
     WindowSize,
@@ -33,11 +33,22 @@ pub enum Request {
     /// Proves who the host is and asks who the guest is. Must be answered before anything else is
     /// served on this session.
     Hello(Hello),
-    /// Gives a fresh child of a template its identity. Allowed once, and only to an agent that has
-    /// none; needs no [`Request::Hello`] before it, and is one.
+    /// Gives a guest its identity. A fresh child of a template has none and takes it without a
+    /// [`Request::Hello`] before. A copy of another sandbox takes a new one in place of the one
+    /// that it was copied with, from a host that has proved by [`Request::Hello`] to hold the
+    /// other's token.
     Identify(Identify),
     /// Brings the same sandbox up to date after it slept.
     Refresh(Refresh),
+    /// The vCPUs are about to be stopped: says what runs, to be shown while nobody can be asked.
+    /// Answered by [`Response::Resting`].
+    Rest {
+        /// Whether the host also hangs up, so that commands in the foreground become jobs: they
+        /// are told as the jobs that they will be.
+        hang_up: bool,
+    },
+    /// Writes everything that is not on the disks yet to them; answered by [`Response::Done`].
+    Sync,
     /// Answers [`Response::Done`].
     Ping,
     /// Runs a command; see [`Exec`].
@@ -161,6 +172,8 @@ pub enum Response {
     Identified,
     /// The operation is complete.
     Done,
+    /// Answers [`Request::Rest`].
+    Resting(Resting),
     /// The command runs.
     Started {
         /// Its process id in the guest.

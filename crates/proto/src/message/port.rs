@@ -1,6 +1,8 @@
-//! Ports of the guest, and how busy it is.
+//! Ports of the guest, how busy it is, and what can be told of it while it sleeps.
 
 use serde::{Deserialize, Serialize};
+
+use super::{JobInfo, SessionInfo};
 
 /// A TCP port that something listens on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,4 +35,18 @@ pub struct Activity {
     /// Detached jobs that run and keep the sandbox awake.
     #[serde(default)]
     pub keep_awake: u32,
+}
+
+/// What runs in a guest that is about to sleep, for those who ask meanwhile.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resting {
+    /// As in [`Response::Sessions`](super::Response::Sessions).
+    #[serde(default)]
+    pub sessions: Vec<SessionInfo>,
+    /// As in [`Response::Jobs`](super::Response::Jobs).
+    #[serde(default)]
+    pub jobs: Vec<JobInfo>,
+    /// As in [`Response::Ports`](super::Response::Ports).
+    #[serde(default)]
+    pub ports: Vec<PortInfo>,
 }

@@ -17,6 +17,8 @@ pub(crate) fn requests() -> Vec<Request> {
         ],
         R::Identify(_) => [R::Identify(identify())],
         R::Refresh(_) => [R::Refresh(refresh())],
+        R::Rest { .. } => [R::Rest { hang_up: true }, R::Rest { hang_up: false }],
+        R::Sync => [R::Sync],
         R::Ping => [R::Ping],
         R::Exec(_) => [
             R::Exec(exec(Some(Detach { keep_awake: true, output_max: Some(1 << 20) }))),

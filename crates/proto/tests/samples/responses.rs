@@ -1,6 +1,6 @@
 use proto::message::{
     Activity, Change, ChangeKind, DetachReason, ErrorCode, Exited, FileEntry, FileKind, FileStat,
-    JobInfo, JobState, PortInfo, Response, SessionInfo, Welcome, WireError,
+    JobInfo, JobState, PortInfo, Response, Resting, SessionInfo, Welcome, WireError,
 };
 
 use super::{every, text, words};
@@ -12,6 +12,11 @@ pub(crate) fn responses() -> Vec<Response> {
         R::Welcome(_) => welcomes().map(R::Welcome),
         R::Identified => [R::Identified],
         R::Done => [R::Done],
+        R::Resting(_) => [R::Resting(Resting {
+            sessions: vec![session(None)],
+            jobs: job_states().into_iter().map(job).collect(),
+            ports: vec![port(Some(42))],
+        })],
         R::Started { .. } => [R::Started { pid: 42, job: text("j1") }],
         R::Exited(_) => [R::Exited(killed()), R::Exited(ended())],
         R::Jobs { .. } => [R::Jobs { jobs: job_states().into_iter().map(job).collect() }],
