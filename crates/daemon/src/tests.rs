@@ -78,6 +78,7 @@ fn settings(data_dir: &Path) -> Settings {
             memory_mib: 256,
             disk_mib: 1024,
         },
+        idle: orchestrator::model::IdlePolicy::default(),
     }
 }
 

@@ -11,6 +11,7 @@ mod activity;
 mod admission;
 mod contents;
 mod convert;
+mod copies;
 mod driver;
 pub mod error;
 mod facade;

@@ -8,6 +8,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use base::ids::Name;
 use proto::mux::Session;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -17,7 +18,7 @@ use crate::{
     driver::{self, Begin, Command, Published},
     facade::{Progress, Started},
     guest::{Awake, Witness},
-    model::{SandboxView, StartFrom},
+    model::{SandboxView, Sleeps, Spec, StartFrom},
     node::Node,
     record::Record,
 };
@@ -68,9 +69,14 @@ impl Sandbox {
         Self { shared: Arc::new(Shared { record, commands, published, activity, awake }) }
     }
 
-    /// What does not change: id, owner, name, specification.
+    /// What it was made as. Its id, owner and identity never change; the rest may have.
     pub(crate) fn record(&self) -> &Record {
         &self.shared.record
+    }
+
+    /// The name that it has now.
+    pub(crate) fn name(&self) -> Name {
+        self.shared.published.borrow().name.clone()
     }
 
     /// The sandbox as it is now. Never wakes it.
@@ -79,9 +85,9 @@ impl Sandbox {
         let now = self.shared.published.borrow();
         SandboxView {
             id: record.id.clone(),
-            name: record.name.clone(),
+            name: now.name.clone(),
             owner: record.owner.clone(),
-            spec: record.spec.clone(),
+            spec: Spec::clone(&now.spec),
             status: now.status,
             thermal: now.thermal,
             failure: now.failure.clone(),
@@ -90,6 +96,8 @@ impl Sandbox {
             created_at: record.created_at,
             stopped_at: now.stopped_at,
             activity: self.shared.activity.view(),
+            policy: now.policy,
+            sleeps: Sleeps::default(),
         }
     }
 
@@ -168,7 +176,7 @@ impl Sandbox {
 
     /// Explains the loss of a session in the middle of an operation.
     fn witness(&self) -> Witness {
-        Witness::new(self.shared.record.name.clone(), self.shared.published.clone())
+        Witness::new(self.name(), self.shared.published.clone())
     }
 
     /// A session with the agent if the sandbox is hot.
@@ -189,7 +197,7 @@ impl Sandbox {
     }
 
     fn gone(&self) -> Error {
-        let name = &self.shared.record.name;
+        let name = self.name();
         Error::new(Kind::SandboxNotFound, format!("sandbox {name} does not exist any more"))
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
             memory_mib: sandbox.memory_mb.unwrap_or(MEMORY_MB),
             disk_mib: sandbox.disk_size_mb.unwrap_or(DISK_MB),
         },
+        idle: orchestrator::model::IdlePolicy::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_io()

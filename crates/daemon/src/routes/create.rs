@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use orchestrator::{
     Archive, ArchiveSender, Contents, NewFile, message as guest,
-    model::{CreateRequest, InitSpec},
+    model::{CreateRequest, InitSpec, Policy},
 };
 
 use super::sandboxes::watched;
@@ -118,6 +118,7 @@ fn understand(wanted: CreateSandbox) -> Result<(CreateRequest, Contents), Failur
         env: wanted.env,
         labels: wanted.labels,
         init,
+        policy: Policy::default(),
     };
     Ok((request, Contents { files, archive: None }))
 }

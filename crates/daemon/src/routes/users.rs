@@ -30,6 +30,7 @@ pub(crate) async fn create(
         memory_mib_per_sandbox: request
             .max_memory_mb_per_sandbox
             .unwrap_or(default.memory_mib_per_sandbox),
+        snapshots: default.snapshots,
     };
     let made = app.store.create_user(&request.name, request.admin, limits).await?;
     Ok((StatusCode::CREATED, Json(with_key(&app, made))))

@@ -7,6 +7,7 @@ use super::{Driver, Live, Phase};
 use crate::{
     Result,
     guest::{Channel, Patience},
+    model::StoppedBy,
     record::State,
 };
 
@@ -85,7 +86,9 @@ impl Driver {
     async fn finish_stop(&mut self, taken_at: i64) {
         self.node.clean_run(self.record.id.as_str());
         self.phase = Phase::Cold;
-        if let Err(error) = self.enter(State::Stopped { since: taken_at }).await {
+        if let Err(error) =
+            self.enter(State::Stopped { since: taken_at, by: StoppedBy::Owner }).await
+        {
             tracing::error!(error = base::chain(&error), "a state could not be recorded");
         }
     }

@@ -8,6 +8,7 @@ use vmm::Vm;
 use super::{Driver, Live, Phase};
 use crate::{
     Result,
+    model::StoppedBy,
     node::blocking,
     record::State,
     sandbox_dir::{Snapshot, merges},
@@ -41,7 +42,7 @@ impl Driver {
                 vm.kill().await;
                 self.node.clean_run(self.record.id.as_str());
                 self.phase = Phase::Cold;
-                self.enter(State::Stopped { since: taken_at }).await
+                self.enter(State::Stopped { since: taken_at, by: StoppedBy::Owner }).await
             }
             Err(error) => {
                 self.go_on_after_failed_stop(vm).await;

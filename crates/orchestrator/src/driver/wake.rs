@@ -12,7 +12,7 @@ use crate::{
     contents::Contents,
     facade::Progress,
     guest::{Channel, Patience},
-    model::StartFrom,
+    model::{StartFrom, StoppedBy},
     node::blocking,
     record::State,
     recorder,
@@ -96,7 +96,7 @@ impl Driver {
         if matches!(self.phase, Phase::Beginning) {
             self.phase = Phase::Cold;
             let since = base::clock::unix_seconds();
-            if let Err(error) = self.enter(State::Stopped { since }).await {
+            if let Err(error) = self.enter(State::Stopped { since, by: StoppedBy::Owner }).await {
                 tracing::error!(error = base::chain(&error), "a state could not be recorded");
             }
         }
