@@ -16,6 +16,7 @@ use std::{
 
 use base::{files, hash};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use vmm::Layer;
 
 use crate::{Error, Kind, Result};
 
@@ -164,20 +165,25 @@ impl SandboxDir {
         Ok(there.len() > manifest.layers.len())
     }
 
-    /// Opens layers in order; only the last for writing, and the lowest if there are so many that
-    /// the next stop merges them. Each must be an overlay as we make them,
+    /// Opens layers in order; only the last for writing. Each must be an overlay as we make them,
     /// because whoever controls a VM's monitor could have written anything.
-    pub(crate) fn open_layers(&self, numbers: &[u32]) -> Result<Vec<OwnedFd>> {
+    pub(crate) fn open_layers(&self, numbers: &[u32]) -> Result<Vec<Layer>> {
         let mut open = Vec::with_capacity(numbers.len());
         for (index, number) in numbers.iter().enumerate() {
-            let written = index + 1 == numbers.len() || (index == 0 && merges(numbers));
+            let written = index + 1 == numbers.len();
             let file =
                 fs_err::OpenOptions::new().read(true).write(written).open(self.layer(*number))?;
             disk::qcow2::validate_header(file.file())
                 .map_err(|error| Error::internal("the sandbox's disk cannot be used", error))?;
-            open.push(file.into_parts().0.into());
+            open.push(Layer { number: *number, file: file.into_parts().0.into() });
         }
         Ok(open)
+    }
+
+    /// Opens a layer that others are to be merged into.
+    pub(crate) fn open_to_merge(&self, number: u32) -> Result<OwnedFd> {
+        let file = fs_err::OpenOptions::new().read(true).write(true).open(self.layer(number))?;
+        Ok(file.into_parts().0.into())
     }
 
     /// The newest committed snapshot.

@@ -11,7 +11,6 @@ use crate::{
     guest::{self, Channel, Patience, fresh},
     node::Engine,
     record::State,
-    sandbox_dir::merges,
     template,
 };
 
@@ -39,7 +38,6 @@ impl Driver {
                 modules: template::open(&files.modules)?,
                 scratch: template::open(&files.scratch)?,
                 layers: self.directory.open_layers(layers)?,
-                merging: merges(layers),
             },
             boot: files.boot,
             run_dir: self.node.make_run(name)?,

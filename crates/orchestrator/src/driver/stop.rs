@@ -54,11 +54,9 @@ impl Driver {
     /// Keeps the number of layers within bounds. A failure leaves more layers, no damage.
     async fn merge_layers(&self, vm: &Vm, snapshot: &Snapshot) {
         let layers = &snapshot.manifest.layers;
-        if !merges(layers) {
-            return;
-        }
+        let Some(lowest) = layers.first().copied().filter(|_| merges(layers)) else { return };
         let merged = async {
-            vm.merge_layers(layers.len()).await?;
+            vm.merge_layers(lowest, self.directory.open_to_merge(lowest)?).await?;
             let (directory, snapshot) = (self.directory.clone(), snapshot.clone());
             blocking(move || directory.layers_merged(&snapshot)).await
         };
