@@ -1,6 +1,6 @@
 //! Users, for admins.
 
-use api::{CreateUser, User, UserDeleted, UserKey};
+use api::{CreateUser, Deleted, User, UserKey};
 use axum::{Json, body::Body, extract::State, http::StatusCode};
 use orchestrator::model::{self, UserLimits};
 
@@ -40,10 +40,10 @@ pub(crate) async fn delete(
     State(app): State<App>,
     _: Admin,
     Id(id): Id,
-) -> Result<Json<UserDeleted>, Failure> {
+) -> Result<Json<Deleted>, Failure> {
     let user = app.store.delete_user(&id).await?;
     let status = "deleted".to_owned();
-    Ok(Json(UserDeleted { status, id: user.id.into(), name: user.name.into() }))
+    Ok(Json(Deleted { status, id: user.id.into(), name: user.name.into() }))
 }
 
 pub(crate) async fn rotate_key(
