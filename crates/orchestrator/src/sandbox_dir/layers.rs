@@ -50,7 +50,7 @@ impl SandboxDir {
         let made = disk::qcow2::create_overlay(file.file(), disk_mib << 20, CLUSTER_BITS);
         if let Err(error) = made {
             let _ = fs_err::remove_file(&path);
-            return Err(Error::from(std::io::Error::other(error)));
+            return Err(std::io::Error::from(error).into());
         }
         Ok(number)
     }

@@ -215,7 +215,7 @@ impl Store {
                 let transaction = writer::begin(connection)?;
                 let done = work(&transaction)?;
                 let users = users::list_with_keys(&transaction)?;
-                transaction.commit()?;
+                writer::commit(transaction)?;
                 directory.replace(users);
                 Ok(done)
             })

@@ -15,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base::fault;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::PAGE;
@@ -188,6 +189,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts a new file.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
+        fault::point("pages.create")?;
         let file = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?.into();
         Ok(Self { file, segment: Vec::with_capacity(SEGMENT + 8), runs: Vec::new() })
     }
@@ -218,6 +220,7 @@ impl Writer {
         }
         let sum = xxh3_64(&self.segment);
         self.segment.extend_from_slice(&sum.to_le_bytes());
+        fault::point("pages.write")?;
         self.file.write_all(&self.segment)?;
         self.segment.clear();
         Ok(())
@@ -243,7 +246,9 @@ impl Writer {
         tail.extend_from_slice(&table_sum.to_le_bytes());
         let footer_sum = xxh3_64(&tail[footer_at..]);
         tail.extend_from_slice(&footer_sum.to_le_bytes());
+        fault::point("pages.finish")?;
         self.file.write_all(&tail)?;
+        fault::point("pages.flush")?;
         self.file.sync_data()?;
         Ok(stats(&self.runs))
     }

@@ -13,6 +13,7 @@ use std::{
 
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, ftruncate, memfd_create, seek};
 
+use base::fault;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::PAGE;
@@ -71,12 +72,14 @@ impl Ram {
         let source = File::from(self.file.try_clone()?);
         let target: File =
             fs_err::OpenOptions::new().write(true).create_new(true).open(path)?.into();
+        fault::point("ram.write")?;
         target.set_len(self.bytes)?;
         let mut sum = Checksum::default();
         each_chunk(&source, self.bytes, |at, data| {
             sum.update(at, data);
             write_nonzero(&target, data, at)
         })?;
+        fault::point("ram.flush")?;
         target.sync_all()?;
         Ok(sum.finish())
     }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use base::process::Process;
+use base::{fault, process::Process};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Value, json};
 use tokio::{
@@ -327,7 +327,9 @@ fn copy_flushed(from: OwnedFd, path: &Path) -> io::Result<()> {
     let mut state = Vec::new();
     io::Read::read_to_end(&mut from, &mut state)?;
     let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?;
+    fault::point("devices.write")?;
     io::Write::write_all(&mut file, &state)?;
+    fault::point("devices.flush")?;
     file.sync_all()
 }
 
