@@ -213,6 +213,34 @@ pub(crate) fn uptime(up: Duration) -> String {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_sandbox_that_sleeps_on_its_own_runs_as_far_as_its_owner_can_tell() {
+        let (found, _agent) = orchestrator::testing::sandbox_of_nobody().await;
+        let node = NodeInfo {
+            engine: "qemu".to_owned(),
+            engine_version: String::new(),
+            accelerator: "tcg".to_owned(),
+            reason: String::new(),
+            limits: Vec::new(),
+        };
+        let cold = |status| model::SandboxView {
+            status,
+            thermal: Some(model::Thermal::Cold),
+            stopped_at: Some(0),
+            policy: model::Policy { keep_hot: true, ..model::Policy::default() },
+            sleeps: model::Sleeps { warm: Some(Duration::from_secs(90)), cold: None },
+            ..found.view()
+        };
+        let asleep = sandbox(cold(model::Status::Running), &node);
+        assert_eq!((asleep.status, asleep.thermal), (Status::Running, Some(Thermal::Cold)));
+        assert_eq!((asleep.stopped_at, asleep.keep_hot), (None, true));
+        assert_eq!(asleep.idle_warm_sec, Some(IdleTime::After(90)));
+        assert_eq!(asleep.idle_cold_sec, Some(IdleTime::Never));
+        let stopped = sandbox(cold(model::Status::Stopped), &node);
+        assert_eq!((stopped.status, stopped.thermal), (Status::Stopped, None));
+        assert_eq!(stopped.stopped_at.as_deref(), Some("1970-01-01T00:00:00Z"));
+    }
+
     #[test]
     fn times_modes_and_durations_read_as_documented() {
         assert_eq!(time(0), "1970-01-01T00:00:00Z");
