@@ -153,7 +153,7 @@ impl Driver {
     async fn fill_and_meet(&self, vm: &Vm, pages: PageFile) -> Result<Channel> {
         vm.answers().await?;
         let memory = vm.memory()?;
-        blocking(move || Ok(memory.restore(pages)?)).await?;
+        blocking(move || Ok(memory.restore(&pages)?)).await?;
         vm.load().await?;
         let channel = Channel::open(vm, Patience::Running).await?;
         // Brings the clock up to date before any request is let in: the guest believes that it is
