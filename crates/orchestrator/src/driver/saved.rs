@@ -120,7 +120,7 @@ impl Driver {
         vm.answers().await?;
         let memory = vm.memory()?;
         let fill = move || match pages {
-            Pages::File(file) => Ok(memory.restore(file)?),
+            Pages::File(file) => Ok(memory.restore(&file)?),
             Pages::Memory(captured) => Ok(memory.place(&captured.memory)?),
         };
         blocking(fill).await?;
