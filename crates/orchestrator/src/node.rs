@@ -132,15 +132,18 @@ impl Node {
         }
         let tag = node_tag(layout.data());
         fault::prepare(monitors(format!("{tag}/")))?;
-        for directory in [layout.sandboxes(), layout.templates().join("keys"), layout.runs()] {
+        let keys = layout.templates().join("keys");
+        for directory in [layout.sandboxes(), layout.snapshots(), keys, layout.runs()] {
             fs_err::create_dir_all(directory)?;
         }
         // Guests' memory and disks are nobody else's business on this host.
-        for directory in [layout.sandboxes(), layout.templates(), layout.runs()] {
+        let private = [layout.sandboxes(), layout.snapshots(), layout.templates(), layout.runs()];
+        for directory in private {
             fs_err::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
         let store = Store::open(&layout.store())?;
         files::sweep_temporary(&layout.templates())?;
+        files::sweep_temporary(&layout.snapshots())?;
         disk::sweep(layout.data())?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let network = NetworkNamespace::empty().map_err(|error| {

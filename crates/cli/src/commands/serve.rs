@@ -39,6 +39,8 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         socket: args.socket.clone(),
         listen: args.listen.clone(),
         insecure_listen: args.insecure_listen,
+        idle_warm: None,
+        idle_cold: None,
     })?;
     let sandbox = &config.sandbox;
     let settings = Settings {
@@ -49,6 +51,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
             memory_mib: sandbox.memory_mb.unwrap_or(MEMORY_MB),
             disk_mib: sandbox.disk_size_mb.unwrap_or(DISK_MB),
         },
+        idle: orchestrator::model::IdlePolicy::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_io()

@@ -54,6 +54,24 @@ impl Writer {
         answered.await.map_err(|_| gone())?
     }
 
+    /// Queues `work` as a transaction whose outcome nobody waits for.
+    pub(super) async fn post(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<()> + Send + 'static,
+    ) {
+        let job: Job = Box::new(move |connection| {
+            let done = begin(connection).and_then(|transaction| {
+                work(&transaction)?;
+                Ok(transaction.commit()?)
+            });
+            if let Err(error) = done {
+                tracing::warn!(error = base::chain(&error), "a state could not be noted");
+            }
+        });
+        // A writer that is gone takes nothing any more: the daemon is ending.
+        let _ = self.queue.send(job).await;
+    }
+
     /// Runs `work` in one transaction, committed if it succeeds.
     pub(super) async fn transaction<T: Send + 'static>(
         &self,

@@ -7,7 +7,8 @@
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use super::{
-    PAGE, PageFile, PageStats, Ram,
+    Capture, PAGE, PageFile, PageStats, Ram,
+    capture::Span,
     pages::{SEGMENT, Writer},
 };
 use crate::VmError;
@@ -69,6 +70,58 @@ impl GuestMemory {
             Access::Private { pid, start } => each_dirty_page(pid, start, self.pages(), push)?,
         }
         writer.finish(template, self.pages()).map_err(VmError::io(writing))
+    }
+
+    /// Copies the pages that make this guest different from its template, or from zeroed memory.
+    /// The VM must be paused until this returns.
+    pub fn capture(&self) -> Result<Capture, VmError> {
+        let mut data = Vec::new();
+        let mut spans: Vec<Span> = Vec::new();
+        let mut push = |index, page: &[u8]| {
+            match spans.last_mut() {
+                Some(span) if span.first + span.pages == index => span.pages += 1,
+                _ => spans.push(Span { first: index, pages: 1 }),
+            }
+            data.extend_from_slice(page);
+        };
+        match self.access {
+            Access::Shared => self
+                .ram
+                .each_touched_page(|index, page| {
+                    push(index, page);
+                    Ok(())
+                })
+                .map_err(|error: io::Error| VmError::io("read the guest's memory")(error))?,
+            Access::Private { pid, start } => each_dirty_page(pid, start, self.pages(), |i, p| {
+                push(i, p);
+                Ok(())
+            })?,
+        }
+        Ok(Capture { spans, data, guest_pages: self.pages() })
+    }
+
+    /// Puts captured pages into a VM that has not loaded its device state yet.
+    pub fn place(&self, capture: &Capture) -> Result<(), VmError> {
+        let filling = "fill the new VM's memory";
+        let memory = match self.access {
+            Access::Shared => None,
+            Access::Private { pid, .. } => {
+                Some(open_memory(pid, true).map_err(VmError::io(filling))?)
+            }
+        };
+        let mut data = capture.data.as_slice();
+        for span in &capture.spans {
+            let (part, rest) = data.split_at(usize::try_from(span.pages).unwrap_or(0) * PAGE);
+            let at = span.first * PAGE as u64;
+            match (&self.access, &memory) {
+                (Access::Private { start, .. }, Some(memory)) => {
+                    memory.write_all_at(part, start + at).map_err(VmError::io(filling))?;
+                }
+                _ => self.ram.write(at, part).map_err(VmError::io(filling))?,
+            }
+            data = rest;
+        }
+        Ok(())
     }
 
     /// Puts saved pages into a VM that has not loaded its device state yet.

@@ -182,6 +182,13 @@ impl Vm {
     pub async fn save_devices(&self, path: &Path) -> Result<(), VmError> {
         // The monitor writes to memory and we to the disk: of a full disk it would only say that an
         // I/O error has occurred.
+        let state = self.device_state().await?;
+        copy_flushed(state, path).map_err(VmError::io("write the device state"))
+    }
+
+    /// The device state of a paused VM, in a memory file at offset 0. The VM stays as it is and
+    /// may be resumed.
+    pub async fn device_state(&self) -> Result<OwnedFd, VmError> {
         let staging = memfd_create("bhatti-state", MemfdFlags::CLOEXEC)
             .map_err(|errno| VmError::io("make room for the device state")(errno.into()))?;
         let qmp = self.qmp().await?;
@@ -200,7 +207,7 @@ impl Vm {
         let saved = saved.await;
         self.guard("remove-fd", ANSWER, qmp.command("remove-fd", set)).await?;
         saved?;
-        copy_flushed(staging, path).map_err(VmError::io("write the device state"))
+        rewound(staging).map_err(VmError::io("read the device state"))
     }
 
     /// Waits until the guest stands still because the host's disk is full. It goes on from there
@@ -310,10 +317,14 @@ impl Vm {
     }
 }
 
+fn rewound(file: OwnedFd) -> io::Result<OwnedFd> {
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+    Ok(file)
+}
+
 fn copy_flushed(from: OwnedFd, path: &Path) -> io::Result<()> {
     let mut from = File::from(from);
     let mut state = Vec::new();
-    io::Seek::rewind(&mut from)?;
     io::Read::read_to_end(&mut from, &mut state)?;
     let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?;
     fault::point("devices.write")?;
