@@ -378,8 +378,7 @@ pub struct GuestPort<'a> {
 impl GuestPort<'_> {
     /// Connects; the guest sees its port open. Only one connection at a time makes sense.
     pub async fn connect(&self) -> Result<UnixStream, VmError> {
-        let path = self.vm.run_dir.join(AGENT_SOCKET);
-        UnixStream::connect(path).await.map_err(VmError::io("connect to the guest agent's port"))
+        self.open("connect to the guest agent's port", AGENT_SOCKET).await
     }
 
     /// Starts to listen for what the agent says of its end, which must be before the connection is
@@ -388,11 +387,15 @@ impl GuestPort<'_> {
     /// The agent says it on a port of its own. The monitor's own event about the guest's end of
     /// the port is limited to one a second, and so is no use here.
     pub async fn watch(&self) -> Result<PortWatch, VmError> {
-        let path = self.vm.run_dir.join(NOTICE_SOCKET);
-        let stream = UnixStream::connect(path)
-            .await
-            .map_err(VmError::io("connect to the guest agent's notice port"))?;
+        let stream = self.open("connect to the guest agent's notice port", NOTICE_SOCKET).await?;
         Ok(PortWatch { stream })
+    }
+
+    /// That the monitor is gone says more than that nobody listens on its socket.
+    async fn open(&self, what: &'static str, socket: &str) -> Result<UnixStream, VmError> {
+        let path = self.vm.run_dir.join(socket);
+        let connect = async { UnixStream::connect(path).await.map_err(VmError::io(what)) };
+        self.vm.guard(what, ANSWER, connect).await
     }
 }
 
