@@ -62,7 +62,7 @@ impl Opened {
     pub(super) async fn verify(self) -> Result<Self> {
         let Self { engine, files, pages, connected } = self;
         let pages = match pages {
-            Pages::File(mut file) => {
+            Pages::File(file) => {
                 blocking(move || Ok(Pages::File(file.verify().map(|()| file)?))).await?
             }
             memory @ Pages::Memory(_) => memory,
@@ -120,7 +120,7 @@ impl Driver {
         vm.answers().await?;
         let memory = vm.memory()?;
         let fill = move || match pages {
-            Pages::File(file) => Ok(memory.restore(file)?),
+            Pages::File(file) => Ok(memory.restore(&file)?),
             Pages::Memory(captured) => Ok(memory.place(&captured.memory)?),
         };
         blocking(fill).await?;

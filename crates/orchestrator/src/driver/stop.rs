@@ -65,7 +65,12 @@ impl Driver {
     async fn shorten(&self, vm: &Vm, snapshot: &Snapshot) {
         let shortened = async {
             let layers = &snapshot.manifest.facts.layers;
-            let rest = match self.directory.shorten(layers)? {
+            let how = self.directory.shorten(layers)?;
+            if how.is_some() {
+                // What an older one reads from these layers is about to change.
+                self.directory.keep_only(snapshot)?;
+            }
+            let rest = match how {
                 None => return Ok(()),
                 Some(Shorten::Into(base)) => {
                     vm.merge_layers(base, self.directory.open_layer(base, true)?).await?;

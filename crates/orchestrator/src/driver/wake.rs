@@ -1,6 +1,6 @@
 //! From disk to memory.
 
-use base::fault;
+use base::{clock, fault};
 use proto::mux::Session;
 use vmm::memory::Ram;
 
@@ -61,22 +61,10 @@ impl Driver {
             (Phase::Beginning | Phase::Gone, _) => return Err(self.not_running("started")),
             (Phase::Cold | Phase::Failed, _) => {}
         }
-        let failed = matches!(self.phase, Phase::Failed);
-        let snapshot = match from {
-            Some(StartFrom::Disk) => None,
-            None if failed => None,
-            Some(StartFrom::Snapshot | StartFrom::Memory) | None => {
-                self.directory.snapshot().map_err(|error| self.way_out(error))?
-            }
-        };
-        if snapshot.is_none() && matches!(from, Some(StartFrom::Snapshot | StartFrom::Memory)) {
-            let message = format!("{} has no snapshot to start from", self.record.name);
-            return Err(Error::new(Kind::WrongState, message).hint("start it with --from disk"));
-        }
-        let started = match &snapshot {
-            Some(snapshot) => {
-                let started = self.start_from_snapshot(snapshot).await;
-                started.map(|()| StartFrom::Snapshot).map_err(|error| self.way_out(error))
+        let started = match self.chosen_snapshot(from)? {
+            Some((snapshot, which)) => {
+                let started = self.start_from_snapshot(&snapshot).await;
+                started.map(|()| which).map_err(|error| self.way_out(error))
             }
             None => self.start_from_disk(progress).await.map(|()| StartFrom::Disk),
         };
@@ -86,15 +74,48 @@ impl Driver {
         started
     }
 
+    /// The snapshot to start from, and what that is called; `None` for the disk.
+    fn chosen_snapshot(&self, from: Option<StartFrom>) -> Result<Option<(Snapshot, StartFrom)>> {
+        let failed = matches!(self.phase, Phase::Failed);
+        let (chosen, which) = match from {
+            Some(StartFrom::Disk) => return Ok(None),
+            None if failed => return Ok(None),
+            Some(StartFrom::Previous) => (self.directory.previous_snapshot(), StartFrom::Previous),
+            Some(StartFrom::Snapshot | StartFrom::Memory) | None => {
+                (self.directory.snapshot(), StartFrom::Snapshot)
+            }
+        };
+        match chosen.map_err(|error| self.way_out(error))? {
+            Some(snapshot) => Ok(Some((snapshot, which))),
+            None if from.is_none() => Ok(None),
+            None => {
+                let message = format!("{} has no such snapshot to start from", self.record.name);
+                Err(Error::new(Kind::WrongState, message).hint("start it with --from disk"))
+            }
+        }
+    }
+
     /// What an owner can do whose snapshot cannot be used.
     fn way_out(&self, error: Error) -> Error {
-        if !matches!(error.kind, Kind::SnapshotCorrupt | Kind::SnapshotIncompatible) {
+        let about_memory = matches!(error.kind, Kind::SnapshotCorrupt | Kind::SnapshotIncompatible);
+        if !about_memory || error.hint.is_some() {
             return error;
         }
         let name = &self.record.name;
+        let previous = match self.directory.previous_snapshot() {
+            Ok(Some(previous)) => {
+                let ago = clock::unix_seconds() - previous.manifest.facts.taken_at;
+                format!(
+                    ". Or go back to its state of {} s ago, which loses every later change: bhatti \
+                     start {name} --from previous",
+                    ago.max(0)
+                )
+            }
+            _ => String::new(),
+        };
         error.hint(format!(
             "its disk is whole: bhatti start {name} --from disk boots it, and loses only what was \
-             in memory: running processes, and what they had not written"
+             in memory: running processes, and what they had not written{previous}"
         ))
     }
 
@@ -107,7 +128,7 @@ impl Driver {
         self.phase = Phase::of_record(&self.record.state);
         if matches!(self.phase, Phase::Beginning) {
             self.phase = Phase::Cold;
-            let since = base::clock::unix_seconds();
+            let since = clock::unix_seconds();
             if let Err(error) = self.enter(State::Stopped { since, by: StoppedBy::Owner }).await {
                 tracing::error!(error = base::chain(&error), "a state could not be recorded");
             }
@@ -122,6 +143,7 @@ impl Driver {
         if self.directory.has_newer_layers(facts)? {
             // They are about to be thrown away for the snapshot, so it had better be good.
             opened = opened.verify().await?;
+            self.directory.keep_only(snapshot)?;
             self.directory.keep_layers(&facts.layers)?;
         }
         let mut layers = facts.layers.clone();
@@ -152,6 +174,10 @@ impl Driver {
             boot: recorder::cold_boot(&shape, &engine)?,
         };
         let _turn = self.node.turn().await?;
+        if let Ok(Some(snapshot)) = self.directory.snapshot() {
+            // Without one of its layers the disk would be something that never was.
+            self.directory.has_newer_layers(&snapshot.manifest.facts)?;
+        }
         // A layer of its own, so that the snapshot's layers stay as they are if the boot fails.
         let before = self.directory.layers()?;
         let top = self.directory.add_layer(self.record.spec.disk_mib)?;

@@ -152,7 +152,10 @@ impl Channel {
                 (_, other) => Err(unexpected(&other)),
             }
         };
-        within(IDENTIFIED, told).await
+        within(IDENTIFIED, told).await.map_err(|error| {
+            let message = format!("the guest did not confirm its new identity: {error}");
+            Error::new(Kind::AgentUnreachable, message).caused_by(error)
+        })
     }
 
     /// Gives a guest that slept the time and fresh randomness.

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::{FORMAT, SandboxDir, sealed};
 use crate::{Error, Kind, Result, fingerprint::Fingerprint};
 
+/// The largest snapshot that is kept beside a newer one, bytes. It is a second way back if the newer
+/// one turns out damaged, which is not worth more than this.
+const KEPT_MAX: u64 = 64 << 20;
+
 /// What a memory snapshot says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SnapshotManifest {
@@ -67,11 +71,21 @@ pub(super) fn damaged(what: &str) -> Error {
 impl SandboxDir {
     /// The newest committed snapshot.
     pub(crate) fn snapshot(&self) -> Result<Option<Snapshot>> {
-        let Some(number) = self.numbered("snapshot-", "")?.pop() else { return Ok(None) };
+        let newest = self.numbered("snapshot-", "")?.pop();
+        newest.map(|number| self.read(number)).transpose()
+    }
+
+    /// The one before the newest, if it was kept.
+    pub(crate) fn previous_snapshot(&self) -> Result<Option<Snapshot>> {
+        let previous = self.numbered("snapshot-", "")?.into_iter().rev().nth(1);
+        previous.map(|number| self.read(number)).transpose()
+    }
+
+    fn read(&self, number: u32) -> Result<Snapshot> {
         let directory = self.generation(number);
         let manifest: Result<SnapshotManifest, _> = sealed::read(&directory.join("manifest.json"));
         match manifest {
-            Ok(manifest) if manifest.format == FORMAT => Ok(Some(Snapshot { directory, manifest })),
+            Ok(manifest) if manifest.format == FORMAT => Ok(Snapshot { directory, manifest }),
             Ok(_) => Err(damaged("it has another format")),
             Err(_) => Err(damaged("its manifest cannot be read")),
         }
@@ -84,7 +98,8 @@ impl SandboxDir {
         Ok(path)
     }
 
-    /// Makes a complete snapshot the newest one and then removes the older ones.
+    /// Makes a complete snapshot the newest one and then removes the older ones. The last before
+    /// it is kept if it is small.
     pub(crate) fn commit_snapshot(&self, temporary: &Path, facts: Facts) -> Result<Snapshot> {
         let bytes = disk::sparse::allocated_bytes(&temporary.join("devices"))?
             + disk::sparse::allocated_bytes(&temporary.join("pages"))?;
@@ -100,12 +115,31 @@ impl SandboxDir {
         let directory = self.generation(number);
         files::commit_directory(temporary, &directory)?;
         fault::point("snapshot.renamed")?;
+        let last = older.last().copied();
         for number in older {
-            if let Err(error) = files::remove_any(&self.generation(number)) {
-                tracing::warn!(%error, "an old snapshot could not be removed");
+            let kept = last == Some(number)
+                && self.read(number).is_ok_and(|snapshot| snapshot.manifest.bytes <= KEPT_MAX);
+            if !kept {
+                self.remove_generation(number);
             }
         }
         Ok(Snapshot { directory, manifest })
+    }
+
+    /// Removes every snapshot but this one.
+    pub(crate) fn keep_only(&self, snapshot: &Snapshot) -> Result<()> {
+        for number in self.numbered("snapshot-", "")? {
+            if self.generation(number) != snapshot.directory {
+                self.remove_generation(number);
+            }
+        }
+        Ok(files::sync_directory(&self.path)?)
+    }
+
+    fn remove_generation(&self, number: u32) {
+        if let Err(error) = files::remove_any(&self.generation(number)) {
+            tracing::warn!(%error, "an old snapshot could not be removed");
+        }
     }
 
     /// The disk of a snapshot now consists of these layers: the others go, once the snapshot does

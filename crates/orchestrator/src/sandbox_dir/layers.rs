@@ -74,7 +74,8 @@ impl SandboxDir {
     pub(crate) fn has_newer_layers(&self, facts: &Facts) -> Result<bool> {
         let there = self.layers()?;
         if facts.layers.iter().any(|layer| !there.contains(layer)) {
-            return Err(damaged("it names disk layers that are not there"));
+            return Err(damaged("it names disk layers that are not there")
+                .hint("bring the sandbox's directory back from a backup of the data directory"));
         }
         Ok(there.len() > facts.layers.len())
     }
