@@ -276,6 +276,19 @@ impl Vm {
         GuestMemory::of(self.process.pid(), self.ram.clone())
     }
 
+    /// What the guest's memory takes on the host besides its template's, and a little more: bytes.
+    pub fn private_bytes(&self) -> Result<u64, VmError> {
+        let path = format!("/proc/{}/status", self.process.pid());
+        let text = fs_err::read_to_string(path).map_err(VmError::io("look at the monitor"))?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        };
+        // Of a child the shared pages are its template's.
+        let shared = if self.shares_template() { 0 } else { field("RssShmem:").unwrap_or(0) };
+        Ok((field("RssAnon:").unwrap_or(0) + shared) << 10)
+    }
+
     /// Whether the VM is a child of a template, and not one that booted by itself.
     pub fn shares_template(&self) -> bool {
         self.ram.is_sealed()
