@@ -46,6 +46,8 @@ text_enum! {
     pub enum StartedFrom {
         /// Its saved memory: every process goes on.
         Snapshot = "snapshot",
+        /// An earlier saved memory: everything later is lost.
+        Previous = "previous",
         /// Its disk: the guest booted.
         Disk = "disk",
         /// Nothing had to be brought back: its memory was still in place.
@@ -222,6 +224,8 @@ pub struct CreateFile {
 pub enum StartFrom {
     /// Its saved memory, and nothing else.
     Snapshot,
+    /// The memory saved before that, if it was kept, and the disk as it was then.
+    Previous,
     /// Its disk, giving up the saved memory.
     Disk,
 }

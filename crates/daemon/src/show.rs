@@ -115,6 +115,7 @@ pub(crate) fn started_from(from: model::StartFrom) -> StartedFrom {
     match from {
         model::StartFrom::Memory => StartedFrom::Memory,
         model::StartFrom::Snapshot => StartedFrom::Snapshot,
+        model::StartFrom::Previous => StartedFrom::Previous,
         model::StartFrom::Disk => StartedFrom::Disk,
     }
 }

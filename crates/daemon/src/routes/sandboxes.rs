@@ -59,6 +59,7 @@ pub(crate) async fn start(
     let wanted: StartSandbox = body::json_or_default(body, app.json_body_max).await?;
     let from = wanted.from.map(|from| match from {
         api::StartFrom::Snapshot => StartFrom::Snapshot,
+        api::StartFrom::Previous => StartFrom::Previous,
         api::StartFrom::Disk => StartFrom::Disk,
     });
     let start = move |progress| async move {
