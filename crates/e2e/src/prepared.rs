@@ -49,8 +49,12 @@ fn prepare() -> io::Result<Prepared> {
     let (binary, data) = (find_binary(&target), find_data(&target));
     let faulty = env::var_os(FAULTS_BINARY)
         .map_or_else(|| binary.with_file_name("bhatti-faults"), PathBuf::from);
-    let identity =
-        format!("{} {} {}", identity(&binary)?, identity(&faulty).unwrap_or_default(), data.display());
+    let identity = format!(
+        "{} {} {}",
+        identity(&binary)?,
+        identity(&faulty).unwrap_or_default(),
+        data.display()
+    );
     let key = base::hash::bytes(identity.as_bytes())[..16].to_owned();
     let home = target.join("e2e");
     fs::create_dir_all(&home)?;
