@@ -69,6 +69,11 @@ impl Driver {
         } else if let Ok(Some(rest)) = Process::adopt(handle.pid, handle.start_time) {
             rest.kill_and_wait().await;
         }
+        self.settle_without_vm(cause).await;
+    }
+
+    /// The VM is gone: what is on disk says what the sandbox is now.
+    pub(super) async fn settle_without_vm(&mut self, cause: String) {
         match self.complete_snapshot() {
             Some(taken_at) => self.finish_stop(taken_at).await,
             None => self.fail(cause).await,

@@ -15,6 +15,7 @@ use vmm::{
 use super::{Driver, launch::BootFiles};
 use crate::{
     Result,
+    copying::Room,
     fingerprint::Fingerprint,
     node::{Engine, blocking},
     sandbox_dir::{Facts, Snapshot},
@@ -27,6 +28,8 @@ pub(crate) struct Captured {
     pub facts: Facts,
     pub devices: OwnedFd,
     pub memory: Capture,
+    /// Held for as long as the memory is.
+    pub _room: Room,
 }
 
 /// Where a saved memory is.
@@ -62,7 +65,7 @@ impl Opened {
     pub(super) async fn verify(self) -> Result<Self> {
         let Self { engine, files, pages, connected } = self;
         let pages = match pages {
-            Pages::File(mut file) => {
+            Pages::File(file) => {
                 blocking(move || Ok(Pages::File(file.verify().map(|()| file)?))).await?
             }
             memory @ Pages::Memory(_) => memory,
@@ -120,7 +123,7 @@ impl Driver {
         vm.answers().await?;
         let memory = vm.memory()?;
         let fill = move || match pages {
-            Pages::File(file) => Ok(memory.restore(file)?),
+            Pages::File(file) => Ok(memory.restore(&file)?),
             Pages::Memory(captured) => Ok(memory.place(&captured.memory)?),
         };
         blocking(fill).await?;

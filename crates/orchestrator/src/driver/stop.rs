@@ -124,7 +124,10 @@ impl Driver {
     async fn go_on_after_failed_stop(&mut self, vm: Vm) {
         if let Err(error) = self.directory.forget_failed_snapshot() {
             tracing::error!(sandbox = %self.record.id, error = base::chain(&error),
-                "a failed snapshot could not be removed");
+                "a snapshot that may be whole could not be removed");
+            // Were it whole, the guest would now write to the disk that it holds.
+            vm.kill().await;
+            return self.settle_without_vm("its memory could not be saved".to_owned()).await;
         }
         let resumed = vm.resume().await;
         self.phase = Phase::Hot(Live::new(vm, None));

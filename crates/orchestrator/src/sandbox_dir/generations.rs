@@ -86,7 +86,10 @@ impl SandboxDir {
         let manifest: Result<SnapshotManifest, _> = sealed::read(&directory.join("manifest.json"));
         match manifest {
             Ok(manifest) if manifest.format == FORMAT => Ok(Snapshot { directory, manifest }),
-            Ok(_) => Err(damaged("it has another format")),
+            Ok(_) => {
+                let message = "the memory snapshot was written by another version of bhatti";
+                Err(Error::new(Kind::SnapshotIncompatible, message))
+            }
             Err(_) => Err(damaged("its manifest cannot be read")),
         }
     }
@@ -124,6 +127,15 @@ impl SandboxDir {
             }
         }
         Ok(Snapshot { directory, manifest })
+    }
+
+    /// The layers that any snapshot needs.
+    pub(crate) fn layers_of_snapshots(&self) -> Result<Vec<u32>> {
+        let mut layers = Vec::new();
+        for number in self.numbered("snapshot-", "")? {
+            layers.extend(self.read(number)?.manifest.facts.layers);
+        }
+        Ok(layers)
     }
 
     /// Removes every snapshot but this one.

@@ -5,9 +5,12 @@
 //! mapping. [`GuestMemory`] treats both alike.
 
 mod capture;
+mod crew;
 mod dirty;
 mod pages;
 mod ram;
+mod scan;
+mod spans;
 
 pub use capture::Capture;
 pub use dirty::GuestMemory;

@@ -46,13 +46,20 @@ pub(crate) struct LayerNumbers {
 
 /// The node of the raw disk below all layers.
 pub(crate) const RAW_DISK: &str = "scratch0";
+/// What a layer's node is called before its number.
+const LAYER_NODE: &str = "layer-";
 /// Number of the first layer's descriptor set.
 const LAYER_SETS: u32 = 2000;
 
 /// The node of a layer. It follows from the layer's number, so that a daemon that takes up a
 /// running VM knows it.
 pub(crate) fn layer_node(number: u32) -> String {
-    format!("layer-{number}")
+    format!("{LAYER_NODE}{number}")
+}
+
+/// The number of the layer whose node this is.
+pub(crate) fn layer_number(node: &str) -> Option<u32> {
+    node.strip_prefix(LAYER_NODE)?.parse().ok()
 }
 
 /// The number of a layer's descriptor set.

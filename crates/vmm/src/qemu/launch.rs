@@ -59,7 +59,7 @@ impl Qemu {
                 (Start::Cold { kernel, initramfs, command_line }, None)
             }
             Boot::Restore { state } => (Start::Incoming { state: fds.add(state) }, None),
-            Boot::RestoreLater { state } => (Start::IncomingDeferred, Some(state)),
+            Boot::RestoreLater { state } => (Start::IncomingDeferred, Some(fds.add(state))),
         };
         let argv = arguments(
             plan.machine,

@@ -4,11 +4,14 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
         unix::fs::FileExt as _,
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,7 +36,7 @@ pub(super) const AGENT_SOCKET: &str = "agent.sock";
 pub(super) const NOTICE_SOCKET: &str = "notice.sock";
 
 /// How long a monitor may take to answer a command that needs no work.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// How long the loading of a device state may take.
 const LOAD: Duration = Duration::from_secs(30);
 /// Number of the descriptor set through which device states are written.
@@ -70,7 +73,10 @@ pub struct Vm {
     ram: Ram,
     stderr: Stderr,
     qmp: OnceCell<Qmp>,
-    later: Mutex<Option<OwnedFd>>,
+    /// Under which number the monitor holds a device state that it has not loaded yet.
+    later: Mutex<Option<RawFd>>,
+    /// Whether the monitor holds a file that a device state was written to.
+    state_taken: AtomicBool,
     limited: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
@@ -80,10 +86,18 @@ impl Vm {
         run_dir: PathBuf,
         ram: Ram,
         stderr: Stderr,
-        later: Option<OwnedFd>,
+        later: Option<RawFd>,
     ) -> Self {
-        let (qmp, later) = (OnceCell::new(), Mutex::new(later));
-        Self { process, run_dir, ram, stderr, qmp, later, limited: Mutex::new(None) }
+        Self {
+            process,
+            run_dir,
+            ram,
+            stderr,
+            qmp: OnceCell::new(),
+            later: Mutex::new(later),
+            state_taken: AtomicBool::new(false),
+            limited: Mutex::new(None),
+        }
     }
 
     pub(super) fn with_limits(self, limited: JoinHandle<io::Result<()>>) -> Self {
@@ -167,8 +181,15 @@ impl Vm {
 
     /// Lets the vCPUs run.
     pub async fn resume(&self) -> Result<(), VmError> {
-        self.qmp().await?.fed();
-        self.command("cont", json!({})).await.map(drop)
+        let qmp = self.qmp().await?;
+        qmp.fed();
+        self.command("cont", json!({})).await?;
+        if self.state_taken.swap(false, Ordering::Relaxed) {
+            // Only now, because while the guest stands still the monitor closes no descriptor of a
+            // set. If there is none, there is nothing to close.
+            let _ = self.command("remove-fd", json!({"fdset-id": STATE_SET})).await;
+        }
+        Ok(())
     }
 
     /// Whether the vCPUs run.
@@ -192,22 +213,26 @@ impl Vm {
         let staging = memfd_create("bhatti-state", MemfdFlags::CLOEXEC)
             .map_err(|errno| VmError::io("make room for the device state")(errno.into()))?;
         let qmp = self.qmp().await?;
-        let set = json!({"fdset-id": STATE_SET});
         // QEMU takes a descriptor for writing only if it is for nothing else.
         let to = fs_err::OpenOptions::new()
             .write(true)
             .open(format!("/proc/self/fd/{}", staging.as_raw_fd()))
             .map_err(VmError::io("make room for the device state"))?;
-        let add = qmp.command_with("add-fd", set.clone(), Some(to.file().as_fd()));
-        self.guard("add-fd", ANSWER, add).await?;
+        let set = json!({"fdset-id": STATE_SET});
         // "live" would make QEMU give up its disks, because Xen then goes on somewhere else.
         let target = json!({"filename": format!("/dev/fdset/{STATE_SET}"), "live": false});
-        let saved =
-            self.guard("the device state", LOAD, qmp.command("xen-save-devices-state", target));
-        let saved = saved.await;
-        self.guard("remove-fd", ANSWER, qmp.command("remove-fd", set)).await?;
-        saved?;
-        rewound(staging).map_err(VmError::io("read the device state"))
+        self.state_taken.store(true, Ordering::Relaxed);
+        // Sent together, because the guest waits.
+        let saved = async {
+            let (added, saved) = tokio::join!(
+                biased;
+                qmp.command_with("add-fd", set, Some(to.file().as_fd())),
+                qmp.command("xen-save-devices-state", target),
+            );
+            added.and(saved)
+        };
+        self.guard("the device state", LOAD, saved).await?;
+        Ok(staging)
     }
 
     /// Waits until the guest stands still because the host's disk is full. It goes on from there
@@ -219,15 +244,13 @@ impl Vm {
 
     /// Loads the device state of a VM that was launched to be restored later, and lets it run.
     pub async fn load(&self) -> Result<(), VmError> {
-        let state = self.later.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let state = state.ok_or_else(|| {
+        let held = self.later.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let held = held.ok_or_else(|| {
             VmError::io("load a device state")(io::Error::other("there is none to load"))
         })?;
         let qmp = self.qmp().await?;
         let mut events = qmp.events();
-        let name = json!({"fdname": "state"});
-        self.guard("getfd", ANSWER, qmp.command_with("getfd", name, Some(state.as_fd()))).await?;
-        self.command("migrate-incoming", json!({"uri": "fd:state"})).await?;
+        self.command("migrate-incoming", json!({"uri": format!("fd:{held}")})).await?;
         let running = async {
             loop {
                 match events.recv().await {
@@ -253,6 +276,19 @@ impl Vm {
         GuestMemory::of(self.process.pid(), self.ram.clone())
     }
 
+    /// What the guest's memory takes on the host besides its template's, and a little more: bytes.
+    pub fn private_bytes(&self) -> Result<u64, VmError> {
+        let path = format!("/proc/{}/status", self.process.pid());
+        let text = fs_err::read_to_string(path).map_err(VmError::io("look at the monitor"))?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        };
+        // Of a child the shared pages are its template's.
+        let shared = if self.shares_template() { 0 } else { field("RssShmem:").unwrap_or(0) };
+        Ok((field("RssAnon:").unwrap_or(0) + shared) << 10)
+    }
+
     /// Whether the VM is a child of a template, and not one that booted by itself.
     pub fn shares_template(&self) -> bool {
         self.ram.is_sealed()
@@ -270,7 +306,11 @@ impl Vm {
         }
     }
 
-    async fn command(&self, name: &'static str, arguments: Value) -> Result<Value, VmError> {
+    pub(super) async fn command(
+        &self,
+        name: &'static str,
+        arguments: Value,
+    ) -> Result<Value, VmError> {
         let qmp = self.qmp().await?;
         self.guard(name, ANSWER, qmp.command(name, arguments)).await
     }
@@ -290,7 +330,7 @@ impl Vm {
     }
 
     /// Whatever is waited for, the end of the monitor and the deadline come first.
-    async fn guard<T>(
+    pub(super) async fn guard<T>(
         &self,
         what: &'static str,
         limit: Duration,
@@ -317,15 +357,10 @@ impl Vm {
     }
 }
 
-fn rewound(file: OwnedFd) -> io::Result<OwnedFd> {
-    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
-    Ok(file)
-}
-
 fn copy_flushed(from: OwnedFd, path: &Path) -> io::Result<()> {
-    let mut from = File::from(from);
-    let mut state = Vec::new();
-    io::Read::read_to_end(&mut from, &mut state)?;
+    let from = File::from(from);
+    let mut state = vec![0; usize::try_from(from.metadata()?.len()).unwrap_or(0)];
+    from.read_exact_at(&mut state, 0)?;
     let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?;
     fault::point("devices.write")?;
     io::Write::write_all(&mut file, &state)?;

@@ -105,6 +105,11 @@ impl Kit {
         })
     }
 
+    /// What all sandboxes of the template read from the disk.
+    pub(super) fn shared_files(&self) -> [&Path; 3] {
+        [&self.template, &self.image, &self.modules]
+    }
+
     /// Starts a VM; returns when its agent has greeted us.
     pub(super) async fn launch(&self, plan: Plan) -> Result<BareVm> {
         let run_dir = plan.run_dir.clone();
