@@ -112,7 +112,8 @@ impl Driver {
             blocking(move || Ok(memory.save(&tag, &pages)?))
         );
         devices?;
-        tracing::debug!(sandbox = %self.record.id, stats = ?stats?, "memory saved");
+        let stats = stats?;
+        tracing::debug!(sandbox = %self.record.id, ?stats, "memory saved");
         fault::point("stop.saved")?;
         let (directory, temporary) = (self.directory.clone(), temporary.to_owned());
         let snapshot = blocking(move || directory.commit_snapshot(&temporary, facts)).await?;
