@@ -60,7 +60,7 @@ impl Orchestrator {
     }
 
     /// Changes what its owner may change of a sandbox.
-    pub async fn edit(&self, _sandbox: &Sandbox, _edit: Edit) -> Result<SandboxView> {
-        not_yet()
+    pub async fn edit(&self, sandbox: &Sandbox, edit: Edit) -> Result<SandboxView> {
+        sandbox.edit(edit).await
     }
 }

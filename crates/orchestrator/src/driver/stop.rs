@@ -17,16 +17,24 @@ use crate::{
 
 impl Driver {
     /// Puts the whole VM on disk and frees its memory. If that fails the sandbox runs on.
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    pub(super) async fn stop(&mut self, by: StoppedBy) -> Result<()> {
         match &self.phase {
-            Phase::Cold => return Ok(()),
+            Phase::Cold => return self.stay_cold(by).await,
             // The agent has to notice that we hang up, so the guest must run for a moment.
-            Phase::Warm(_) => self.warm_to_hot().await?,
+            Phase::Warm(_) => {
+                let thawed = self.thaw().await;
+                if thawed.is_err() {
+                    self.show_again();
+                }
+                thawed?;
+            }
             Phase::Hot(_) => {}
             Phase::Beginning | Phase::Failed | Phase::Gone => {
                 return Err(self.not_running("stopped"));
             }
         }
+        self.shut().await;
+        let resting = self.come_to_rest(true).await;
         let Some(Live { vm, channel, .. }) = self.phase.take_live() else {
             return Err(self.not_running("stopped"));
         };
@@ -42,7 +50,8 @@ impl Driver {
                 vm.kill().await;
                 self.node.clean_run(self.record.id.as_str());
                 self.phase = Phase::Cold;
-                self.enter(State::Stopped { since: taken_at, by: StoppedBy::Owner }).await
+                self.set_resting(resting);
+                self.enter(State::Stopped { since: taken_at, by }).await
             }
             Err(error) => {
                 self.go_on_after_failed_stop(vm).await;
