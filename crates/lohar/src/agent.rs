@@ -11,11 +11,11 @@ use std::time::Duration;
 use proto::message::{Activity, ErrorCode, WireError};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Signal;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::activity::{Counted, Counts, EXECS_MAX, Held, TUNNELS_MAX};
-use crate::identity::{IdentityFiles, Kernel};
+use crate::identity::{Generation, IdentityFiles, Kernel};
 use crate::jobs::Jobs;
 use crate::reaper::Reaper;
 use crate::sessions::Sessions;
@@ -48,6 +48,7 @@ pub(crate) struct Agent {
     pub(crate) root: PathBuf,
     pub(crate) kernel: Box<dyn Kernel>,
     pub(crate) identity_files: IdentityFiles,
+    pub(crate) generation: Generation,
     pub(crate) users: Users,
     pub(crate) reaper: Reaper,
     /// `/dev/null`, for commands without input.
@@ -62,6 +63,8 @@ pub(crate) struct Agent {
     pub(crate) jobs: Jobs,
     pub(crate) sessions: Sessions,
     identity: Mutex<Option<Arc<Identity>>>,
+    /// How many identities this agent has been given.
+    identities: watch::Sender<u64>,
     /// Nanoseconds that a small command took, the least seen; none yet if zero.
     small_command: AtomicU64,
     last_operation: Mutex<Instant>,
@@ -76,6 +79,7 @@ impl Agent {
         Ok(Self {
             users: Users::at(&root),
             identity_files: IdentityFiles::open(&root)?,
+            generation: Generation::begin(&root)?,
             jobs: Jobs::at(&root),
             root,
             kernel,
@@ -89,6 +93,7 @@ impl Agent {
             counts: Counts::default(),
             sessions: Sessions::default(),
             identity: Mutex::default(),
+            identities: watch::Sender::new(0),
             small_command: AtomicU64::new(0),
             last_operation: Mutex::new(Instant::now()),
         })
@@ -100,6 +105,12 @@ impl Agent {
 
     pub(crate) fn set_identity(&self, identity: Identity) {
         *lock(&self.identity) = Some(Arc::new(identity));
+        self.identities.send_modify(|count| *count += 1);
+    }
+
+    /// Tells which identity the guest has: the first is 1, and 0 is none.
+    pub(crate) fn identities(&self) -> watch::Receiver<u64> {
+        self.identities.subscribe()
     }
 
     /// Notes that an operation begins, goes on or ends.

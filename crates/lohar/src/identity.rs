@@ -1,26 +1,25 @@
 //! Becoming one particular sandbox, and waking up as the same one.
 //!
-//! Children of one template are equal to the last bit, random state included. Each part of the new
-//! identity is therefore put in place and looked at again; one that does not hold fails the whole.
+//! Children of one template are equal to the last bit, random state included, and so is a copy of
+//! a running sandbox to that sandbox. Each part of the new identity is therefore put in place and
+//! looked at again; one that does not hold fails the whole.
 
-use std::fs::{self, File};
+mod files;
+
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use proto::message::{ErrorCode, Identify, Refresh, WireError};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
+pub(crate) use self::files::{Generation, IdentityFiles, nameless_hosts};
+use self::files::{name_in_hosts, put};
 use crate::agent::{Agent, Identity, refuse};
 use crate::sys;
 
 /// How far the clock may be from what was set, when looked at again.
 const CLOCK_TOLERANCE_NS: u64 = 1_000_000_000;
-
-/// The address under which a machine knows itself, as Debian has it.
-const OWN_ADDRESS: &str = "127.0.1.1";
 
 /// Longest host name that the kernel takes.
 const HOSTNAME_MAX: usize = 64;
@@ -80,31 +79,30 @@ impl Kernel for Linux {
     }
 }
 
-/// Makes a blank agent the sandbox that the host says.
+/// Makes the guest the sandbox that the host says. One that was another, because its memory is a
+/// copy of that, is it no longer.
 ///
 /// # Errors
-/// The message names the part that does not hold; then the agent stays blank.
+/// The message names the part that does not hold; then the agent is still who it was, but what was
+/// put in place before may stay, so that the guest is of no more use to anybody.
 pub(crate) fn identify(agent: &Agent, wanted: &Identify) -> Result<(), WireError> {
-    if agent.identity().is_some() {
-        return Err(refuse(ErrorCode::Invalid, "this guest already has an identity"));
-    }
     check(wanted)?;
     let token = hex::decode(&wanted.token)
         .ok()
         .filter(|token| !token.is_empty())
         .ok_or_else(|| refuse(ErrorCode::Invalid, "token: not hexadecimal"))?;
-    refresh(agent, &wanted.refresh)?;
+    bring_up_to_date(agent, &wanted.refresh)?;
     let name = &wanted.hostname;
     let confirmed = agent.kernel.set_hostname(name).map(|()| agent.kernel.hostname() == *name);
     confirm("hostname", confirmed)?;
-    let files = &agent.identity_files;
-    confirm("/etc/hostname", put(&files.hostname, &format!("{name}\n")))?;
-    confirm("/etc/hosts", put(&files.hosts, &name_in_hosts(&files.known_hosts, name)))?;
-    let machine_id = format!("{}\n", wanted.machine_id);
-    confirm("/etc/machine-id", put(&files.machine_id, &machine_id))?;
-    if let Some(dbus) = &files.dbus_machine_id {
-        confirm("/var/lib/dbus/machine-id", put(dbus, &machine_id))?;
+    if agent.identity().is_none() {
+        write_files(&agent.identity_files, wanted)?;
+    } else {
+        // Somebody has lived here: the files may be others by now, and say more.
+        let failed = |error: io::Error| refuse(ErrorCode::Failed, error.to_string());
+        write_files(&IdentityFiles::open(&agent.root).map_err(failed)?, wanted)?;
     }
+    confirm("generation", agent.generation.renew())?;
     agent.set_identity(Identity {
         sandbox_id: wanted.sandbox_id.clone(),
         token,
@@ -113,11 +111,29 @@ pub(crate) fn identify(agent: &Agent, wanted: &Identify) -> Result<(), WireError
     Ok(())
 }
 
-/// Brings clock and randomness up to date.
+fn write_files(files: &IdentityFiles, wanted: &Identify) -> Result<(), WireError> {
+    let name = &wanted.hostname;
+    confirm("/etc/hostname", put(&files.hostname, &format!("{name}\n")))?;
+    confirm("/etc/hosts", put(&files.hosts, &name_in_hosts(&files.known_hosts, name)))?;
+    let machine_id = format!("{}\n", wanted.machine_id);
+    confirm("/etc/machine-id", put(&files.machine_id, &machine_id))?;
+    if let Some(dbus) = &files.dbus_machine_id {
+        confirm("/var/lib/dbus/machine-id", put(dbus, &machine_id))?;
+    }
+    Ok(())
+}
+
+/// Brings a guest that slept up to date, and tells its programs that it did.
 ///
 /// # Errors
 /// The message names the part that does not hold.
 pub(crate) fn refresh(agent: &Agent, wanted: &Refresh) -> Result<(), WireError> {
+    bring_up_to_date(agent, wanted)?;
+    confirm("generation", agent.generation.renew())
+}
+
+/// Randomness and clock.
+fn bring_up_to_date(agent: &Agent, wanted: &Refresh) -> Result<(), WireError> {
     let mut seed = [0; 32];
     hex::decode_to_slice(&wanted.seed, &mut seed)
         .map_err(|_| refuse(ErrorCode::Invalid, "seed: not 32 bytes in hexadecimal"))?;
@@ -146,101 +162,5 @@ fn confirm(part: &str, result: io::Result<bool>) -> Result<(), WireError> {
         Ok(true) => Ok(()),
         Ok(false) => Err(refuse(ErrorCode::Failed, format!("{part}: does not hold"))),
         Err(error) => Err(refuse(ErrorCode::Failed, format!("{part}: {error}"))),
-    }
-}
-
-/// Replaces the content of a small file in place and reads it back.
-fn put(file: &OpenFile, content: &str) -> io::Result<bool> {
-    let OpenFile { file, length } = file;
-    if *length > content.len() as u64 {
-        file.set_len(0)?;
-    }
-    file.write_all_at(content.as_bytes(), 0)?;
-    let mut found = vec![0; content.len()];
-    file.read_exact_at(&mut found, 0)?;
-    Ok(found == content.as_bytes())
-}
-
-/// The files that say who this machine is, open since before the template was recorded: a child
-/// that has just been restored runs everything for the first time, and under emulation looking up
-/// and opening files would take it longer than all the rest.
-#[derive(Debug)]
-pub(crate) struct IdentityFiles {
-    hostname: OpenFile,
-    hosts: OpenFile,
-    machine_id: OpenFile,
-    dbus_machine_id: Option<OpenFile>,
-    /// What `/etc/hosts` says of other machines.
-    known_hosts: String,
-}
-
-/// A file and how long it was when it was opened; an identity is given once.
-#[derive(Debug)]
-struct OpenFile {
-    file: File,
-    length: u64,
-}
-
-impl OpenFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(Self { length: file.metadata()?.len(), file })
-    }
-}
-
-impl IdentityFiles {
-    /// Opens the files below `root`; one that is missing is made.
-    ///
-    /// # Errors
-    /// One of them cannot be opened.
-    pub(crate) fn open(root: &Path) -> io::Result<Self> {
-        let etc = root.join("etc");
-        fs::create_dir_all(&etc)?;
-        let dbus = root.join("var/lib/dbus/machine-id");
-        // A link leads to the file in `/etc`, as most distributions have it.
-        let dbus_is_file = fs::symlink_metadata(&dbus).is_ok_and(|meta| meta.is_file());
-        Ok(Self {
-            hostname: OpenFile::new(&etc.join("hostname"))?,
-            hosts: OpenFile::new(&etc.join("hosts"))?,
-            machine_id: OpenFile::new(&etc.join("machine-id"))?,
-            dbus_machine_id: dbus_is_file.then(|| OpenFile::new(&dbus)).transpose()?,
-            known_hosts: fs::read_to_string(etc.join("hosts")).unwrap_or_default(),
-        })
-    }
-}
-
-/// The text of a hosts file in which `name` is this machine.
-pub(crate) fn name_in_hosts(hosts: &str, name: &str) -> String {
-    let mut text = nameless_hosts(hosts);
-    text.push_str(&format!("{OWN_ADDRESS} {name}\n"));
-    text
-}
-
-/// The text of a hosts file that does not say who this machine is.
-pub(crate) fn nameless_hosts(hosts: &str) -> String {
-    let mut text = String::new();
-    let mut has_localhost = false;
-    for line in hosts.lines().filter(|line| line.split_whitespace().next() != Some(OWN_ADDRESS)) {
-        has_localhost |= line.split_whitespace().next() == Some("127.0.0.1");
-        text.push_str(line);
-        text.push('\n');
-    }
-    if !has_localhost {
-        text.push_str("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hosts_file_names_this_machine_once() {
-        let first = name_in_hosts("", "one");
-        assert!(first.contains("127.0.0.1 localhost\n") && first.ends_with("127.0.1.1 one\n"));
-        let second = name_in_hosts("127.0.0.1 localhost\n127.0.1.1 one\n10.0.0.1 db\n", "two");
-        assert_eq!(second, "127.0.0.1 localhost\n10.0.0.1 db\n127.0.1.1 two\n");
     }
 }

@@ -20,6 +20,7 @@ mod port;
 mod ports;
 mod power;
 mod reaper;
+mod rest;
 mod session;
 mod sessions;
 mod sys;
@@ -39,7 +40,7 @@ use tokio::runtime::Builder;
 use crate::agent::Agent;
 use crate::boot::Booted;
 use crate::identity::Linux;
-use crate::port::{PortStream, connected, open_port};
+use crate::port::{Notice, PortStream, connected, open_port};
 
 /// How long a thread that waited for the disk is kept for the next such wait.
 const THREAD_KEEP: Duration = Duration::from_secs(1);
@@ -97,12 +98,14 @@ fn live(booted: &Booted) -> io::Result<std::convert::Infallible> {
 /// the end of the last session has been noticed.
 async fn sessions(agent: &Arc<Agent>, booted: &Booted) -> io::Result<std::convert::Infallible> {
     log::info("waiting for the host");
-    let notice = open_port(&booted.notice)?;
+    let notice = Notice::new(open_port(&booted.notice)?)?;
     loop {
         let port = open_port(&booted.port)?;
-        // Fails if the host does not listen, which means that it does not want to know.
-        let _ = rustix::io::write(&notice, b"w");
-        connected(&port).await?;
+        tokio::select! {
+            biased;
+            failed = notice.tell() => match failed? {},
+            called = connected(&port) => called?,
+        }
         if let Err(error) = session::serve(agent, PortStream::new(port)?).await {
             log::info(&format!("session ended: {error}"));
         }

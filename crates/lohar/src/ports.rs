@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use proto::message::{ErrorCode, PortInfo, Response, WireError};
+use proto::message::{ErrorCode, PortInfo, WireError};
 use tokio::task::spawn_blocking;
 
 use crate::agent::refuse;
@@ -16,12 +16,14 @@ const LISTEN: &str = "0A";
 /// A socket that listens: its port and address, and its inode.
 type Listener = (u16, IpAddr, u64);
 
-/// Serves one `Ports`.
-pub(crate) async fn list() -> Result<Response, WireError> {
+/// All of them, lowest first.
+///
+/// # Errors
+/// The thread that looks was lost.
+pub(crate) async fn list() -> Result<Vec<PortInfo>, WireError> {
     // Who listens is found by looking at every process.
     let ports = spawn_blocking(|| find(Path::new("/proc"))).await;
-    let ports = ports.map_err(|error| refuse(ErrorCode::Failed, format!("ports: {error}")))?;
-    Ok(Response::Ports { ports })
+    ports.map_err(|error| refuse(ErrorCode::Failed, format!("ports: {error}")))
 }
 
 fn find(proc: &Path) -> Vec<PortInfo> {

@@ -1,17 +1,18 @@
 //! One session with the host: who may ask for what, and who answers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use proto::message::{ErrorCode, Hello, Request, Response, Welcome, WireError};
 use proto::mux::{Incoming, MuxError, Session, Side, Stream, establish};
 use proto::preamble::{Role, VERSION, prove, verify};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::agent::{Agent, refuse};
-use crate::{activity, exec, files, identity, jobs, ports, sessions, tunnel};
+use crate::{activity, exec, files, identity, jobs, ports, rest, sessions, tunnel};
 
 /// How long the host may take to hear that the guest is about to power off.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -32,6 +33,9 @@ struct Shared {
     agent: Arc<Agent>,
     session: Session,
     standing: AtomicU8,
+    /// Which of the guest's identities the standing is good for.
+    identity: AtomicU64,
+    identities: watch::Receiver<u64>,
 }
 
 /// Serves one session over `io` until it ends; `io` is closed then.
@@ -44,13 +48,29 @@ where
 {
     let nonce = nonce(agent).map_err(std::io::Error::from)?;
     let (session, incoming, driver) = establish(io, Side::Guest, nonce).await?;
-    let standing = AtomicU8::new(Standing::Stranger as u8);
-    let shared = Arc::new(Shared { agent: Arc::clone(agent), session, standing });
+    let identities = agent.identities();
+    let identity = *identities.borrow();
+    let shared = Arc::new(Shared {
+        agent: Arc::clone(agent),
+        session,
+        standing: AtomicU8::new(Standing::Stranger as u8),
+        identity: AtomicU64::new(identity),
+        identities,
+    });
     tokio::select! {
         biased;
         result = driver => result,
+        () = replaced(Arc::clone(&shared)) => Ok(()),
         () = dispatch(shared, incoming) => Ok(()),
     }
+}
+
+/// Waits until another session has made the guest somebody else.
+async fn replaced(shared: Arc<Shared>) {
+    let mut identities = shared.identities.clone();
+    let other = |now: &u64| *now != shared.identity.load(Ordering::Relaxed);
+    // The agent, which tells, is there for as long as this.
+    let _ = identities.wait_for(other).await;
 }
 
 async fn dispatch(shared: Arc<Shared>, mut incoming: Incoming) {
@@ -88,7 +108,12 @@ async fn answer(shared: Arc<Shared>, mut stream: Stream) {
     };
     let quiet = matches!(
         request,
-        Request::Activity | Request::ActivityWatch | Request::Ping | Request::Hello(_)
+        Request::Activity
+            | Request::ActivityWatch
+            | Request::Ping
+            | Request::Hello(_)
+            | Request::Rest { .. }
+            | Request::Sync
     );
     if !quiet {
         shared.agent.touch();
@@ -112,6 +137,9 @@ async fn answer(shared: Arc<Shared>, mut stream: Stream) {
 
 impl Shared {
     fn standing(&self) -> Standing {
+        if *self.identities.borrow() != self.identity.load(Ordering::Relaxed) {
+            return Standing::Stranger;
+        }
         match self.standing.load(Ordering::Relaxed) {
             0 => Standing::Stranger,
             1 => Standing::Maker,
@@ -145,11 +173,14 @@ impl Shared {
         let response = match request {
             Request::Hello(hello) => self.hello(&hello),
             Request::Identify(wanted) => identity::identify(agent, &wanted).map(|()| {
+                // Before anybody looks: the other sessions have a standing no more.
+                self.identity.store(*self.identities.borrow(), Ordering::Relaxed);
                 self.set_standing(Standing::Owner);
                 Response::Identified
             }),
             Request::Refresh(wanted) => identity::refresh(agent, &wanted).map(|()| Response::Done),
-            Request::Rest { .. } | Request::Sync => Err(refuse(ErrorCode::Unsupported, "not yet")),
+            Request::Rest { hang_up } => rest::rest(agent, hang_up).await.map(Response::Resting),
+            Request::Sync => rest::sync(agent).await.map(|()| Response::Done),
             Request::Ping => Ok(Response::Done),
             Request::Activity => Ok(Response::Activity(agent.activity())),
             Request::TimeSpawn => {
@@ -194,7 +225,7 @@ impl Shared {
             | Request::Watch { .. }
             | Request::Pack { .. }
             | Request::Unpack { .. } => return files::serve(agent, request, stream).await,
-            Request::Ports => ports::list().await,
+            Request::Ports => ports::list().await.map(|ports| Response::Ports { ports }),
             Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
         };
         Some((stream, response.unwrap_or_else(Response::Error)))

@@ -15,7 +15,7 @@ use proto::message::{ErrorCode, Exec, Exited, Hello, Identify, Refresh, Request,
 use proto::mux::{Session, Side, Stream, establish};
 use proto::preamble::{Role, prove};
 use tempfile::TempDir;
-use tokio::io::duplex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -47,18 +47,35 @@ extern "C" fn block_signals() {
 #[unsafe(link_section = ".init_array")]
 static BLOCK_SIGNALS: extern "C" fn() = block_signals;
 
+/// What of an identity the kernel has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Hostname,
+    Entropy,
+    Clock,
+}
+
+impl Memory {
+    fn holds(&self, part: Part) -> bool {
+        *self.broken.lock().unwrap() != Some(part)
+    }
+}
+
 /// A kernel that only remembers.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) hostname: Mutex<String>,
     pub(crate) clock: AtomicU64,
     pub(crate) seeds: Mutex<Vec<[u8; 32]>>,
-    pub(crate) broken_clock: bool,
+    /// The part that takes what it is given and does not become it.
+    pub(crate) broken: Mutex<Option<Part>>,
 }
 
 impl Kernel for Arc<Memory> {
     fn set_hostname(&self, name: &str) -> io::Result<()> {
-        name.clone_into(&mut self.hostname.lock().unwrap());
+        if self.holds(Part::Hostname) {
+            name.clone_into(&mut self.hostname.lock().unwrap());
+        }
         Ok(())
     }
 
@@ -67,12 +84,15 @@ impl Kernel for Arc<Memory> {
     }
 
     fn reseed(&self, seed: &[u8; 32]) -> io::Result<()> {
+        if !self.holds(Part::Entropy) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         self.seeds.lock().unwrap().push(*seed);
         Ok(())
     }
 
     fn set_clock(&self, time_ns: u64) -> io::Result<()> {
-        if !self.broken_clock {
+        if self.holds(Part::Clock) {
             self.clock.store(time_ns, Ordering::Relaxed);
         }
         Ok(())
@@ -144,17 +164,67 @@ impl Guest {
     /// Connects a host that may do everything.
     pub(crate) async fn owned(&self) -> Session {
         let session = self.connect().await;
+        self.own(&session).await;
+        session
+    }
+
+    /// Makes a host that has connected one that may do everything.
+    pub(crate) async fn own(&self, session: &Session) {
         let first = self.agent.identity().is_none();
         let token = hex::decode(TOKEN).unwrap();
         let proof = (!first).then(|| prove(&token, Role::Host, &session.peer().nonce));
         let welcome =
-            ask(&session, &Request::Hello(Hello { version: 1, proof, refresh: None })).await;
+            ask(session, &Request::Hello(Hello { version: 1, proof, refresh: None })).await;
         assert!(matches!(welcome, Response::Welcome(_)), "{welcome:?}");
         if first {
-            let identified = ask(&session, &Request::Identify(identity())).await;
+            let identified = ask(session, &Request::Identify(identity())).await;
             assert_eq!(identified, Response::Identified);
         }
-        session
+    }
+
+    /// As [`Guest::owned`], over a line that can be cut at any byte.
+    pub(crate) async fn owned_over_line(&self) -> (Session, Line) {
+        let (host, near) = duplex(64 * 1024);
+        let (far, guest) = duplex(64 * 1024);
+        let line = Line(tokio::spawn(relay(near, far)));
+        let agent = Arc::clone(&self.agent);
+        tokio::spawn(async move { session::serve(&agent, guest).await });
+        let (session, _incoming, driver) =
+            timeout(PATIENCE, establish(host, Side::Host, [3; 32])).await.unwrap().unwrap();
+        tokio::spawn(driver);
+        self.own(&session).await;
+        (session, line)
+    }
+}
+
+/// What lies between a host and the guest.
+pub(crate) struct Line(JoinHandle<()>);
+
+impl Line {
+    /// Cuts it; what is on it is lost.
+    pub(crate) async fn cut(self) {
+        self.0.abort();
+        // How it ended does not matter.
+        let _ = self.0.await;
+    }
+}
+
+/// Moves bytes both ways, in pieces that end anywhere.
+async fn relay(host: DuplexStream, guest: DuplexStream) {
+    let ((mut host_read, mut host_write), (mut guest_read, mut guest_write)) =
+        (tokio::io::split(host), tokio::io::split(guest));
+    tokio::join!(
+        pieces(&mut host_read, &mut guest_write),
+        pieces(&mut guest_read, &mut host_write)
+    );
+}
+
+async fn pieces(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+    let mut piece = [0; 1009];
+    while let Ok(count @ 1..) = from.read(&mut piece).await {
+        if to.write_all(&piece[..count]).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -104,7 +104,7 @@ pub struct Started {
 /// All sandboxes of one node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Orchestrator {
-    node: Arc<Node>,
+    pub(crate) node: Arc<Node>,
 }
 
 impl Orchestrator {

@@ -15,6 +15,7 @@ mod copies;
 mod driver;
 pub mod error;
 mod facade;
+mod fingerprint;
 mod guest;
 mod layout;
 pub mod model;

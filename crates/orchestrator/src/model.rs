@@ -149,6 +149,8 @@ pub enum StartFrom {
     Memory,
     /// Its memory snapshot: processes go on.
     Snapshot,
+    /// The memory snapshot before that one, if it was kept: everything later is lost.
+    Previous,
     /// A boot from its disk: files are there, processes are not.
     Disk,
 }

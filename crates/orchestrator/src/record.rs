@@ -54,6 +54,15 @@ impl std::fmt::Debug for Identity {
     }
 }
 
+/// Whom a guest believes itself to be that was copied from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Likeness {
+    /// The other's id.
+    pub sandbox_id: SandboxId,
+    /// The other's identity.
+    pub identity: Identity,
+}
+
 /// The states that survive the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
@@ -99,7 +108,7 @@ pub struct SnapshotRecord {
     /// What a sandbox made of it is made of.
     pub spec: Arc<Spec>,
     /// Whom the guest in its memory believes itself to be.
-    pub identity: Identity,
+    pub likeness: Likeness,
     /// Whether it can be used.
     pub state: SnapshotState,
     /// Unix seconds.

@@ -6,7 +6,7 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use base::ids::Name;
 use proto::{message::Resting, mux::Session};
@@ -15,10 +15,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     Error, Kind, Result,
     activity::{Activity, ActivityView, Busy, Work},
-    driver::{self, Begin, Command, Entry, Published},
+    driver::{self, Begin, Command, Copied, Entry, Published},
     facade::{Progress, Started},
     guest::{Awake, Witness},
-    model::{Caller, Edit, SandboxView, Spec, StartFrom},
+    model::{Caller, Edit, SandboxView, SnapshotKind, Spec, StartFrom},
     node::Node,
     record::Record,
     thermal::Rules,
@@ -145,6 +145,12 @@ impl Sandbox {
     pub(crate) async fn edit(&self, edit: Edit) -> Result<SandboxView> {
         self.ask(|reply| Command::Edit { edit, reply }).await?;
         Ok(self.view())
+    }
+
+    /// Makes directories that share its disk as it is now, and copies its memory if that is asked
+    /// for.
+    pub(crate) async fn copy(&self, kind: SnapshotKind, into: Vec<PathBuf>) -> Result<Copied> {
+        self.ask(|reply| Command::Copy { kind, into, reply }).await
     }
 
     /// Removes the sandbox and all that belongs to it.

@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         labels: args.labels.iter().cloned().collect(),
         init: args.init.clone(),
         init_restart: args.init_restart.map(Into::into),
-        files: Vec::new(),
+        ..CreateSandbox::default()
     };
     args.files.iter().try_for_each(NewFile::check)?;
     let start = Instant::now();

@@ -124,6 +124,9 @@ pub(crate) mod tests {
             generation: 3,
             snapshot_size_mb: None,
             activity: None,
+            keep_hot: false,
+            idle_warm_sec: None,
+            idle_cold_sec: None,
             started_from: None,
         }
     }

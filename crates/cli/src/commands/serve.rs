@@ -39,6 +39,8 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         socket: args.socket.clone(),
         listen: args.listen.clone(),
         insecure_listen: args.insecure_listen,
+        idle_warm: None,
+        idle_cold: None,
     })?;
     let sandbox = &config.sandbox;
     let settings = Settings {

@@ -34,6 +34,7 @@ use self::output::Outputs;
 use self::process::Process;
 use crate::activity::Held;
 use crate::agent::Agent;
+use crate::jobs::Reserved;
 use crate::{jobs, log};
 
 /// How long a command may take for its start, output and end to be told together. Telling them one
@@ -45,8 +46,8 @@ const TOGETHER: RangeInclusive<Duration> = Duration::from_millis(4)..=Duration::
 struct Foreground {
     agent: Arc<Agent>,
     process: Process,
-    /// The id of the job that it becomes if the host is lost.
-    job: String,
+    /// The job that it becomes if the host is lost.
+    job: Reserved,
     _running: Held,
 }
 
@@ -92,7 +93,7 @@ pub(crate) async fn serve(
         Served::ClientGone => command.process.life.kill().await,
         Served::SessionLost => {
             let Foreground { process, job, .. } = command;
-            jobs::adopt(agent, request, &job, process);
+            jobs::adopt(agent, request, job.id(), process);
         }
     }
 }
@@ -101,12 +102,12 @@ impl Foreground {
     fn start(agent: &Arc<Agent>, request: &Exec) -> Result<Self, WireError> {
         let running = agent.begin_command()?;
         let process = Process::start(agent, request, request.stdin)?;
-        let job = agent.jobs.next_id();
+        let job = jobs::reserve(agent, request, process.pid(), process.started);
         Ok(Self { agent: Arc::clone(agent), process, job, _running: running })
     }
 
     fn started(&self) -> Response {
-        Response::Started { pid: self.process.pid(), job: self.job.clone() }
+        Response::Started { pid: self.process.pid(), job: self.job.id().to_owned() }
     }
 
     async fn attend(&mut self, send: &mut SendHalf, recv: &mut RecvHalf) -> Served {

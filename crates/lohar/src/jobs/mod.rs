@@ -4,6 +4,7 @@
 //! in a [`log`] on the guest's disk, next to a [`meta`] file that says what it was and how it ended;
 //! after a cold boot, a job without an end is lost.
 
+mod foreground;
 mod log;
 mod meta;
 mod output;
@@ -22,6 +23,8 @@ use proto::message::{ErrorCode, Exited, JobInfo, JobState, WireError};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::Notify;
 
+use self::foreground::Waiting;
+pub(crate) use self::foreground::{Reserved, reserve};
 use self::log::Log;
 pub(crate) use self::meta::now;
 use self::meta::{End, Meta};
@@ -56,6 +59,7 @@ struct Inner {
     /// Whether the jobs of earlier agents are in `jobs`.
     loaded: bool,
     jobs: BTreeMap<u64, Arc<Job>>,
+    foreground: BTreeMap<u64, Waiting>,
     /// Set when the guest is about to be turned off: jobs that end of it are lost.
     frozen: bool,
 }
@@ -100,6 +104,17 @@ impl Jobs {
     /// All jobs, oldest first.
     pub(crate) fn list(&self) -> Vec<JobInfo> {
         self.loaded(|inner| inner.jobs.values().map(|job| job.info()).collect())
+    }
+
+    /// As [`Jobs::list`] will be once the host is gone: with the commands in the foreground.
+    pub(crate) fn list_without_host(&self) -> Vec<JobInfo> {
+        self.loaded(|inner| {
+            let foreground = inner.foreground.iter();
+            let mut all: BTreeMap<u64, JobInfo> =
+                foreground.map(|(number, command)| (*number, command.info(*number))).collect();
+            all.extend(inner.jobs.iter().map(|(number, job)| (*number, job.info())));
+            all.into_values().collect()
+        })
     }
 
     /// Forgets a job that has ended, and its output.

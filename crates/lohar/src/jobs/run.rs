@@ -41,11 +41,10 @@ pub(crate) fn adopt(agent: &Arc<Agent>, request: &Exec, id: &str, process: Proce
 
 fn take_on(agent: &Arc<Agent>, request: &Exec, id: &str, process: Process) {
     let detach = request.detach.clone().unwrap_or_default();
-    let age = i64::try_from(process.started.elapsed().as_secs()).unwrap_or(0);
     let meta = Meta {
         argv: cut(&request.argv),
         pid: process.pid(),
-        started_at: now() - age,
+        started_at: started_at(process.started),
         keep_awake: detach.keep_awake,
         end: None,
     };
@@ -56,6 +55,11 @@ fn take_on(agent: &Arc<Agent>, request: &Exec, id: &str, process: Process) {
         attend(&agent, &job, process).await;
         drop(awake);
     });
+}
+
+/// The time of day at which something was started, in seconds since the Unix epoch.
+pub(super) fn started_at(started: Instant) -> i64 {
+    now() - i64::try_from(started.elapsed().as_secs()).unwrap_or(0)
 }
 
 async fn attend(agent: &Agent, job: &Job, mut process: Process) {

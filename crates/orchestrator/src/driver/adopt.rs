@@ -80,7 +80,8 @@ impl Driver {
     fn complete_snapshot(&self) -> Option<i64> {
         let snapshot = self.directory.snapshot().ok()??;
         let layers = self.directory.layers().ok()?;
-        (layers == snapshot.manifest.layers).then_some(snapshot.manifest.taken_at)
+        let facts = snapshot.manifest.facts;
+        (layers == facts.layers).then_some(facts.taken_at)
     }
 
     async fn finish_stop(&mut self, taken_at: i64) {

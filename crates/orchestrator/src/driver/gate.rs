@@ -94,17 +94,6 @@ impl Driver {
         matches!(self.record.state, State::Stopped { by: StoppedBy::Owner, .. })
     }
 
-    /// What `by` wants of a sandbox that is cold already: an owner who stops what sleeps by itself
-    /// wants it to stay so.
-    pub(super) async fn stay_cold(&mut self, by: StoppedBy) -> Result<()> {
-        match self.record.state {
-            State::Stopped { since, by: StoppedBy::Idleness } if by == StoppedBy::Owner => {
-                self.enter(State::Stopped { since, by }).await
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Asks the guest what is going on in it, for those who ask while it sleeps. The gate is shut.
     pub(super) async fn come_to_rest(&mut self, hang_up: bool) -> Option<Arc<Resting>> {
         let session = self.phase.live()?.channel.as_ref()?.session();

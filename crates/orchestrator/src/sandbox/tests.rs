@@ -151,7 +151,7 @@ async fn only_a_job_that_asks_for_it_keeps_the_sandbox_awake() {
     assert_eq!(counts(&sandbox), [0, 0, 0, 0, 1]);
 }
 
-fn resting() -> proto::message::Resting {
+fn resting() -> Resting {
     let jobs = ["j1", "j2"].map(|id| message::JobInfo {
         id: id.to_owned(),
         argv: vec!["make".to_owned()],
@@ -163,7 +163,7 @@ fn resting() -> proto::message::Resting {
         output_end: 9,
     });
     let port = message::PortInfo { port: 80, address: "::".to_owned(), pid: None, process: None };
-    proto::message::Resting { sessions: Vec::new(), jobs: jobs.into(), ports: vec![port] }
+    Resting { sessions: Vec::new(), jobs: jobs.into(), ports: vec![port] }
 }
 
 #[tokio::test]

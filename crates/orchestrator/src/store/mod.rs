@@ -29,7 +29,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use self::{directory::Directory, writer::Writer};
-pub use crate::record::{Identity, Record, SnapshotRecord, SnapshotState, State};
+pub use crate::record::{Identity, Likeness, Record, SnapshotRecord, SnapshotState, State};
 use crate::{
     Error, Kind, Result,
     model::{User, UserEdit, UserLimits},
@@ -221,7 +221,7 @@ impl Store {
                 let transaction = writer::begin(connection)?;
                 let done = work(&transaction)?;
                 let users = users::list_with_keys(&transaction)?;
-                transaction.commit()?;
+                writer::commit(transaction)?;
                 directory.replace(users);
                 Ok(done)
             })

@@ -48,7 +48,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
         kind       TEXT NOT NULL CHECK (json_valid(kind)),
         source     TEXT NOT NULL,
         spec       TEXT NOT NULL CHECK (json_valid(spec)),
-        identity   TEXT NOT NULL CHECK (json_valid(identity)),
+        likeness   TEXT NOT NULL CHECK (json_valid(likeness)),
         state      TEXT NOT NULL CHECK (json_valid(state)),
         created_at INTEGER NOT NULL,
         UNIQUE (owner, name)

@@ -15,7 +15,7 @@ use crate::{
 pub(super) fn list(connection: &Connection) -> Result<Vec<SnapshotRecord>> {
     let mut records = Vec::new();
     let mut statement = connection.prepare_cached(
-        "SELECT id, owner, name, kind, source, spec, identity, state, created_at
+        "SELECT id, owner, name, kind, source, spec, likeness, state, created_at
          FROM snapshots ORDER BY created_at, rowid",
     )?;
     let mut rows = statement.query([])?;
@@ -52,7 +52,7 @@ pub(super) fn insert(
     transaction
         .prepare_cached(
             "INSERT INTO snapshots
-             (id, owner, name, kind, source, spec, identity, state, created_at)
+             (id, owner, name, kind, source, spec, likeness, state, created_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
@@ -62,7 +62,7 @@ pub(super) fn insert(
             to_json(&record.kind)?,
             record.source.as_str(),
             to_json(&*record.spec)?,
-            to_json(&record.identity)?,
+            to_json(&record.likeness)?,
             to_json(&record.state)?,
             record.created_at,
         ])?;
@@ -99,7 +99,7 @@ fn read(row: &Row<'_>) -> Result<SnapshotRecord> {
         kind: from_json(row, "kind")?,
         source: row.get::<_, String>("source")?.parse().map_err(|e| corrupt("a name", e))?,
         spec: Arc::new(from_json(row, "spec")?),
-        identity: from_json(row, "identity")?,
+        likeness: from_json(row, "likeness")?,
         state: from_json(row, "state")?,
         created_at: row.get("created_at")?,
     })

@@ -5,6 +5,7 @@ use std::{
     thread,
 };
 
+use base::fault;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
@@ -79,7 +80,7 @@ impl Writer {
         self.run(move |connection| {
             let transaction = begin(connection)?;
             let done = work(&transaction)?;
-            transaction.commit()?;
+            commit(transaction)?;
             Ok(done)
         })
         .await
@@ -88,7 +89,17 @@ impl Writer {
 
 /// Begins a transaction that may write.
 pub(super) fn begin(connection: &mut Connection) -> Result<Transaction<'_>> {
+    fault::point("store.begin")?;
     Ok(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
+}
+
+/// Keeps what was done.
+pub(super) fn commit(transaction: Transaction<'_>) -> Result<()> {
+    fault::point("store.commit")?;
+    transaction.commit()?;
+    // It is kept, so nothing can fail it any more; but the process may die before anybody knows.
+    let _ = fault::point("store.committed");
+    Ok(())
 }
 
 fn gone() -> Error {

@@ -33,6 +33,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         max_sandboxes: args.max_sandboxes,
         max_cpus_per_sandbox: args.max_cpus,
         max_memory_mb_per_sandbox: args.max_memory,
+        ..CreateUser::default()
     };
     let key = app.with_client(async |client| Ok(client.create_user(&request).await?))?;
     print_key(app.printer(), &key, "created")?;

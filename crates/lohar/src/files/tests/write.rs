@@ -69,7 +69,7 @@ async fn two_writers_of_one_file_do_not_mix() {
     assert_eq!((first, second), (Response::Done, Response::Done));
     let content = fs::read(guest.path().join("both")).unwrap();
     assert!(content == a || content == b);
-    assert_eq!(fs::read_dir(guest.path()).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(guest.path()).unwrap().count(), 3);
 }
 
 #[tokio::test]

@@ -54,52 +54,13 @@ async fn nobody_is_in_the_guest_while_it_sleeps_and_everybody_is_served() {
             served
         });
     }
-    // The driver: sleeps whenever nothing is under way, by turns as the owner and by itself.
     let driving = async {
-        let mut slept = 0;
-        for round in 0..ROUNDS {
-            if round % 2 == 0 {
-                shut(&publish);
-                activity.settled().await;
-                slept += 1;
-            } else if shut_if_quiet(&publish, &activity) {
-                slept += 1;
-            } else {
-                publish.send_modify(|published| {
-                    (published.closing, published.session) = (false, Some(session.clone()));
-                });
-                tokio::task::yield_now().await;
-                continue;
-            }
-            asleep.store(true, Ordering::SeqCst);
-            for _ in 0..5 {
-                tokio::task::yield_now().await;
-            }
-            asleep.store(false, Ordering::SeqCst);
-            let entry = |starting| Entry { session: session.clone(), starting: Some(starting) };
-            publish.send_modify(|published| {
-                (published.closing, published.session) = (false, Some(session.clone()));
-            });
-            while let Ok(command) = asked.try_recv() {
-                match command {
-                    Command::Look(reply) => {
-                        drop(reply.send(Ok(Some(entry(activity.start())))));
-                    }
-                    Command::Wake { reply, .. } => {
-                        drop(reply.send(Ok(entry(activity.start()))));
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
+        let slept = drive(&publish, &activity, &session, &mut asked, &asleep).await;
         stop.store(true, Ordering::Relaxed);
         // Whoever came last.
         tokio::spawn(async move {
             while let Some(command) = asked.recv().await {
-                if let Command::Look(reply) = command {
-                    let entry = Entry { session: session.clone(), starting: None };
-                    drop(reply.send(Ok(Some(entry))));
-                }
+                serve(command, &session, &activity);
             }
         });
         slept
@@ -109,5 +70,50 @@ async fn nobody_is_in_the_guest_while_it_sleeps_and_everybody_is_served() {
     assert!(slept >= ROUNDS / 2, "{slept}");
     assert!(served.iter().all(|served| *served > 0), "{served:?}");
     assert_eq!(disturbed.load(Ordering::SeqCst), 0);
-    assert!(activity.is_quiet());
+    assert!(sandbox.counted().is_quiet());
+}
+
+/// As a driver whose sandbox falls asleep whenever nothing is under way, by turns for its owner and
+/// by itself. Says how often it slept.
+async fn drive(
+    publish: &watch::Sender<Published>,
+    activity: &Arc<Activity>,
+    session: &Session,
+    asked: &mut mpsc::Receiver<Command>,
+    asleep: &AtomicBool,
+) -> u32 {
+    let mut slept = 0;
+    for round in 0..ROUNDS {
+        if round % 2 == 0 {
+            shut(publish);
+            activity.settled().await;
+            slept += 1;
+        } else if shut_if_quiet(publish, activity) {
+            slept += 1;
+        } else {
+            publish.send_modify(|published| {
+                (published.closing, published.session) = (false, Some(session.clone()));
+            });
+            tokio::task::yield_now().await;
+            continue;
+        }
+        asleep.store(true, Ordering::SeqCst);
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+        asleep.store(false, Ordering::SeqCst);
+        publish.send_modify(|published| {
+            (published.closing, published.session) = (false, Some(session.clone()));
+        });
+        while let Ok(command) = asked.try_recv() {
+            serve(command, session, activity);
+        }
+    }
+    slept
+}
+
+fn serve(command: Command, session: &Session, activity: &Arc<Activity>) {
+    let Command::Look(reply) = command else { panic!("{command:?}") };
+    let starting = Some(activity.start());
+    let _ = reply.send(Ok(Some(Entry { session: session.clone(), starting })));
 }
