@@ -107,22 +107,27 @@ impl Driver {
                 return Err(error.into());
             }
         };
-        if paused && !running {
-            // A paused guest cannot answer; it is challenged when it is resumed.
-            self.phase = Phase::Warm(Live::new(vm, None));
-            self.show();
-            return Ok(());
-        }
         if !running && let Some(taken_at) = self.complete_snapshot() {
             vm.kill().await;
             self.finish_stop(taken_at).await;
             return Ok(());
         }
-        // A stop or a pause may have been under way.
-        let resumed = if running { Ok(()) } else { vm.resume().await };
-        self.phase = Phase::Hot(Live::new(vm, None));
-        resumed?;
-        self.challenge().await
+        if running {
+            self.keep_resting(None);
+            self.phase = Phase::Hot(Live::new(vm, None));
+            return self.challenge().await;
+        }
+        // Whatever the store says: a pause is only noted, and a stop may have been under way. A
+        // paused guest cannot answer; it is challenged when it is resumed.
+        self.phase = Phase::Warm(Live::new(vm, None));
+        let resting = self.kept_resting();
+        self.set_resting(resting);
+        if paused {
+            self.show();
+        } else {
+            self.note(self.running_state(true)?).await;
+        }
+        Ok(())
     }
 
     async fn challenge(&mut self) -> Result<()> {

@@ -84,7 +84,10 @@ impl Driver {
         };
         self.start(None, &Progress::default()).await?;
         let copied = self.copy_living(SnapshotKind::Disk, into).await;
-        self.stop(by).await?;
+        // One that fell asleep by itself does so again, unless it is used by now.
+        if by == StoppedBy::Owner {
+            self.stop(by).await?;
+        }
         Ok(Copied { stall: None, ..copied? })
     }
 

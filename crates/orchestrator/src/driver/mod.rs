@@ -6,42 +6,51 @@
 //!                          ├─ create.rs   nothing  ─► hot
 //!                          ├─ stop.rs     hot, warm ─► cold
 //!                          ├─ wake.rs     cold, failed ─► hot
+//!                          ├─ thermal.rs  hot ─► warm ─► hot, and when
+//!                          ├─ gate.rs     who may go past the driver
 //!                          └─ launch.rs   what all of them need
 //! ```
 //! Everything that changes a sandbox happens here, one thing after the other, so a hundred callers
 //! that find it cold cause one wake, and nobody's leaving cancels anything half-made. Every change
-//! is in the store before anybody is told.
+//! is in the store before anybody is told, but for pausing and resuming: whether vCPUs run can be
+//! seen from the VM itself.
 
 mod adopt;
 mod born;
 mod capture;
 mod create;
+mod edit;
+mod gate;
 mod launch;
 mod saved;
 mod state;
 mod stop;
+mod thermal;
 mod wake;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use base::{clock, fault, process::Exit};
-use proto::mux::Session;
+use proto::message::Resting;
 use tokio::sync::{mpsc, oneshot, watch};
 use vmm::{Vm, VmError};
 
 pub(crate) use born::{Memory, Seed};
 pub(crate) use capture::Copied;
+pub(crate) use gate::Entry;
 pub(crate) use state::{Phase, Published};
 
 use crate::{
     Error, Kind, Result,
+    activity::Activity,
     contents::Contents,
     facade::Progress,
     guest::{Awake, Channel, Patience},
-    model::{Failure, SnapshotKind, StartFrom, StoppedBy},
+    model::{Caller, Edit, Failure, SnapshotKind, StartFrom, StoppedBy},
     node::Node,
     record::{Record, State},
     sandbox_dir::SandboxDir,
+    thermal::{Rules, policy::Step, schedule::Schedule},
 };
 
 /// Requests that may wait for a busy driver; more wait before they are queued.
@@ -55,8 +64,10 @@ const ROOM: u64 = 16 << 20;
 /// What a driver is asked to do. A reply that nobody waits for any more is dropped.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Make it hot if it is not and give a session with its agent.
-    Wake(oneshot::Sender<Result<Session>>),
+    /// Make it hot if it is not and let an operation in.
+    Wake { caller: Caller, reply: oneshot::Sender<Result<Entry>> },
+    /// Let an operation in if it is hot.
+    Look(oneshot::Sender<Result<Option<Entry>>>),
     /// Start it as its owner asks.
     Start { from: Option<StartFrom>, progress: Progress, reply: oneshot::Sender<Result<StartFrom>> },
     /// Put it on disk.
@@ -65,6 +76,8 @@ pub(crate) enum Command {
     Pause(oneshot::Sender<Result<()>>),
     /// Let its vCPUs run.
     Resume(oneshot::Sender<Result<()>>),
+    /// Change what its owner may change.
+    Edit { edit: Edit, reply: oneshot::Sender<Result<()>> },
     /// Make directories that share its disk, and copy its memory.
     Copy { kind: SnapshotKind, into: Vec<PathBuf>, reply: oneshot::Sender<Result<Copied>> },
     /// Remove it.
@@ -104,7 +117,11 @@ pub(crate) struct Driver {
     record: Record,
     directory: SandboxDir,
     phase: Phase,
+    activity: Arc<Activity>,
     awake: Arc<Awake>,
+    schedule: Schedule,
+    /// What was going on in the guest when it last went to sleep, if that is known.
+    resting: Option<Arc<Resting>>,
     publish: watch::Sender<Published>,
     commands: mpsc::Receiver<Command>,
 }
@@ -116,6 +133,7 @@ pub(crate) type Ends = (mpsc::Sender<Command>, watch::Receiver<Published>);
 enum Event {
     Command(Command),
     VmEnded(VmError),
+    Due(Step),
     ChannelLost,
     OutOfSpace,
     LookForSpace,
@@ -123,12 +141,29 @@ enum Event {
 }
 
 /// The driver of one sandbox, not yet started, and the ends by which it is reached.
-pub(crate) fn prepare(node: Arc<Node>, record: Record, awake: Arc<Awake>) -> (Driver, Ends) {
+pub(crate) fn prepare(
+    node: Arc<Node>,
+    record: Record,
+    rules: Rules,
+    (activity, awake): (Arc<Activity>, Arc<Awake>),
+) -> (Driver, Ends) {
     let (sender, commands) = mpsc::channel(QUEUE);
     let phase = Phase::of_record(&record.state);
     let (publish, published) = watch::channel(Published::of(&record, &phase, None));
     let directory = SandboxDir::at(node.layout.sandbox(&record.id));
-    let driver = Driver { node, record, directory, phase, awake, publish, commands };
+    let schedule = Schedule::new(Arc::clone(&activity), rules);
+    let driver = Driver {
+        node,
+        record,
+        directory,
+        phase,
+        activity,
+        awake,
+        schedule,
+        resting: None,
+        publish,
+        commands,
+    };
     (driver, (sender, published))
 }
 
@@ -163,6 +198,8 @@ impl Driver {
             Begin::Recover => self.recover().await,
         };
         if goes_on {
+            // Nobody was kept waiting by it while it was being made.
+            self.activity.touch();
             self.serve().await;
         }
     }
@@ -183,6 +220,10 @@ impl Driver {
                 Event::Command(command) => self.obey(command).await,
                 Event::VmEnded(error) => {
                     self.vm_ended(error).await;
+                    true
+                }
+                Event::Due(step) => {
+                    self.fall_asleep(step).await;
                     true
                 }
                 Event::ChannelLost => {
@@ -215,11 +256,13 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let due = self.schedule.due(Self::sleepiness(&self.phase), self.record.policy);
         tokio::select! {
             biased;
             ended = live.vm.ended() => Event::VmEnded(ended),
             command = self.commands.recv() => command.map_or(Event::NobodyLeft, Event::Command),
             () = lost => Event::ChannelLost,
+            step = due => Event::Due(step),
             event = space(live) => event,
         }
     }
@@ -251,11 +294,16 @@ impl Driver {
     /// Carries out one command; says whether the sandbox still exists for us afterwards.
     async fn obey(&mut self, command: Command) -> bool {
         match command {
-            Command::Wake(reply) => {
-                let _ = reply.send(self.wake().await);
+            Command::Wake { caller, reply } => {
+                let _ = reply.send(self.admit(caller).await);
+            }
+            Command::Look(reply) => {
+                let _ = reply.send(self.admit_if_hot().await);
             }
             Command::Start { from, progress, reply } => {
-                let _ = reply.send(self.start(from, &progress).await);
+                let started = self.start(from, &progress).await;
+                self.activity.touch();
+                let _ = reply.send(started);
             }
             Command::Stop(reply) => {
                 let _ = reply.send(self.stop(StoppedBy::Owner).await);
@@ -264,7 +312,12 @@ impl Driver {
                 let _ = reply.send(self.pause().await);
             }
             Command::Resume(reply) => {
-                let _ = reply.send(self.resume().await);
+                let resumed = self.resume().await;
+                self.activity.touch();
+                let _ = reply.send(resumed);
+            }
+            Command::Edit { edit, reply } => {
+                let _ = reply.send(self.edit(&edit).await);
             }
             Command::Copy { kind, into, reply } => {
                 let _ = reply.send(self.copy(kind, into).await);
@@ -301,54 +354,48 @@ impl Driver {
             Ok(Some(snapshot)) => Some(snapshot.manifest.bytes),
             _ => None,
         };
-        self.publish.send_replace(Published::of(&self.record, &self.phase, snapshot_bytes));
+        self.publish.send_replace(self.published(snapshot_bytes));
     }
 
-    async fn pause(&mut self) -> Result<()> {
-        match &self.phase {
-            Phase::Warm(_) => Ok(()),
-            Phase::Hot(live) => {
-                live.vm.pause().await?;
-                self.phase.cool_down();
-                let state = self.running_state(true)?;
-                self.enter(state).await
-            }
-            _ => Err(self.not_running("paused")),
-        }
+    /// As [`show`](Self::show), where the snapshot is the one that it was.
+    fn show_again(&self) {
+        self.publish.send_modify(|shown| *shown = self.published(shown.snapshot_bytes));
     }
 
-    async fn resume(&mut self) -> Result<()> {
-        match &self.phase {
-            Phase::Hot(_) => Ok(()),
-            Phase::Warm(_) => self.warm_to_hot().await,
-            _ => Err(self.not_running("resumed")),
-        }
+    fn published(&self, snapshot_bytes: Option<u64>) -> Published {
+        let published = Published::of(&self.record, &self.phase, snapshot_bytes);
+        let resting = self.resting.clone().filter(|_| published.sleeps());
+        Published { resting, ..published }
     }
 
-    async fn warm_to_hot(&mut self) -> Result<()> {
-        if let Phase::Warm(live) = &self.phase {
-            live.vm.resume().await?;
-        }
-        self.phase.warm_up();
-        let state = self.running_state(false)?;
-        self.enter(state).await?;
-        self.ensure_channel().await
+    /// As [`connect`](Self::connect), and shows it.
+    async fn ensure_channel(&mut self) -> Result<()> {
+        let connected = self.connect().await;
+        self.show_again();
+        connected
     }
 
     /// Connects to the agent if there is no connection, proves both sides and brings the guest's
     /// clock up to date.
-    async fn ensure_channel(&mut self) -> Result<()> {
+    async fn connect(&mut self) -> Result<()> {
         let Phase::Hot(live) = &mut self.phase else { return Ok(()) };
-        if live.channel.as_ref().is_none_or(|c| c.session().is_closed()) {
-            live.channel = None;
-            let channel = Channel::open(&live.vm, Patience::Running).await?;
-            let jobs = channel.meet(self.record.id.as_str(), &self.record.identity).await?;
-            self.awake.met(channel.session(), jobs);
-            live.channel = Some(channel);
-        } else if let Some(channel) = &live.channel {
-            channel.refresh().await?;
+        if let Some(channel) = &live.channel
+            && !channel.session().is_closed()
+        {
+            let refreshed = channel.refresh().await;
+            if refreshed.is_err() {
+                // Nobody may be let in to a guest that believes it is still then; the next
+                // operation calls it anew.
+                channel.session().close();
+                live.channel = None;
+            }
+            return refreshed;
         }
-        self.show();
+        live.channel = None;
+        let channel = Channel::open(&live.vm, Patience::Running).await?;
+        let jobs = channel.meet(self.record.id.as_str(), &self.record.identity).await?;
+        self.awake.met(channel.session(), jobs);
+        live.channel = Some(channel);
         Ok(())
     }
 

@@ -21,12 +21,20 @@ impl Driver {
         match &self.phase {
             Phase::Cold => return self.stopped_by(by).await,
             // The agent has to notice that we hang up, so the guest must run for a moment.
-            Phase::Warm(_) => self.warm_to_hot().await?,
+            Phase::Warm(_) => {
+                let thawed = self.thaw().await;
+                if thawed.is_err() {
+                    self.show_again();
+                }
+                thawed?;
+            }
             Phase::Hot(_) => {}
             Phase::Beginning | Phase::Failed | Phase::Gone => {
                 return Err(self.not_running("stopped"));
             }
         }
+        self.shut().await;
+        let resting = self.come_to_rest(true).await;
         let Some(Live { vm, channel, .. }) = self.phase.take_live() else {
             return Err(self.not_running("stopped"));
         };
@@ -41,6 +49,7 @@ impl Driver {
                 vm.kill().await;
                 self.node.clean_run(self.record.id.as_str());
                 self.phase = Phase::Cold;
+                self.set_resting(resting);
                 let since = snapshot.manifest.facts.taken_at;
                 self.enter(State::Stopped { since, by }).await
             }
