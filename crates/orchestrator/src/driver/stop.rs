@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use base::{fault, files};
+use proto::message::Resting;
 use vmm::Vm;
 
 use super::{Driver, Live, Phase};
@@ -11,7 +12,7 @@ use crate::{
     model::StoppedBy,
     node::blocking,
     record::State,
-    sandbox_dir::{Shorten, Snapshot},
+    sandbox_dir::{Facts, Shorten, Snapshot},
     template,
 };
 
@@ -43,7 +44,7 @@ impl Driver {
         {
             tracing::debug!(sandbox = %self.record.id, "the guest did not notice that we hung up");
         }
-        match self.save(&vm).await {
+        match self.save(&vm, by, resting.as_deref()).await {
             Ok(snapshot) => {
                 self.shorten(&vm, &snapshot).await;
                 vm.kill().await;
@@ -100,19 +101,22 @@ impl Driver {
         }
     }
 
-    async fn save(&self, vm: &Vm) -> Result<Snapshot> {
+    async fn save(&self, vm: &Vm, by: StoppedBy, resting: Option<&Resting>) -> Result<Snapshot> {
         vm.pause().await?;
         fault::point("stop.paused")?;
         let temporary = self.directory.begin_snapshot()?;
-        let saved = self.save_in(vm, &temporary).await;
+        let saved = match resting.map(|known| self.directory.write_resting(&temporary, known)) {
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) | None => self.save_in(vm, by, &temporary).await,
+        };
         if saved.is_err() {
             let _ = files::remove_any(&temporary);
         }
         saved
     }
 
-    async fn save_in(&self, vm: &Vm, temporary: &Path) -> Result<Snapshot> {
-        let facts = self.facts(vm, self.directory.layers()?, false)?;
+    async fn save_in(&self, vm: &Vm, by: StoppedBy, temporary: &Path) -> Result<Snapshot> {
+        let facts = Facts { by, ..self.facts(vm, self.directory.layers()?, false)? };
         let memory = vm.memory()?;
         let (tag, pages) = (template::tag(&facts.memory_base), temporary.join("pages"));
         let devices = temporary.join("devices");
