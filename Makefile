@@ -4,11 +4,13 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BHATTI := $(abspath $(TARGET_DIR))/release/bhatti
+# The same with places at which tests make something go wrong.
+FAULTY := $(BHATTI)-faults
 # Kept between runs: kernel, images, templates. Short, because control sockets lie below it.
 DATA ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bhatti-demo
 TEST_DATA := $(abspath $(TARGET_DIR))/test-data
 
-.PHONY: build demo test lint bench clean-data install bootstrap binary
+.PHONY: build demo test lint bench clean-data install bootstrap binary faulty
 
 build: bootstrap binary
 
@@ -18,17 +20,22 @@ bootstrap:
 binary:
 	cargo build --release --locked
 
+faulty: bootstrap
+	cargo build --release --locked -p bhatti --features faults --bin bhatti-faults
+
 demo: build
 	@scripts/prepare.sh "$(BHATTI)" "$(DATA)" minimal
 	@scripts/demo.sh "$(BHATTI)" "$(DATA)"
 
-test: build
+test: build faulty
 	@scripts/prepare.sh "$(BHATTI)" "$(TEST_DATA)" busybox minimal
-	@BHATTI_BIN="$(BHATTI)" BHATTI_TEST_DATA="$(TEST_DATA)" scripts/test.sh
+	@BHATTI_BIN="$(BHATTI)" BHATTI_FAULTS_BIN="$(FAULTY)" BHATTI_TEST_DATA="$(TEST_DATA)" \
+	scripts/test.sh
 
 lint: bootstrap
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+	cargo clippy --release --locked -p base -p bhatti --features bhatti/faults -- -D warnings
 	cargo run --quiet --release --locked -p xtask -- tidy
 	@if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh .ci/run; \
 	else echo "NOT CHECKED: the scripts; shellcheck is missing: apt-get install shellcheck" >&2; fi

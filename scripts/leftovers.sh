@@ -12,7 +12,7 @@ for file in /proc/[0-9]*/environ; do
     fi
 done 2>/dev/null
 for file in /proc/[0-9]*/cmdline; do
-    if tr '\0' ' ' 2>/dev/null <"$file" | grep -Eq '^[^ ]*bhatti (.* )?serve( |$)'; then
+    if tr '\0' ' ' 2>/dev/null <"$file" | grep -Eq '^[^ ]*bhatti(-faults)? (.* )?serve( |$)'; then
         pid=${file#/proc/}
         echo "process ${pid%/cmdline}, a daemon"
     fi

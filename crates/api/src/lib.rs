@@ -14,12 +14,14 @@
 mod error;
 mod exec;
 mod file;
+mod idle;
 mod image;
 mod job;
 mod payload;
 mod port;
 mod sandbox;
 mod session;
+mod snapshot;
 mod system;
 mod text_enum;
 mod user;
@@ -35,14 +37,18 @@ pub use exec::{
 pub use file::{
     FileInfo, FileKind, FileStat, FileWritten, MakeDirectory, MoveFile, WatchEvent, WatchKind,
 };
+pub use idle::{IdleSetting, IdleTime, MAX_IDLE_SEC};
 pub use image::Image;
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
 pub use payload::Payload;
 pub use port::Port;
 pub use sandbox::{
-    Activity, CreateFile, CreateSandbox, Destroyed, Failure, ProgressEvent, RestartPolicy, Sandbox,
-    StartFrom, StartSandbox, StartedFrom, Status, Thermal,
+    Activity, CreateFile, CreateSandbox, Destroyed, EditSandbox, Failure, ProgressEvent,
+    RestartPolicy, Sandbox, StartFrom, StartSandbox, StartedFrom, Status, Thermal,
 };
 pub use session::{ClientMessage, ExecSession, ServerMessage, Session};
+pub use snapshot::{
+    CreateSnapshot, ForkSandbox, MAX_FORKS, ResumeSnapshot, Snapshot, SnapshotTaken, SnapshotType,
+};
 pub use system::Health;
-pub use user::{CreateUser, User, UserDeleted, UserKey};
+pub use user::{CreateUser, Deleted, EditUser, User, UserKey};

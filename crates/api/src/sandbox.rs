@@ -1,13 +1,14 @@
 //! Sandboxes: `/sandboxes`, `/sandboxes/:id`, `/sandboxes/:id/{stop,start,pause,resume}`.
 //!
 //! `:id` is an id or a name; the daemon resolves it. Create and start answer one [`Sandbox`],
-//! or with `Accept: application/x-ndjson` a line per [`ProgressEvent`].
+//! or with `Accept: application/x-ndjson` a line per [`ProgressEvent`]. `PATCH /sandboxes/:id`
+//! takes an [`EditSandbox`].
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorBody, text_enum::text_enum};
+use crate::{ErrorBody, IdleSetting, IdleTime, text_enum::text_enum};
 
 text_enum! {
     /// Where a sandbox is in its life.
@@ -20,7 +21,8 @@ text_enum! {
         Running = "running",
         /// It is being put away.
         Stopping = "stopping",
-        /// Everything of it is on disk; the next command or file request wakes it.
+        /// Its owner had it stopped and everything of it is on disk; the next command or file
+        /// request wakes it.
         Stopped = "stopped",
         /// It could not go on; see [`Failure`].
         Failed = "failed",
@@ -34,7 +36,7 @@ text_enum! {
         Hot = "hot",
         /// Its vCPUs are paused, its memory is in place.
         Warm = "warm",
-        /// It is on disk.
+        /// It is on disk, because it was idle; any request wakes it.
         Cold = "cold",
     }
 }
@@ -44,6 +46,8 @@ text_enum! {
     pub enum StartedFrom {
         /// Its saved memory: every process goes on.
         Snapshot = "snapshot",
+        /// An earlier saved memory: everything later is lost.
+        Previous = "previous",
         /// Its disk: the guest booted.
         Disk = "disk",
         /// Nothing had to be brought back: its memory was still in place.
@@ -81,7 +85,7 @@ pub struct Sandbox {
     pub created_by: String,
     /// When it was created, RFC 3339.
     pub created_at: String,
-    /// When it was stopped, RFC 3339; only while it is.
+    /// When it was stopped, RFC 3339; only while the status is `stopped`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<String>,
     /// Engine and accelerator, such as `qemu/tcg`.
@@ -97,6 +101,15 @@ pub struct Sandbox {
     /// What is going on in it; only while it is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activity: Option<Activity>,
+    /// Whether its owner wants it never to be put to sleep.
+    #[serde(default)]
+    pub keep_hot: bool,
+    /// Seconds of idleness after which its vCPUs are paused, whoever set them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_warm_sec: Option<IdleTime>,
+    /// Seconds of idleness, counted from the same moment, after which it goes to disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_cold_sec: Option<IdleTime>,
     /// What it was brought back from; only in the answer to a start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_from: Option<StartedFrom>,
@@ -169,6 +182,15 @@ pub struct CreateSandbox {
     /// archive after this object; see [`CREATE_TAR`](crate::headers::CREATE_TAR).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<CreateFile>,
+    /// Whether it is never put to sleep. This and the next two are no part of the specification.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_hot: bool,
+    /// As in [`Sandbox::idle_warm_sec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_warm_sec: Option<IdleSetting>,
+    /// As in [`Sandbox::idle_cold_sec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_cold_sec: Option<IdleSetting>,
 }
 
 text_enum! {
@@ -202,6 +224,8 @@ pub struct CreateFile {
 pub enum StartFrom {
     /// Its saved memory, and nothing else.
     Snapshot,
+    /// The memory saved before that, if it was kept, and the disk as it was then.
+    Previous,
     /// Its disk, giving up the saved memory.
     Disk,
 }
@@ -213,6 +237,30 @@ pub struct StartSandbox {
     /// Where from; whatever keeps most if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<StartFrom>,
+}
+
+/// Asks for changes to a sandbox. What is absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditSandbox {
+    /// A new name. The guest keeps its host name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether it is never put to sleep; true wakes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_hot: Option<bool>,
+    /// As in [`Sandbox::idle_warm_sec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_warm_sec: Option<IdleSetting>,
+    /// As in [`Sandbox::idle_cold_sec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_cold_sec: Option<IdleSetting>,
+    /// Labels to add or to replace.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels_add: BTreeMap<String, String>,
+    /// Keys of labels to remove; that there is none of a key is no error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels_remove: Vec<String>,
 }
 
 /// The answer to a deletion: VM, disk and snapshots are gone.
@@ -269,6 +317,26 @@ mod tests {
         assert_eq!(status, Status::Unknown("migrating".into()));
         assert_eq!(serde_json::to_string(&status).unwrap(), "\"migrating\"");
         assert_eq!(serde_json::to_string(&StartFrom::Disk).unwrap(), "\"disk\"");
+    }
+
+    #[test]
+    fn an_edit_says_only_what_changes() {
+        let edit = EditSandbox {
+            keep_hot: Some(false),
+            idle_warm_sec: Some(IdleSetting::After(90)),
+            idle_cold_sec: Some(IdleSetting::Default),
+            labels_remove: vec!["a".into()],
+            ..EditSandbox::default()
+        };
+        let json = concat!(
+            r#"{"keep_hot":false,"idle_warm_sec":90,"idle_cold_sec":"default","#,
+            r#""labels_remove":["a"]}"#
+        );
+        assert_eq!(serde_json::to_string(&edit).unwrap(), json);
+        assert_eq!(serde_json::from_str::<EditSandbox>(json).unwrap(), edit);
+        assert_eq!(serde_json::to_string(&EditSandbox::default()).unwrap(), "{}");
+        let error = serde_json::from_str::<EditSandbox>(r#"{"labels":{}}"#).unwrap_err();
+        assert!(error.to_string().contains("unknown field `labels`"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{IdleSetting, IdleTime};
+
 /// Somebody who owns sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -17,6 +19,16 @@ pub struct User {
     pub max_cpus_per_sandbox: u32,
     /// Most memory of one sandbox, in MB.
     pub max_memory_mb_per_sandbox: u64,
+    /// Most named snapshots at a time.
+    #[serde(default)]
+    pub max_snapshots: u32,
+    /// Seconds of idleness after which the vCPUs of the user's sandboxes are paused that do not say
+    /// otherwise; absent if the daemon's setting holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_warm_sec: Option<IdleTime>,
+    /// Seconds of idleness, counted from the same moment, after which they go to disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_cold_sec: Option<IdleTime>,
     /// When the user was created, RFC 3339.
     pub created_at: String,
     /// How many sandboxes there are now.
@@ -41,6 +53,39 @@ pub struct CreateUser {
     /// As in [`User::max_memory_mb_per_sandbox`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_memory_mb_per_sandbox: Option<u64>,
+    /// As in [`User::max_snapshots`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_snapshots: Option<u32>,
+    /// As in [`User::idle_warm_sec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_warm_sec: Option<IdleSetting>,
+    /// As in [`User::idle_cold_sec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_cold_sec: Option<IdleSetting>,
+}
+
+/// Asks for changes to a user. What is absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditUser {
+    /// As in [`User::max_sandboxes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_sandboxes: Option<u32>,
+    /// As in [`User::max_cpus_per_sandbox`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cpus_per_sandbox: Option<u32>,
+    /// As in [`User::max_memory_mb_per_sandbox`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory_mb_per_sandbox: Option<u64>,
+    /// As in [`User::max_snapshots`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_snapshots: Option<u32>,
+    /// As in [`User::idle_warm_sec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_warm_sec: Option<IdleSetting>,
+    /// As in [`User::idle_cold_sec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_cold_sec: Option<IdleSetting>,
 }
 
 /// A user with a new key. The key cannot be had again.
@@ -58,13 +103,13 @@ impl std::fmt::Debug for UserKey {
     }
 }
 
-/// The answer to the deletion of a user.
+/// The answer to the deletion of a user or of a named snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserDeleted {
+pub struct Deleted {
     /// Always `deleted`.
     pub status: String,
-    /// The user's id.
+    /// The id that it had.
     pub id: String,
-    /// The user's name.
+    /// The name that it had, free again.
     pub name: String,
 }

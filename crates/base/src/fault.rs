@@ -1,13 +1,52 @@
-//! Places at which tests make something go wrong. Without the feature `faults` they cost nothing
-//! and do nothing.
+//! Places at which tests make something go wrong.
+//!
+//! ```text
+//! BHATTI_FAULT        what is to go wrong, from the start of the process
+//! BHATTI_FAULT_FILE   where to look for more of it; taken, with all counts at zero, once it is there
+//! BHATTI_FAULT_TRACE  the file that gets a line for each place that is passed
+//! ```
+//! What goes wrong is a list, `NAME[@N]=ACTION,…`: at the N-th passing of the place NAME, by default
+//! the first, and once.
+//!
+//! | action | |
+//! |---|---|
+//! | `kill` | the process dies of SIGKILL |
+//! | `vmm` | all monitors of this daemon do, and are gone when the place is left |
+//! | `both` | all of them do |
+//! | `enospc`, `eio` | the place fails with this error |
+//!
+//! The trace says `NAME`, or `NAME=ACTION` where something went wrong.
+//!
+//! Invariant: without the feature `faults` a place is nothing at all, and nobody's environment can
+//! change that. The program that people run is built without it.
 
-use std::io;
+#[cfg(any(test, feature = "faults"))]
+mod plan;
 
-/// A step has been reached. `Ok`, unless a test wants it to fail or the process to die here.
+#[cfg(feature = "faults")]
+mod live;
+
+#[cfg(feature = "faults")]
+pub use live::{point, prepare};
+
+/// A step has been reached, and what comes next may fail.
 ///
 /// # Errors
-/// What the test asked for, such as a full disk.
-#[inline]
-pub fn point(_name: &'static str) -> io::Result<()> {
+/// What a test asked for, such as a full disk.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "nothing of the name may be left in the program")]
+pub fn point(_name: &'static str) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// Takes up what the environment says, and says whom the action `vmm` kills.
+///
+/// # Errors
+/// If it says what is not understood.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as of `point`")]
+pub fn prepare(_monitors: impl Fn() -> Vec<i32> + Send + Sync + 'static) -> std::io::Result<()> {
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::{
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 
-use crate::random;
+use crate::{fault, random};
 
 /// Marks names that are not committed yet.
 const TEMPORARY: &str = ".tmp-";
@@ -33,21 +33,26 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
             fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         // Once more, because the process's umask may have taken something away.
         file.set_permissions(Permissions::from_mode(mode))?;
+        fault::point("file.write")?;
         file.write_all(content)?;
         file.sync_all()?;
+        fault::point("file.rename")?;
         fs::rename(&temporary, path)
     })();
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
         return written;
     }
+    fault::point("file.flush")?;
     sync_parent(path)
 }
 
 /// Makes a fully written and flushed directory visible as `path`, which must not exist yet.
 pub fn commit_directory(temporary: &Path, path: &Path) -> io::Result<()> {
     sync_directory(temporary)?;
+    fault::point("directory.rename")?;
     fs::rename(temporary, path)?;
+    fault::point("directory.flush")?;
     sync_parent(path)
 }
 

@@ -6,8 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use api::IdleSetting;
 use fs_err as fs;
+use orchestrator::model::IdlePolicy;
 use serde::Deserialize;
+
+use crate::idle;
 
 /// The file that is read if nothing else is said; it need not exist.
 const DEFAULT_FILE: &str = "/etc/bhatti/config.toml";
@@ -35,7 +39,7 @@ pub struct Config {
     pub sandbox: SandboxDefaults,
 }
 
-/// Defaults for new sandboxes, as far as the file sets them.
+/// Defaults for sandboxes, as far as the file or a flag sets them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxDefaults {
@@ -45,6 +49,17 @@ pub struct SandboxDefaults {
     pub memory_mb: Option<u64>,
     /// Size of the writable disk, MB.
     pub disk_size_mb: Option<u64>,
+    /// When idle vCPUs are paused, seconds.
+    pub idle_warm_sec: Option<IdleSetting>,
+    /// When an idle sandbox goes to disk, seconds from the same moment.
+    pub idle_cold_sec: Option<IdleSetting>,
+}
+
+impl SandboxDefaults {
+    /// When idle sandboxes sleep; absent where nothing was said.
+    pub fn idle(&self) -> IdlePolicy {
+        idle::policy(self.idle_warm_sec, self.idle_cold_sec)
+    }
 }
 
 /// What the command line says; it has the last word.
@@ -58,6 +73,10 @@ pub struct Flags {
     pub listen: Option<String>,
     /// `--insecure-listen`.
     pub insecure_listen: bool,
+    /// `--idle-warm`.
+    pub idle_warm: Option<IdleSetting>,
+    /// `--idle-cold`.
+    pub idle_cold: Option<IdleSetting>,
 }
 
 /// Why there is no configuration.
@@ -146,7 +165,10 @@ fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
     }
     let json_body_kb = raw.limits.json_body_kb.unwrap_or(DEFAULT_JSON_BODY_KB);
     let json_body_max = json_body_kb.saturating_mul(1024);
-    Ok(Config { data_dir, socket, listen, json_body_max, sandbox: raw.sandbox })
+    let mut sandbox = raw.sandbox;
+    sandbox.idle_warm_sec = flags.idle_warm.or(sandbox.idle_warm_sec);
+    sandbox.idle_cold_sec = flags.idle_cold.or(sandbox.idle_cold_sec);
+    Ok(Config { data_dir, socket, listen, json_body_max, sandbox })
 }
 
 fn parse_listen(text: String) -> Result<Option<SocketAddr>, ConfigError> {
@@ -158,6 +180,8 @@ fn parse_listen(text: String) -> Result<Option<SocketAddr>, ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use orchestrator::model::IdleLimit;
+
     use super::*;
 
     fn config(text: &str, flags: Flags) -> Result<Config, String> {
@@ -192,11 +216,26 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_says_when_sandboxes_sleep_and_the_file_says_it_otherwise() {
+        let idle = |text, flags| config(text, flags).unwrap().sandbox.idle();
+        assert_eq!(idle("", Flags::default()), IdlePolicy::default());
+        let text = "[sandbox]\nidle_warm_sec = 5\nidle_cold_sec = 'never'\n";
+        let (warm, cold) = (Some(IdleLimit::After(5)), Some(IdleLimit::Never));
+        assert_eq!(idle(text, Flags::default()), IdlePolicy { warm, cold });
+        let flags = Flags { idle_warm: Some(IdleSetting::Never), ..Flags::default() };
+        assert_eq!(idle(text, flags), IdlePolicy { warm: Some(IdleLimit::Never), cold });
+        let flags = Flags { idle_cold: Some(IdleSetting::Default), ..Flags::default() };
+        assert_eq!(idle(text, flags), IdlePolicy { warm, cold: None });
+    }
+
+    #[test]
     fn a_misspelt_key_is_named_with_its_line() {
         for (text, wrong, line) in [
             ("\ndata_dri = '/d'", "data_dri", "line 2"),
             ("[sandbox]\nmemory = 1", "memory", "line 2"),
             ("[limits]\njson_body_kb = 'x'", "json_body_kb", "line 2"),
+            ("[sandbox]\nidle_warm_sec = 0", "seconds from 1 to", "line 2"),
+            ("[sandbox]\nidle_cold_sec = '5m'", "seconds from 1 to", "line 2"),
         ] {
             let error = config(text, Flags::default()).unwrap_err();
             assert!(error.contains(wrong) && error.contains(line), "{error}");

@@ -16,6 +16,7 @@ mod config;
 mod connections;
 mod failure;
 mod heard;
+mod idle;
 mod lead;
 mod limits;
 mod listen;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use api::{
-    Activity, Failure, FileInfo, FileKind, Image, Port, Sandbox, StartedFrom, Status, Thermal,
-    User, WatchEvent, WatchKind,
+    Activity, Failure, FileInfo, FileKind, IdleTime, Image, Port, Sandbox, Snapshot, SnapshotType,
+    StartedFrom, Status, Thermal, User, WatchEvent, WatchKind,
 };
 use orchestrator::{ActivityView, ImageView, NodeInfo, message as guest, model};
 
@@ -13,6 +13,7 @@ const MIB: u64 = 1 << 20;
 pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
     let spec = view.spec;
     let running = view.status == model::Status::Running;
+    let stopped = view.status == model::Status::Stopped;
     Sandbox {
         id: view.id.into(),
         name: view.name.into(),
@@ -26,7 +27,8 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         labels: spec.labels,
         created_by: view.owner.into(),
         created_at: time(view.created_at),
-        stopped_at: view.stopped_at.map(time),
+        // One that sleeps on its own was not stopped, as far as its owner can tell.
+        stopped_at: view.stopped_at.filter(|_| stopped).map(time),
         engine: format!("{}/{}", node.engine, node.accelerator),
         failure: view.failure.map(|failure| Failure {
             cause: failure.cause,
@@ -36,6 +38,9 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         generation: view.generation,
         snapshot_size_mb: view.snapshot_bytes.map(|bytes| bytes.div_ceil(MIB)),
         activity: running.then(|| activity(view.activity)),
+        keep_hot: view.policy.keep_hot,
+        idle_warm_sec: Some(sleep(view.sleeps.warm)),
+        idle_cold_sec: Some(sleep(view.sleeps.cold)),
         started_from: None,
     }
 }
@@ -48,6 +53,41 @@ fn activity(view: ActivityView) -> Activity {
         files: view.files,
         jobs: view.jobs,
         idle_sec: view.idle.as_secs(),
+    }
+}
+
+/// When something happens to an idle sandbox; absent is never.
+fn sleep(after: Option<Duration>) -> IdleTime {
+    after.map_or(IdleTime::Never, |after| IdleTime::After(after.as_secs()))
+}
+
+/// A limit as it was set.
+fn limit(limit: model::IdleLimit) -> IdleTime {
+    match limit {
+        model::IdleLimit::After(seconds) => IdleTime::After(seconds),
+        model::IdleLimit::Never => IdleTime::Never,
+    }
+}
+
+pub(crate) fn snapshot(view: model::SnapshotView) -> Snapshot {
+    let spec = view.spec;
+    Snapshot {
+        id: view.id.into(),
+        name: view.name.into(),
+        kind: match view.kind {
+            model::SnapshotKind::Memory => SnapshotType::Memory,
+            model::SnapshotKind::Disk => SnapshotType::Disk,
+        },
+        source_sandbox: view.source.into(),
+        created_by: view.owner.into(),
+        image: spec.image.into(),
+        cpus: spec.cpus,
+        memory_mb: spec.memory_mib,
+        disk_size_mb: spec.disk_mib,
+        size_bytes: view.bytes,
+        own_bytes: view.own_bytes,
+        size_mb: view.bytes.div_ceil(MIB),
+        created_at: time(view.created_at),
     }
 }
 
@@ -75,6 +115,7 @@ pub(crate) fn started_from(from: model::StartFrom) -> StartedFrom {
     match from {
         model::StartFrom::Memory => StartedFrom::Memory,
         model::StartFrom::Snapshot => StartedFrom::Snapshot,
+        model::StartFrom::Previous => StartedFrom::Previous,
         model::StartFrom::Disk => StartedFrom::Disk,
     }
 }
@@ -87,6 +128,9 @@ pub(crate) fn user(user: model::User, sandboxes: u32) -> User {
         max_sandboxes: user.limits.sandboxes,
         max_cpus_per_sandbox: user.limits.cpus_per_sandbox,
         max_memory_mb_per_sandbox: user.limits.memory_mib_per_sandbox,
+        max_snapshots: user.limits.snapshots,
+        idle_warm_sec: user.idle.warm.map(limit),
+        idle_cold_sec: user.idle.cold.map(limit),
         created_at: time(user.created_at),
         sandboxes,
     }
@@ -169,6 +213,34 @@ pub(crate) fn uptime(up: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_sandbox_that_sleeps_on_its_own_runs_as_far_as_its_owner_can_tell() {
+        let (found, _agent) = orchestrator::testing::sandbox_of_nobody().await;
+        let node = NodeInfo {
+            engine: "qemu".to_owned(),
+            engine_version: String::new(),
+            accelerator: "tcg".to_owned(),
+            reason: String::new(),
+            limits: Vec::new(),
+        };
+        let cold = |status| model::SandboxView {
+            status,
+            thermal: Some(model::Thermal::Cold),
+            stopped_at: Some(0),
+            policy: model::Policy { keep_hot: true, ..model::Policy::default() },
+            sleeps: model::Sleeps { warm: Some(Duration::from_secs(90)), cold: None },
+            ..found.view()
+        };
+        let asleep = sandbox(cold(model::Status::Running), &node);
+        assert_eq!((asleep.status, asleep.thermal), (Status::Running, Some(Thermal::Cold)));
+        assert_eq!((asleep.stopped_at, asleep.keep_hot), (None, true));
+        assert_eq!(asleep.idle_warm_sec, Some(IdleTime::After(90)));
+        assert_eq!(asleep.idle_cold_sec, Some(IdleTime::Never));
+        let stopped = sandbox(cold(model::Status::Stopped), &node);
+        assert_eq!((stopped.status, stopped.thermal), (Status::Stopped, None));
+        assert_eq!(stopped.stopped_at.as_deref(), Some("1970-01-01T00:00:00Z"));
+    }
 
     #[test]
     fn times_modes_and_durations_read_as_documented() {

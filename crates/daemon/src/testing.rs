@@ -52,6 +52,7 @@ impl Served {
                 memory_mib: 256,
                 disk_mib: 1024,
             },
+            idle: orchestrator::model::IdlePolicy::default(),
         };
         let orchestrator = Orchestrator::open(settings).await.unwrap();
         orchestrator.store().ensure_admin().await.unwrap();

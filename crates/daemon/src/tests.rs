@@ -31,6 +31,7 @@ use crate::{
     websocket::Upgrade,
 };
 
+mod copies;
 mod sockets;
 
 const JSON_BODY_MAX: usize = 1 << 20;
@@ -78,6 +79,7 @@ fn settings(data_dir: &Path) -> Settings {
             memory_mib: 256,
             disk_mib: 1024,
         },
+        idle: orchestrator::model::IdlePolicy::default(),
     }
 }
 
@@ -113,11 +115,14 @@ async fn every_other_route_refuses_callers_without_a_valid_key() {
         (Method::GET, "/sandboxes"),
         (Method::POST, "/sandboxes"),
         (Method::GET, "/sandboxes/a"),
+        (Method::PATCH, "/sandboxes/a"),
         (Method::DELETE, "/sandboxes/a"),
         (Method::POST, "/sandboxes/a/stop"),
         (Method::POST, "/sandboxes/a/start"),
         (Method::POST, "/sandboxes/a/pause"),
         (Method::POST, "/sandboxes/a/resume"),
+        (Method::POST, "/sandboxes/a/checkpoint"),
+        (Method::POST, "/sandboxes/a/fork"),
         (Method::POST, "/sandboxes/a/exec"),
         (Method::GET, "/sandboxes/a/exec/ws"),
         (Method::GET, "/sandboxes/a/ws"),
@@ -143,8 +148,13 @@ async fn every_other_route_refuses_callers_without_a_valid_key() {
         (Method::PATCH, "/sandboxes/a/proxy/x/y//z"),
         (Method::GET, "/ports"),
         (Method::GET, "/images"),
+        (Method::GET, "/snapshots"),
+        (Method::GET, "/snapshots/a"),
+        (Method::DELETE, "/snapshots/a"),
+        (Method::POST, "/snapshots/a/resume"),
         (Method::GET, "/users"),
         (Method::POST, "/users"),
+        (Method::PATCH, "/users/a"),
         (Method::DELETE, "/users/a"),
         (Method::POST, "/users/a/rotate-key"),
     ] {

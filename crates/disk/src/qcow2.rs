@@ -16,6 +16,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
+use base::fault;
+
 const MAGIC: &[u8; 4] = b"QFI\xfb";
 const VERSION: u32 = 3;
 const HEADER_LENGTH: u32 = 104;
@@ -55,6 +57,16 @@ pub enum Qcow2Error {
     /// The file is not something that [`create_overlay`] made and QEMU wrote data to.
     #[error("refusing the qcow2 file: {0}")]
     Refused(&'static str),
+}
+
+impl From<Qcow2Error> for io::Error {
+    /// Keeps what the system said: that a disk is full is told to people.
+    fn from(error: Qcow2Error) -> Self {
+        match error {
+            Qcow2Error::Io(error) => error,
+            Qcow2Error::Geometry { .. } | Qcow2Error::Refused(_) => Self::other(error),
+        }
+    }
 }
 
 /// What the header of an accepted overlay says.
@@ -146,6 +158,7 @@ impl Layout {
 pub fn create_overlay(file: &File, virtual_size: u64, cluster_bits: u32) -> Result<(), Qcow2Error> {
     let layout = Layout::new(virtual_size, cluster_bits)
         .ok_or(Qcow2Error::Geometry { size: virtual_size, cluster_bits })?;
+    fault::point("qcow.create")?;
     file.set_len(layout.clusters * layout.cluster)?;
     let table: Vec<u8> = (0..layout.refcount_blocks)
         .flat_map(|block| ((2 + block) * layout.cluster).to_be_bytes())
@@ -154,6 +167,7 @@ pub fn create_overlay(file: &File, virtual_size: u64, cluster_bits: u32) -> Resu
     // Counts run on from one block to the next, and so do the blocks.
     let counts: Vec<u8> = (0..layout.clusters).flat_map(|_| 1u16.to_be_bytes()).collect();
     file.write_all_at(&counts, 2 * layout.cluster)?;
+    fault::point("qcow.header")?;
     // The header last: without it this is no qcow2 file.
     Ok(file.write_all_at(&layout.header(virtual_size, cluster_bits), 0)?)
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use base::{files, process::Command};
+use base::{fault, files, process::Command};
 use fs_err as fs;
 
 use crate::DiskError;
@@ -36,8 +36,8 @@ const GROWTH_MAX_BLOCKS: u64 = (1 << 32) - 1;
 pub fn create_ext4(path: &Path, size_mib: u64) -> Result<(), DiskError> {
     let size_mib = size_mib.max(SIZE_MIN_MIB);
     let file = fs::OpenOptions::new().write(true).create_new(true).open(path)?;
-    let made = file
-        .set_len(size_mib << 20)
+    let made = fault::point("scratch.create")
+        .and_then(|()| file.set_len(size_mib << 20))
         .map_err(DiskError::from)
         .and_then(|()| make_file_system(path, size_mib * BLOCKS_PER_MIB));
     if made.is_err() {

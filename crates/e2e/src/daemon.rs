@@ -1,6 +1,7 @@
 //! One run of the daemon's process and what it says on stderr.
 
 use std::{
+    ffi::OsString,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::Path,
@@ -69,8 +70,16 @@ impl Daemon {
     ///
     /// # Errors
     /// What it said, if it ended instead.
-    pub(crate) fn start(binary: &Path, data: &Path) -> Result<Self, String> {
-        let mut child = Command::new(binary)
+    pub(crate) fn start(
+        binary: &Path,
+        data: &Path,
+        environment: &[(&str, OsString)],
+    ) -> Result<Self, String> {
+        let mut command = Command::new(binary);
+        for (name, value) in environment {
+            command = command.env(name, value);
+        }
+        let mut child = command
             .env("HOME", data)
             .env("RUST_BACKTRACE", "1")
             // Not the file of this machine's own daemon.
@@ -114,6 +123,11 @@ impl Daemon {
     /// Asks it to end, waits until it has, and says how.
     pub(crate) fn terminate(mut self) -> ExitStatus {
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits until it ends by itself, and says how.
+    pub(crate) fn ended(mut self) -> ExitStatus {
         self.wait()
     }
 

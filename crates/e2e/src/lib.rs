@@ -5,24 +5,33 @@
 //! prepared ── binary, kernel, images, recorded templates: once a machine
 //!     └──► Node ── a data directory and a daemon of its own; checks at its end that nothing stays
 //!            ├──► Guest ── one sandbox, through the client library
-//!            │     └──► Terminal ── a session of it
+//!            │     ├──► Terminal ── a session of it
+//!            │     └──► Content ── what must not be lost, on its disk and in its memory
+//!            ├──► world ── whether what the daemon says is what the host has
+//!            ├──► Faults ── what is to go wrong inside the daemon, and when
 //!            ├──► cli ── the program that people use
 //!            └──► raw ── bytes on the socket, for requests that no client would send
 //! ```
 //! A machine without QEMU, a kernel or images fails the tests: they exist to run.
 
+mod content;
 mod daemon;
+mod faults;
 mod guest;
 mod host;
 mod node;
 mod prepared;
 pub mod raw;
 mod terminal;
+mod world;
 
+pub use content::{Content, Found};
+pub use faults::{Faults, Passing};
 pub use guest::{Guest, create_request, root, sh, signal, until};
 pub use host::{Tmpfs, descriptors, namespace, process_start, status_field};
 pub use node::{Node, Options};
 pub use terminal::Terminal;
+pub use world::agreed;
 
 /// The memory of most sandboxes here, MB: the least in which everything works is the fastest.
 pub const MEMORY_MB: u64 = 128;

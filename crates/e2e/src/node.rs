@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Output, Stdio},
+    process::{ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::{
     daemon::{Daemon, Log},
+    faults::Faults,
     host::{self, Tmpfs},
     prepared::{Prepared, prepared},
 };
@@ -29,11 +30,14 @@ pub struct Options {
     pub recorded_templates: bool,
     /// If set, sandboxes lie on a file system of this many bytes.
     pub sandboxes_bytes: Option<u64>,
+    /// Whether its daemon is the one in which [`Faults`] can make something go wrong. What it says
+    /// of that in its log is no failure of the test then, unless it panics.
+    pub faults: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kernels: true, recorded_templates: true, sandboxes_bytes: None }
+        Self { kernels: true, recorded_templates: true, sandboxes_bytes: None, faults: false }
     }
 }
 
@@ -44,6 +48,7 @@ pub struct Node {
     daemon: Option<Daemon>,
     sandboxes: Option<Tmpfs>,
     binary: PathBuf,
+    faults: Option<Faults>,
     logs: Vec<Arc<Log>>,
     keys: Mutex<Vec<String>>,
     expected: Mutex<Vec<&'static str>>,
@@ -75,7 +80,8 @@ impl Node {
         let mut node = Self {
             daemon: None,
             sandboxes,
-            binary: prepared.binary.clone(),
+            binary: if options.faults { prepared.faulty() } else { prepared.binary.clone() },
+            faults: options.faults.then(|| Faults::of(data.path())),
             logs: Vec::new(),
             keys: Mutex::default(),
             expected: Mutex::default(),
@@ -159,7 +165,7 @@ impl Node {
 
     /// Tries to start another daemon on the same data directory and gives what it said.
     pub fn second_daemon(&self) -> Result<(), String> {
-        Daemon::start(&self.binary, self.data()).map(Daemon::kill9)
+        Daemon::start(&self.binary, self.data(), &[]).map(Daemon::kill9)
     }
 
     /// Kills the daemon without warning, if it runs.
@@ -180,16 +186,44 @@ impl Node {
         }
     }
 
+    /// Waits until the daemon has ended by itself, and says how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.daemon.take().map(Daemon::ended)
+    }
+
     /// Ends the daemon if it runs, and starts the next one.
     ///
     /// # Panics
     /// If it does not serve.
     pub fn restart(&mut self) {
-        self.terminate();
-        let daemon = Daemon::start(&self.binary, self.data())
+        self.start_daemon(None)
             .unwrap_or_else(|said| panic!("the daemon does not serve; it said:\n{said}"));
+    }
+
+    /// As [`Self::restart`], with something that goes wrong from the start, see [`Faults::arm`].
+    ///
+    /// # Errors
+    /// What the daemon said, if it does not serve.
+    pub fn restart_armed(&mut self, fault: &str) -> Result<(), String> {
+        self.start_daemon(Some(fault))
+    }
+
+    fn start_daemon(&mut self, fault: Option<&str>) -> Result<(), String> {
+        self.terminate();
+        let mut environment = self.faults.as_ref().map_or(Vec::new(), Faults::environment);
+        environment.extend(fault.map(|fault| ("BHATTI_FAULT", fault.into())));
+        let daemon = Daemon::start(&self.binary, self.data(), &environment)?;
         self.logs.push(Arc::clone(&daemon.log));
         self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// What can be made to go wrong.
+    ///
+    /// # Panics
+    /// If the node has not the option for that.
+    pub fn faults(&self) -> &Faults {
+        self.faults.as_ref().expect("the node is one with faults")
     }
 
     /// What all daemons of this node have said so far.
@@ -264,6 +298,10 @@ impl Node {
     }
 
     fn unexpected_warnings(&self) -> Vec<String> {
+        if self.faults.is_some() {
+            let panics = |line: &String| line.contains("panicked at");
+            return self.log().into_iter().filter(panics).collect();
+        }
         let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         let loud =
             |line: &String| [" WARN ", " ERROR ", "panicked at"].iter().any(|l| line.contains(l));

@@ -4,6 +4,7 @@
 //! ```text
 //! target/e2e/<key>.lock        held shared by every process that uses <key>/
 //! target/e2e/<key>/bhatti      the binary as it was when the run began
+//!                  faulty      the one for tests of faults, if there is one
 //!                  verdict     what it found out about KVM, which takes seconds
 //!                  templates/  as in a data directory
 //! ```
@@ -23,6 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::node::{Node, Options};
 
 const BINARY: &str = "BHATTI_BIN";
+const FAULTS_BINARY: &str = "BHATTI_FAULTS_BIN";
 const TEST_DATA: &str = "BHATTI_TEST_DATA";
 
 /// See the module.
@@ -45,16 +47,11 @@ fn prepare() -> io::Result<Prepared> {
     assert!(rustix::process::geteuid().is_root(), "these tests start real VMs and have to be root");
     let target = target_directory()?;
     let (binary, data) = (find_binary(&target), find_data(&target));
-    let meta = fs::metadata(&binary)?;
-    let identity = format!(
-        "{} {} {} {} {}",
-        binary.display(),
-        meta.ino(),
-        meta.len(),
-        meta.mtime_nsec(),
-        data.display()
-    );
-    let key = base::hash::bytes(format!("{identity} {}", meta.mtime()).as_bytes())[..16].to_owned();
+    let faulty = env::var_os(FAULTS_BINARY)
+        .map_or_else(|| binary.with_file_name("bhatti-faults"), PathBuf::from);
+    let identity =
+        format!("{} {} {}", identity(&binary)?, identity(&faulty).unwrap_or_default(), data.display());
+    let key = base::hash::bytes(identity.as_bytes())[..16].to_owned();
     let home = target.join("e2e");
     fs::create_dir_all(&home)?;
     remove_unused(&home, &key)?;
@@ -72,6 +69,9 @@ fn prepare() -> io::Result<Prepared> {
         base::files::remove_any(&directory)?;
         fs::create_dir_all(directory.join("templates"))?;
         fs::copy(&binary, &prepared.binary)?;
+        if faulty.is_file() {
+            fs::copy(&faulty, directory.join("faulty"))?;
+        }
         record(&prepared)?;
         fs::write(directory.join("complete"), "")?;
     }
@@ -79,7 +79,25 @@ fn prepare() -> io::Result<Prepared> {
     Ok(prepared)
 }
 
+/// What tells a file from another that was at the same place earlier.
+fn identity(file: &Path) -> io::Result<String> {
+    let meta = fs::metadata(file)?;
+    let (inode, length, seconds) = (meta.ino(), meta.len(), meta.mtime());
+    Ok(format!("{} {inode} {length} {seconds} {}", file.display(), meta.mtime_nsec()))
+}
+
 impl Prepared {
+    /// The binary for tests of faults.
+    pub(crate) fn faulty(&self) -> PathBuf {
+        let binary = self.directory.join("faulty");
+        assert!(
+            binary.is_file(),
+            "there is no program for tests of faults: build it with `make faulty`, or name one in \
+             {FAULTS_BINARY}"
+        );
+        binary
+    }
+
     /// Gives a new data directory what there is.
     pub(crate) fn furnish(&self, data: &Path, options: &Options) -> io::Result<()> {
         if options.kernels {

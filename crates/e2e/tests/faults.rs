@@ -192,7 +192,7 @@ async fn a_snapshot_that_names_the_wrong_disk_layers_costs_no_data() {
     let path = snapshot(&node, &guest.id).join("manifest.json");
     let text = std::fs::read(&path).unwrap();
     let mut manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    let layers = manifest.pointer_mut("/body/layers").expect("the manifest names its layers");
+    let layers = manifest.pointer_mut("/body/facts/layers").expect("the manifest names its layers");
     *layers = serde_json::json!([7]);
     std::fs::write(&path, manifest.to_string()).unwrap();
     let body = refused(guest.start(None).await);

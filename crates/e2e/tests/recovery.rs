@@ -2,51 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
-use api::{Sandbox, Status, Thermal};
-use e2e::{Guest, Node, create_request, process_start, sh, until};
+use api::{Status, Thermal};
+use e2e::{Guest, Node, agreed, create_request, process_start, sh};
 
 const COUNTER: &str = "(n=0; while :; do n=$((n+1)); echo $n >> /tmp/count; usleep 5000; done) \
                        >/dev/null 2>&1 & sync";
 const GAPLESS: &str = "awk 'NR != $1 { exit 1 }' /tmp/count; was=$(wc -l < /tmp/count); \
                        while [ $(wc -l < /tmp/count) = $was ]; do usleep 1000; done; \
                        awk 'NR != $1 { exit 1 }' /tmp/count";
-
-/// Every sandbox once none of them is on its way somewhere.
-async fn settled(node: &Node) -> Vec<Sandbox> {
-    let mut client = node.admin();
-    // What is asked of a sandbox is answered after it has been taken up. Whether it can be paused
-    // does not matter here; the next use ends the pause.
-    for sandbox in client.sandboxes(&[]).await.unwrap() {
-        drop(client.pause(&sandbox.id).await);
-    }
-    // There is no way to wait for a list to come to rest but to look at it.
-    until("every sandbox is in a lasting state", async || {
-        let all = client.sandboxes(&[]).await.unwrap();
-        let lasting = [Status::Running, Status::Stopped, Status::Failed];
-        all.iter().all(|sandbox| lasting.contains(&sandbox.status)).then_some(all)
-    })
-    .await
-}
-
-/// The monitors on this host are those of the running sandboxes, one each.
-fn assert_no_orphans(node: &Node, all: &[Sandbox], when: &str) {
-    let running: Vec<&str> = all
-        .iter()
-        .filter(|sandbox| sandbox.status == Status::Running)
-        .map(|sandbox| sandbox.id.as_str())
-        .collect();
-    let monitors = node.monitors();
-    let of: BTreeSet<&str> = monitors.iter().map(|(_, id)| id.as_str()).collect();
-    assert_eq!(of, running.iter().copied().collect(), "{when}: {all:#?}");
-    assert_eq!(monitors.len(), running.len(), "{when}: {monitors:?}");
-    let known: BTreeSet<String> = all.iter().map(|sandbox| sandbox.id.clone()).collect();
-    let directories = std::fs::read_dir(node.data().join("sandboxes")).unwrap();
-    for name in directories.map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
-        assert!(known.contains(&name), "{when}: the directory {name} belongs to nobody");
-    }
-}
 
 #[tokio::test]
 async fn a_running_sandbox_outlives_its_daemon_and_is_taken_up() {
@@ -105,7 +70,7 @@ async fn every_state_is_found_again_as_it_was() {
         *guest = guest.by(node.admin());
     }
 
-    let all = settled(&node).await;
+    let all = agreed(&node, "after the restart").await;
     let of = |name: &str| all.iter().find(|sandbox| sandbox.name == name).unwrap();
     assert_eq!(
         (&of("paused").status, &of("paused").thermal),
@@ -117,7 +82,6 @@ async fn every_state_is_found_again_as_it_was() {
     assert_eq!(of("dies").status, Status::Failed);
     let cause = &of("dies").failure.as_ref().unwrap().cause;
     assert!(cause.contains("daemon was not running"), "{cause}");
-    assert_no_orphans(&node, &all, "after the restart");
     failed.start(None).await.unwrap();
     dies.start(None).await.unwrap();
     for guest in [&mut paused, &mut stopped, &mut failed, &mut dies] {
@@ -185,8 +149,7 @@ async fn a_daemon_killed_at_any_moment_leaves_nothing_half_made() {
         node.kill9();
         node.restart();
         guest = guest.by(node.admin());
-        let all = settled(&node).await;
-        assert_no_orphans(&node, &all, &when);
+        let all = agreed(&node, &when).await;
         let dev = all.iter().find(|sandbox| sandbox.name == "dev").expect(&when);
         assert_ne!(dev.status, Status::Failed, "{when}: {dev:?}");
         guest.sh(GAPLESS).await;

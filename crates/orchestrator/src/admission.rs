@@ -68,6 +68,13 @@ pub(crate) fn admit(
     Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init }))
 }
 
+/// Whether a user may have another sandbox of this specification.
+pub(crate) fn within(spec: &Spec, limits: UserLimits, host: Host) -> Result<()> {
+    cpus(spec.cpus, limits)?;
+    memory(spec.memory_mib, limits, host)?;
+    Ok(())
+}
+
 fn check_init(init: Option<&InitSpec>) -> Result<()> {
     let bad = |message: String| Err(Error::new(Kind::InvalidRequest, message));
     match init {

@@ -14,7 +14,7 @@ use crate::{
     admission::{self, Defaults},
     contents::Contents,
     driver::Begin,
-    model::{CreateRequest, SandboxView, Spec, StartFrom, User},
+    model::{CreateRequest, IdlePolicy, SandboxView, Spec, StartFrom, User},
     node::{Node, blocking},
     record::{Identity, Record, State},
     recovery,
@@ -31,6 +31,8 @@ pub struct Settings {
     pub lohar: &'static [u8],
     /// What a create takes when it does not say.
     pub defaults: Defaults,
+    /// When sandboxes are put to sleep whose owners do not say.
+    pub idle: IdlePolicy,
 }
 
 /// What runs the VMs, for people.
@@ -102,7 +104,7 @@ pub struct Started {
 /// All sandboxes of one node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Orchestrator {
-    node: Arc<Node>,
+    pub(crate) node: Arc<Node>,
 }
 
 impl Orchestrator {
@@ -161,6 +163,7 @@ impl Orchestrator {
         progress: Progress,
     ) -> Result<Created> {
         let defaults = &self.node.settings.defaults;
+        let policy = request.policy;
         let (name, spec) = admission::admit(request, defaults, owner.limits, admission::host())?;
         // Whether it can be made at all is asked before anything is made.
         let existing = name.as_ref().and_then(|n| self.node.registry.find(&owner.id, n.as_str()));
@@ -183,7 +186,8 @@ impl Orchestrator {
             id: SandboxId::random(),
             owner: owner.id.clone(),
             name,
-            spec,
+            spec: Arc::new(spec),
+            policy,
             identity: Identity::random(),
             slot: 0,
             generation: 0,
@@ -239,7 +243,7 @@ impl Orchestrator {
     /// The owner's sandboxes themselves, by name. Wakes none.
     pub fn sandboxes(&self, owner: &UserId) -> Vec<Sandbox> {
         let mut sandboxes = self.node.registry.of(owner);
-        sandboxes.sort_by(|a, b| a.record().name.cmp(&b.record().name));
+        sandboxes.sort_by_cached_key(Sandbox::name);
         sandboxes
     }
 
@@ -283,9 +287,9 @@ impl Orchestrator {
 }
 
 async fn same_or_taken(existing: Sandbox, spec: &Spec) -> Result<Created> {
-    let record = existing.record();
-    if record.spec != *spec {
-        let message = format!("a sandbox {} with another specification exists", record.name);
+    let view = existing.view();
+    if view.spec != *spec {
+        let message = format!("a sandbox {} with another specification exists", view.name);
         return Err(Error::new(Kind::NameTaken, message)
             .hint("choose another name, or destroy the other sandbox first"));
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use base::ids::SandboxId;
+use base::ids::{SandboxId, SnapshotId};
 
 /// The longest path that a Unix socket can have, bytes, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -44,6 +44,15 @@ impl Layout {
 
     pub(crate) fn sandbox(&self, id: &SandboxId) -> PathBuf {
         self.sandboxes().join(id.as_str())
+    }
+
+    /// Named snapshots.
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.data.join("snapshots")
+    }
+
+    pub(crate) fn snapshot(&self, id: &SnapshotId) -> PathBuf {
+        self.snapshots().join(id.as_str())
     }
 
     /// Control sockets of running VMs.

@@ -65,6 +65,8 @@ pub struct CreateRequest {
     pub labels: BTreeMap<String, String>,
     /// What it is to run.
     pub init: Option<InitSpec>,
+    /// When it may be put to sleep.
+    pub policy: Policy,
 }
 
 /// Whether a sandbox's VM exists, as callers see it.
@@ -133,6 +135,10 @@ pub struct SandboxView {
     pub stopped_at: Option<i64>,
     /// What is going on in it, as far as it keeps it awake.
     pub activity: ActivityView,
+    /// What its owner says about its sleep.
+    pub policy: Policy,
+    /// What follows from that, from its owner's limits and from the node's.
+    pub sleeps: Sleeps,
 }
 
 /// Where a start takes the sandbox's state from.
@@ -143,6 +149,8 @@ pub enum StartFrom {
     Memory,
     /// Its memory snapshot: processes go on.
     Snapshot,
+    /// The memory snapshot before that one, if it was kept: everything later is lost.
+    Previous,
     /// A boot from its disk: files are there, processes are not.
     Disk,
 }
@@ -158,6 +166,8 @@ pub struct User {
     pub admin: bool,
     /// What it may have.
     pub limits: UserLimits,
+    /// What holds for its sandboxes that do not say otherwise.
+    pub idle: IdlePolicy,
     /// Unix seconds.
     pub created_at: i64,
 }
@@ -171,11 +181,30 @@ pub struct UserLimits {
     pub cpus_per_sandbox: u32,
     /// Most memory in one sandbox, MiB.
     pub memory_mib_per_sandbox: u64,
+    /// Most named snapshots at a time.
+    pub snapshots: u32,
+}
+
+/// What changes about a user; absent stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UserEdit {
+    /// As in [`UserLimits::sandboxes`].
+    pub sandboxes: Option<u32>,
+    /// As in [`UserLimits::cpus_per_sandbox`].
+    pub cpus_per_sandbox: Option<u32>,
+    /// As in [`UserLimits::memory_mib_per_sandbox`].
+    pub memory_mib_per_sandbox: Option<u64>,
+    /// As in [`UserLimits::snapshots`].
+    pub snapshots: Option<u32>,
+    /// A new limit; the inner `None` takes the node's again.
+    pub idle_warm: Option<Option<IdleLimit>>,
+    /// A new limit; the inner `None` takes the node's again.
+    pub idle_cold: Option<Option<IdleLimit>>,
 }
 
 impl Default for UserLimits {
     fn default() -> Self {
-        Self { sandboxes: 5, cpus_per_sandbox: 4, memory_mib_per_sandbox: 4096 }
+        Self { sandboxes: 5, cpus_per_sandbox: 4, memory_mib_per_sandbox: 4096, snapshots: 20 }
     }
 }
 
@@ -199,6 +228,37 @@ pub struct IdlePolicy {
     /// When an idle sandbox goes to disk, counted from the same moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cold: Option<IdleLimit>,
+}
+
+/// When a sandbox is put to sleep, counted from when it became idle; absent is never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sleeps {
+    /// When its vCPUs are paused.
+    pub warm: Option<std::time::Duration>,
+    /// When it goes to disk.
+    pub cold: Option<std::time::Duration>,
+}
+
+/// What its owner says about one sandbox's sleep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Whether it is never put to sleep, whatever the limits say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_hot: bool,
+    /// When it is put to sleep otherwise.
+    #[serde(flatten)]
+    pub idle: IdlePolicy,
+}
+
+/// Who had a sandbox stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoppedBy {
+    /// Its owner: it stays stopped until its owner starts or uses it.
+    #[default]
+    Owner,
+    /// We, because it was idle: any request wakes it.
+    Idleness,
 }
 
 /// What changes about an existing sandbox; absent stays as it is.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use base::{files, hash};
+use base::{fault, files, hash};
 use disk::{
     image::{self, Image},
     kernel::{self, KernelBundle},
@@ -109,6 +109,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// Lists the process ids of the monitors whose marker begins with `prefix`.
+fn monitors(prefix: String) -> impl Fn() -> Vec<i32> + Send + Sync + 'static {
+    move || {
+        let marked = vmm::marked(&prefix).unwrap_or_default();
+        marked.into_iter().map(|(pid, _)| pid).collect()
+    }
+}
+
 /// What the names of a node's control groups (`TAG-…`) and the markers of its processes (`TAG/…`)
 /// start with.
 pub fn node_tag(data_dir: &Path) -> String {
@@ -122,17 +130,21 @@ impl Node {
             return Err(Error::new(Kind::InvalidRequest, reason)
                 .hint("choose a shorter one with --data-dir"));
         }
-        for directory in [layout.sandboxes(), layout.templates().join("keys"), layout.runs()] {
+        let tag = node_tag(layout.data());
+        fault::prepare(monitors(format!("{tag}/")))?;
+        let keys = layout.templates().join("keys");
+        for directory in [layout.sandboxes(), layout.snapshots(), keys, layout.runs()] {
             fs_err::create_dir_all(directory)?;
         }
         // Guests' memory and disks are nobody else's business on this host.
-        for directory in [layout.sandboxes(), layout.templates(), layout.runs()] {
+        let private = [layout.sandboxes(), layout.snapshots(), layout.templates(), layout.runs()];
+        for directory in private {
             fs_err::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
         let store = Store::open(&layout.store())?;
         files::sweep_temporary(&layout.templates())?;
+        files::sweep_temporary(&layout.snapshots())?;
         disk::sweep(layout.data())?;
-        let tag = node_tag(layout.data());
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let network = NetworkNamespace::empty().map_err(|error| {
             Error::internal("no network namespace can be made", error)
@@ -234,6 +246,7 @@ impl Node {
 
     /// Keeps which engine a VM was launched with, because its device state needs the same one.
     pub(crate) fn note_engine(&self, name: &str, fingerprint: &str) -> Result<()> {
+        fault::point("engine.note")?;
         Ok(fs_err::write(self.layout.run(name).join("engine"), fingerprint)?)
     }
 

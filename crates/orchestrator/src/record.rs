@@ -1,9 +1,11 @@
 //! What the store keeps of a sandbox: enough to take it up again after the daemon was killed.
 
-use base::ids::{Name, SandboxId, UserId};
+use std::sync::Arc;
+
+use base::ids::{Name, SandboxId, SnapshotId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Failure, Spec};
+use crate::model::{Failure, Policy, SnapshotKind, Spec, StoppedBy};
 
 /// One sandbox as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +17,9 @@ pub struct Record {
     /// Its name, unique among the owner's sandboxes.
     pub name: Name,
     /// What it is made of.
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
+    /// What its owner says about its sleep.
+    pub policy: Policy,
     /// Who the guest is told that it is.
     pub identity: Identity,
     /// A small number that no other living sandbox has; the VM's own uid follows from it.
@@ -50,6 +54,15 @@ impl std::fmt::Debug for Identity {
     }
 }
 
+/// Whom a guest believes itself to be that was copied from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Likeness {
+    /// The other's id.
+    pub sandbox_id: SandboxId,
+    /// The other's identity.
+    pub identity: Identity,
+}
+
 /// The states that survive the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
@@ -69,9 +82,47 @@ pub enum State {
     Stopped {
         /// Unix seconds.
         since: i64,
+        /// Who wanted that.
+        #[serde(default)]
+        by: StoppedBy,
     },
     /// The VM ended unasked.
     Failed(Failure),
     /// Being removed; found after a restart, the removal is finished.
     Destroying,
+}
+
+/// One named snapshot as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its owner.
+    pub owner: UserId,
+    /// Its name, unique among the owner's snapshots.
+    pub name: Name,
+    /// What it holds.
+    pub kind: SnapshotKind,
+    /// The name that the sandbox had of which it was taken.
+    pub source: Name,
+    /// What a sandbox made of it is made of.
+    pub spec: Arc<Spec>,
+    /// Whom the guest in its memory believes itself to be.
+    pub likeness: Likeness,
+    /// Whether it can be used.
+    pub state: SnapshotState,
+    /// Unix seconds.
+    pub created_at: i64,
+}
+
+/// Where a snapshot is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotState {
+    /// Being written; found after a restart, what there is of it is removed.
+    Making,
+    /// Whole.
+    Ready,
+    /// Being removed; found after a restart, the removal is finished.
+    Removing,
 }

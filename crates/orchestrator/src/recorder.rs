@@ -75,7 +75,6 @@ async fn record_in(
             modules: template::open(&shape.bundle.modules_image())?,
             scratch: scratch.into_parts().0.into(),
             layers: Vec::new(),
-            merging: false,
         },
         boot: cold_boot(shape, &engine)?,
         run_dir: node.make_run(name)?,

@@ -1,14 +1,14 @@
 //! Making store and world agree after a start.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use base::{files, process::Process};
 
 use crate::{
-    Result,
+    Result, copies,
     driver::Begin,
     node::{Node, blocking},
-    record::{Record, State},
+    record::{Record, SnapshotState, State},
     sandbox::Sandbox,
 };
 
@@ -28,11 +28,32 @@ pub(crate) async fn take_up(node: &Arc<Node>) -> Result<()> {
         .collect();
     kill_strays(node, &running).await?;
     let known: HashSet<String> = records.iter().map(|r| r.id.as_str().to_owned()).collect();
-    sweep(node, known).await?;
+    for name in node.leftovers()? {
+        if !known.contains(&name) {
+            node.clean_run(&name);
+        }
+    }
+    set_aside(node.layout.sandboxes(), known).await?;
+    let known = settle_snapshots(node).await?;
+    set_aside(node.layout.snapshots(), known).await?;
     for record in records {
         start(node, record);
     }
     Ok(())
+}
+
+/// Removes the snapshots that are half-made or half-removed.
+async fn settle_snapshots(node: &Arc<Node>) -> Result<HashSet<String>> {
+    let mut known = HashSet::new();
+    for record in node.store.snapshots().await? {
+        match record.state {
+            SnapshotState::Ready => drop(known.insert(record.id.as_str().to_owned())),
+            SnapshotState::Making | SnapshotState::Removing => {
+                copies::remove(node, &record.id).await;
+            }
+        }
+    }
+    Ok(known)
 }
 
 fn start(node: &Arc<Node>, record: Record) {
@@ -57,13 +78,8 @@ async fn kill_strays(node: &Arc<Node>, running: &HashSet<i32>) -> Result<()> {
     Ok(())
 }
 
-async fn sweep(node: &Arc<Node>, known: HashSet<String>) -> Result<()> {
-    for name in node.leftovers()? {
-        if !known.contains(&name) {
-            node.clean_run(&name);
-        }
-    }
-    let directory = node.layout.sandboxes();
+/// Keeps directories without a row out of the way.
+async fn set_aside(directory: PathBuf, known: HashSet<String>) -> Result<()> {
     blocking(move || {
         for entry in fs_err::read_dir(&directory)? {
             let entry = entry?;
@@ -71,11 +87,11 @@ async fn sweep(node: &Arc<Node>, known: HashSet<String>) -> Result<()> {
             if known.contains(&name) {
                 continue;
             }
-            // The row is written before the directory is made and removed after it is gone, so
+            // A row is written before its directory is made and removed after it is gone, so
             // without a row this can only be what an older copy of the store does not know.
             let aside = entry.path().with_file_name(format!("lost-{name}"));
             if !name.starts_with("lost-") {
-                tracing::warn!(from = name, "a sandbox directory without a row is set aside");
+                tracing::warn!(from = name, "a directory without a row is set aside");
                 fs_err::rename(entry.path(), aside)?;
                 files::sync_directory(&directory)?;
             }

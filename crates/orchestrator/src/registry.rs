@@ -27,7 +27,7 @@ impl Registry {
 
     pub(crate) fn insert(&self, sandbox: Sandbox) {
         let record = sandbox.record();
-        let key = (record.owner.clone(), record.name.as_str().to_owned());
+        let key = (record.owner.clone(), sandbox.name().as_str().to_owned());
         let id = record.id.clone();
         let mut inner = self.lock();
         inner.by_name.insert(key, id.clone());
@@ -37,8 +37,7 @@ impl Registry {
     pub(crate) fn remove(&self, id: &SandboxId) {
         let mut inner = self.lock();
         if let Some(sandbox) = inner.by_id.remove(id) {
-            let record = sandbox.record();
-            let key = (record.owner.clone(), record.name.as_str().to_owned());
+            let key = (sandbox.record().owner.clone(), sandbox.name().as_str().to_owned());
             // The name may be in use again by the time the old sandbox is forgotten.
             if inner.by_name.get(&key) == Some(id) {
                 inner.by_name.remove(&key);

@@ -6,18 +6,19 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
+use base::ids::Name;
 use proto::mux::Session;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     Error, Kind, Result,
     activity::{Activity, ActivityView, Busy, Work},
-    driver::{self, Begin, Command, Published},
+    driver::{self, Begin, Command, Copied, Published},
     facade::{Progress, Started},
     guest::{Awake, Witness},
-    model::{SandboxView, StartFrom},
+    model::{SandboxView, Sleeps, SnapshotKind, Spec, StartFrom},
     node::Node,
     record::Record,
 };
@@ -68,9 +69,14 @@ impl Sandbox {
         Self { shared: Arc::new(Shared { record, commands, published, activity, awake }) }
     }
 
-    /// What does not change: id, owner, name, specification.
+    /// What it was made as. Its id, owner and identity never change; the rest may have.
     pub(crate) fn record(&self) -> &Record {
         &self.shared.record
+    }
+
+    /// The name that it has now.
+    pub(crate) fn name(&self) -> Name {
+        self.shared.published.borrow().name.clone()
     }
 
     /// The sandbox as it is now. Never wakes it.
@@ -79,9 +85,9 @@ impl Sandbox {
         let now = self.shared.published.borrow();
         SandboxView {
             id: record.id.clone(),
-            name: record.name.clone(),
+            name: now.name.clone(),
             owner: record.owner.clone(),
-            spec: record.spec.clone(),
+            spec: Spec::clone(&now.spec),
             status: now.status,
             thermal: now.thermal,
             failure: now.failure.clone(),
@@ -90,6 +96,8 @@ impl Sandbox {
             created_at: record.created_at,
             stopped_at: now.stopped_at,
             activity: self.shared.activity.view(),
+            policy: now.policy,
+            sleeps: Sleeps::default(),
         }
     }
 
@@ -125,6 +133,12 @@ impl Sandbox {
     pub async fn resume(&self) -> Result<SandboxView> {
         self.ask(Command::Resume).await?;
         Ok(self.view())
+    }
+
+    /// Makes directories that share its disk as it is now, and copies its memory if that is asked
+    /// for.
+    pub(crate) async fn copy(&self, kind: SnapshotKind, into: Vec<PathBuf>) -> Result<Copied> {
+        self.ask(|reply| Command::Copy { kind, into, reply }).await
     }
 
     /// Removes the sandbox and all that belongs to it.
@@ -168,7 +182,7 @@ impl Sandbox {
 
     /// Explains the loss of a session in the middle of an operation.
     fn witness(&self) -> Witness {
-        Witness::new(self.shared.record.name.clone(), self.shared.published.clone())
+        Witness::new(self.name(), self.shared.published.clone())
     }
 
     /// A session with the agent if the sandbox is hot.
@@ -189,7 +203,7 @@ impl Sandbox {
     }
 
     fn gone(&self) -> Error {
-        let name = &self.shared.record.name;
+        let name = self.name();
         Error::new(Kind::SandboxNotFound, format!("sandbox {name} does not exist any more"))
     }
 }

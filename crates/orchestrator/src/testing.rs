@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     Orchestrator, Sandbox,
     driver::{Command, Published},
-    model::{Spec, Status, Thermal},
+    model::{Policy, Spec, Status, StoppedBy, Thermal},
     record::{Identity, Record, State},
 };
 
@@ -88,7 +88,11 @@ pub async fn sandbox(owner: &UserId, name: &str) -> (Sandbox, Agent) {
     let guest = tokio::spawn(guest);
     let session = host.await;
     let (guest, incoming) = guest.await.unwrap();
+    let record = record(owner, name);
     let hot = Published {
+        name: record.name.clone(),
+        spec: Arc::clone(&record.spec),
+        policy: record.policy,
         status: Status::Running,
         thermal: Some(Thermal::Hot),
         failure: None,
@@ -101,7 +105,7 @@ pub async fn sandbox(owner: &UserId, name: &str) -> (Sandbox, Agent) {
     let power = Power { guest, published: Arc::new(sender), wakes: Arc::new(AtomicU32::new(0)) };
     let (commands, queue) = mpsc::channel(1);
     tokio::spawn(wake(queue, session, power.clone()));
-    let sandbox = Sandbox::without_driver(record(owner, name), commands, published);
+    let sandbox = Sandbox::without_driver(record, commands, published);
     (sandbox, Agent { incoming, power })
 }
 
@@ -131,24 +135,26 @@ async fn wake(mut queue: mpsc::Receiver<Command>, session: Session, power: Power
 }
 
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-fn record(owner: &UserId, name: &str) -> Record {
+/// What the store keeps of a sandbox that nobody has started yet.
+pub(crate) fn record(owner: &UserId, name: &str) -> Record {
     Record {
         id: SandboxId::random(),
         owner: owner.clone(),
         name: name.parse().unwrap(),
-        spec: Spec {
+        spec: Arc::new(Spec {
             image: "debian".parse().unwrap(),
             cpus: 1,
             memory_mib: 256,
             disk_mib: 1024,
-            env: Default::default(),
+            env: [("A".to_owned(), "ü\"".to_owned())].into(),
             labels: Default::default(),
             init: None,
-        },
+        }),
+        policy: Policy::default(),
         identity: Identity::random(),
         slot: 0,
         generation: 0,
-        state: State::Stopped { since: 0 },
+        state: State::Stopped { since: 0, by: StoppedBy::Owner },
         created_at: 0,
     }
 }

@@ -13,6 +13,16 @@ pub struct Machine {
     pub memory_mib: u64,
 }
 
+/// A qcow2 layer of the writable disk.
+#[derive(Debug)]
+pub struct Layer {
+    /// Tells it from the other layers of this VM, those to come included. The monitor knows it by
+    /// this number.
+    pub number: u32,
+    /// Its file, open for writing if it is the top layer.
+    pub file: OwnedFd,
+}
+
 /// Open files of a VM's disks. The monitor gets descriptors and never a path.
 #[derive(Debug)]
 pub struct Disks {
@@ -24,9 +34,7 @@ pub struct Disks {
     /// above it.
     pub scratch: OwnedFd,
     /// qcow2 layers over `scratch`, lowest first; only the last is written.
-    pub layers: Vec<OwnedFd>,
-    /// Whether the layers will be merged into the lowest one, which is open for writing then.
-    pub merging: bool,
+    pub layers: Vec<Layer>,
 }
 
 /// How a VM begins.

@@ -23,6 +23,8 @@ pub(crate) struct Args {
 enum From {
     /// Its saved memory: every process goes on
     Snapshot,
+    /// The memory saved before that, if it was kept: everything later is lost
+    Previous,
     /// Its disk: it boots, and the saved memory is given up
     Disk,
 }
@@ -31,6 +33,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let request = StartSandbox {
         from: args.from.map(|from| match from {
             From::Snapshot => StartFrom::Snapshot,
+            From::Previous => StartFrom::Previous,
             From::Disk => StartFrom::Disk,
         }),
     };

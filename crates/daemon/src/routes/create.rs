@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use orchestrator::{
     Archive, ArchiveSender, Contents, NewFile, message as guest,
-    model::{CreateRequest, InitSpec},
+    model::{CreateRequest, InitSpec, Policy},
 };
 
 use super::sandboxes::watched;
@@ -20,6 +20,7 @@ use crate::{
     auth::Caller,
     body,
     failure::Failure,
+    idle,
     lead::{self, Rest},
     show,
 };
@@ -118,6 +119,10 @@ fn understand(wanted: CreateSandbox) -> Result<(CreateRequest, Contents), Failur
         env: wanted.env,
         labels: wanted.labels,
         init,
+        policy: Policy {
+            keep_hot: wanted.keep_hot,
+            idle: idle::policy(wanted.idle_warm_sec, wanted.idle_cold_sec),
+        },
     };
     Ok((request, Contents { files, archive: None }))
 }
@@ -168,6 +173,8 @@ fn invalid(message: String) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use orchestrator::model::IdleLimit;
+
     use super::*;
 
     fn of(json: &str) -> Result<(CreateRequest, Contents), ErrorCode> {
@@ -192,6 +199,17 @@ mod tests {
         assert_eq!(contents.files, [file("/a b", Some(0o600), b"hi"), file("/c", None, b"")]);
         let (request, _) = of(r#"{"init":"a","init_restart":"always"}"#).unwrap();
         assert_eq!(request.init.unwrap().restart, guest::RestartPolicy::Always);
+    }
+
+    #[test]
+    fn sleep_is_taken_from_the_wider_setting_unless_something_is_said() {
+        let policy = |json| of(json).unwrap().0.policy;
+        assert_eq!(policy("{}"), Policy::default());
+        let said = policy(r#"{"keep_hot":true,"idle_warm_sec":5,"idle_cold_sec":"never"}"#);
+        assert!(said.keep_hot);
+        assert_eq!(said.idle.warm, Some(IdleLimit::After(5)));
+        assert_eq!(said.idle.cold, Some(IdleLimit::Never));
+        assert_eq!(policy(r#"{"keep_hot":false,"idle_cold_sec":"default"}"#), Policy::default());
     }
 
     #[test]

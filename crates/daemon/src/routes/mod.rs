@@ -8,12 +8,13 @@ mod ports;
 mod proxy;
 mod sandboxes;
 mod sessions;
+mod snapshots;
 mod system;
 mod users;
 
 use axum::{
     Router,
-    routing::{any, delete, get, post},
+    routing::{any, get, patch, post},
 };
 
 pub(crate) use proxy::Pool;
@@ -26,11 +27,16 @@ pub(crate) fn all() -> Router<App> {
         .route("/health", get(system::health))
         .route("/images", get(system::images))
         .route("/sandboxes", get(sandboxes::list).post(create::create))
-        .route("/sandboxes/{id}", get(sandboxes::get).delete(sandboxes::destroy))
+        .route(
+            "/sandboxes/{id}",
+            get(sandboxes::get).patch(sandboxes::edit).delete(sandboxes::destroy),
+        )
         .route("/sandboxes/{id}/stop", post(sandboxes::stop))
         .route("/sandboxes/{id}/start", post(sandboxes::start))
         .route("/sandboxes/{id}/pause", post(sandboxes::pause))
         .route("/sandboxes/{id}/resume", post(sandboxes::resume))
+        .route("/sandboxes/{id}/checkpoint", post(snapshots::checkpoint))
+        .route("/sandboxes/{id}/fork", post(snapshots::fork))
         .route("/sandboxes/{id}/exec", post(exec::exec))
         .route("/sandboxes/{id}/exec/ws", get(sessions::program))
         .route("/sandboxes/{id}/jobs", get(jobs::list))
@@ -54,7 +60,10 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/proxy/{port}/", any(proxy::proxy))
         .route("/sandboxes/{id}/proxy/{port}/{*rest}", any(proxy::proxy))
         .route("/ports", get(ports::list_all))
+        .route("/snapshots", get(snapshots::list))
+        .route("/snapshots/{id}", get(snapshots::get).delete(snapshots::delete))
+        .route("/snapshots/{id}/resume", post(snapshots::resume))
         .route("/users", get(users::list).post(users::create))
-        .route("/users/{id}", delete(users::delete))
+        .route("/users/{id}", patch(users::edit).delete(users::delete))
         .route("/users/{id}/rotate-key", post(users::rotate_key))
 }

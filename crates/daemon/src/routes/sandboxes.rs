@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin};
 
-use api::{Destroyed, ErrorCode, ProgressEvent, Sandbox, StartSandbox};
+use api::{Destroyed, EditSandbox, ErrorCode, ProgressEvent, Sandbox, StartSandbox};
 use axum::{
     Json,
     body::Body,
@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use orchestrator::{
     Progress,
-    model::{SandboxView, StartFrom},
+    model::{Edit, SandboxView, StartFrom},
 };
 use tokio::sync::mpsc;
 
@@ -23,7 +23,7 @@ use crate::{
     auth::{Caller, OwnedSandbox},
     body,
     failure::Failure,
-    show,
+    idle, show,
 };
 
 /// Steps of a long operation that wait to be sent; what does not fit is left out.
@@ -59,6 +59,7 @@ pub(crate) async fn start(
     let wanted: StartSandbox = body::json_or_default(body, app.json_body_max).await?;
     let from = wanted.from.map(|from| match from {
         api::StartFrom::Snapshot => StartFrom::Snapshot,
+        api::StartFrom::Previous => StartFrom::Previous,
         api::StartFrom::Disk => StartFrom::Disk,
     });
     let start = move |progress| async move {
@@ -93,6 +94,24 @@ pub(crate) async fn resume(
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Result<Json<Sandbox>, Failure> {
     Ok(Json(show::sandbox(sandbox.resume().await?, &app.orchestrator.node())))
+}
+
+pub(crate) async fn edit(
+    State(app): State<App>,
+    OwnedSandbox(sandbox): OwnedSandbox,
+    body: Body,
+) -> Result<Json<Sandbox>, Failure> {
+    let wanted: EditSandbox = body::json(body, app.json_body_max).await?;
+    let edit = Edit {
+        name: wanted.name,
+        keep_hot: wanted.keep_hot,
+        idle_warm: wanted.idle_warm_sec.map(idle::limit),
+        idle_cold: wanted.idle_cold_sec.map(idle::limit),
+        labels_add: wanted.labels_add,
+        labels_remove: wanted.labels_remove,
+    };
+    let edited = app.orchestrator.edit(&sandbox, edit).await?;
+    Ok(Json(show::sandbox(edited, &app.orchestrator.node())))
 }
 
 pub(crate) async fn destroy(

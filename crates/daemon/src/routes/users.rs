@@ -1,15 +1,15 @@
 //! Users, for admins.
 
-use api::{CreateUser, User, UserDeleted, UserKey};
+use api::{CreateUser, Deleted, EditUser, User, UserKey};
 use axum::{Json, body::Body, extract::State, http::StatusCode};
-use orchestrator::model::{self, UserLimits};
+use orchestrator::model::{self, IdlePolicy, UserEdit, UserLimits};
 
 use crate::{
     app::{App, Shared},
     auth::{Admin, Id},
     body,
     failure::Failure,
-    show,
+    idle, show,
 };
 
 pub(crate) async fn list(State(app): State<App>, _: Admin) -> Result<Json<Vec<User>>, Failure> {
@@ -30,19 +30,43 @@ pub(crate) async fn create(
         memory_mib_per_sandbox: request
             .max_memory_mb_per_sandbox
             .unwrap_or(default.memory_mib_per_sandbox),
+        snapshots: request.max_snapshots.unwrap_or(default.snapshots),
     };
-    let made = app.store.create_user(&request.name, request.admin, limits).await?;
-    Ok((StatusCode::CREATED, Json(with_key(&app, made))))
+    let (mut made, key) = app.store.create_user(&request.name, request.admin, limits).await?;
+    let IdlePolicy { warm, cold } = idle::policy(request.idle_warm_sec, request.idle_cold_sec);
+    if warm.is_some() || cold.is_some() {
+        let idle = UserEdit { idle_warm: Some(warm), idle_cold: Some(cold), ..UserEdit::default() };
+        made = app.store.edit_user(made.id.as_str(), idle).await?;
+    }
+    Ok((StatusCode::CREATED, Json(with_key(&app, (made, key)))))
+}
+
+pub(crate) async fn edit(
+    State(app): State<App>,
+    _: Admin,
+    Id(id): Id,
+    body: Body,
+) -> Result<Json<User>, Failure> {
+    let request: EditUser = body::json(body, app.json_body_max).await?;
+    let edit = UserEdit {
+        sandboxes: request.max_sandboxes,
+        cpus_per_sandbox: request.max_cpus_per_sandbox,
+        memory_mib_per_sandbox: request.max_memory_mb_per_sandbox,
+        snapshots: request.max_snapshots,
+        idle_warm: request.idle_warm_sec.map(idle::limit),
+        idle_cold: request.idle_cold_sec.map(idle::limit),
+    };
+    Ok(Json(counted(&app, app.store.edit_user(&id, edit).await?)))
 }
 
 pub(crate) async fn delete(
     State(app): State<App>,
     _: Admin,
     Id(id): Id,
-) -> Result<Json<UserDeleted>, Failure> {
+) -> Result<Json<Deleted>, Failure> {
     let user = app.store.delete_user(&id).await?;
     let status = "deleted".to_owned();
-    Ok(Json(UserDeleted { status, id: user.id.into(), name: user.name.into() }))
+    Ok(Json(Deleted { status, id: user.id.into(), name: user.name.into() }))
 }
 
 pub(crate) async fn rotate_key(
@@ -54,7 +78,12 @@ pub(crate) async fn rotate_key(
 }
 
 fn with_key(app: &Shared, (user, api_key): (model::User, String)) -> UserKey {
+    UserKey { user: counted(app, user), api_key }
+}
+
+/// A user with the number of sandboxes that there are now.
+fn counted(app: &Shared, user: model::User) -> User {
     let sandboxes = app.orchestrator.list(&user.id).len();
     let sandboxes = u32::try_from(sandboxes).unwrap_or(u32::MAX);
-    UserKey { user: show::user(user, sandboxes), api_key }
+    show::user(user, sandboxes)
 }

@@ -7,6 +7,7 @@ use super::{Driver, Live, Phase};
 use crate::{
     Result,
     guest::{Channel, Patience},
+    model::StoppedBy,
     record::State,
 };
 
@@ -79,13 +80,16 @@ impl Driver {
     fn complete_snapshot(&self) -> Option<i64> {
         let snapshot = self.directory.snapshot().ok()??;
         let layers = self.directory.layers().ok()?;
-        (layers == snapshot.manifest.layers).then_some(snapshot.manifest.taken_at)
+        let facts = snapshot.manifest.facts;
+        (layers == facts.layers).then_some(facts.taken_at)
     }
 
     async fn finish_stop(&mut self, taken_at: i64) {
         self.node.clean_run(self.record.id.as_str());
         self.phase = Phase::Cold;
-        if let Err(error) = self.enter(State::Stopped { since: taken_at }).await {
+        if let Err(error) =
+            self.enter(State::Stopped { since: taken_at, by: StoppedBy::Owner }).await
+        {
             tracing::error!(error = base::chain(&error), "a state could not be recorded");
         }
     }

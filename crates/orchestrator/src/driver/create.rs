@@ -1,5 +1,6 @@
 //! From nothing to hot.
 
+use base::fault;
 use vmm::Boot;
 
 use super::{Driver, launch::BootFiles};
@@ -26,6 +27,7 @@ impl Driver {
             &origin,
             self.record.spec.disk_mib,
         )?;
+        fault::point("create.directory")?;
         let files = BootFiles {
             ram: template.ram.clone(),
             image: shape.image.path().to_owned(),
@@ -34,7 +36,9 @@ impl Driver {
             boot: Boot::Restore { state: template.devices()? },
         };
         let vm = self.launch(&engine, files, &[0])?;
+        fault::point("create.launched")?;
         let channel = self.identify(&vm, Patience::Running).await?;
+        fault::point("create.identified")?;
         // Others need not wait for whoever still sends us an archive.
         drop(turn);
         self.furnish(&vm, &channel, contents, progress).await?;

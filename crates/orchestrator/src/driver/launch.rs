@@ -1,5 +1,6 @@
 //! What create, wake and cold boot have in common.
 
+use base::fault;
 use proto::message::Identify;
 use vmm::{Boot, Disks, Machine, Plan, Vm, memory::Ram};
 
@@ -11,7 +12,6 @@ use crate::{
     guest::{self, Channel, Patience, fresh},
     node::Engine,
     record::State,
-    sandbox_dir::merges,
     template,
 };
 
@@ -39,7 +39,6 @@ impl Driver {
                 modules: template::open(&files.modules)?,
                 scratch: template::open(&files.scratch)?,
                 layers: self.directory.open_layers(layers)?,
-                merging: merges(layers),
             },
             boot: files.boot,
             run_dir: self.node.make_run(name)?,
@@ -52,17 +51,21 @@ impl Driver {
     /// Tells a guest that is nobody yet who it is.
     pub(super) async fn identify(&self, vm: &Vm, patience: Patience) -> Result<Channel> {
         let channel = Channel::open(vm, patience).await?;
+        channel.identify(self.identity()).await?;
+        Ok(channel)
+    }
+
+    /// Who the guest is to be.
+    pub(super) fn identity(&self) -> Identify {
         let identity = &self.record.identity;
-        let identify = Identify {
+        Identify {
             sandbox_id: self.record.id.as_str().to_owned(),
             hostname: self.record.name.as_str().to_owned(),
             machine_id: identity.machine_id.clone(),
             token: identity.token.clone(),
             env: self.record.spec.env.clone(),
             refresh: fresh(),
-        };
-        channel.identify(identify).await?;
-        Ok(channel)
+        }
     }
 
     /// Gives a guest that has just booted, or looks like it, what its owner wants in it before
@@ -99,11 +102,13 @@ impl Driver {
     /// The VM is up and its agent answers: from now on the sandbox is hot.
     pub(super) async fn is_hot(&mut self, vm: Vm, channel: Channel) -> Result<()> {
         vm.limits_hold().await?;
+        fault::point("hot.limited")?;
         let handle = vm.handle();
         let state =
             State::Running { pid: handle.pid, start_time: handle.start_time, paused: false };
         self.phase = Phase::Hot(Live::new(vm, Some(channel)));
-        self.enter(state).await
+        self.enter(state).await?;
+        Ok(fault::point("hot.recorded")?)
     }
 }
 

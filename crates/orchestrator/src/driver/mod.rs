@@ -13,19 +13,24 @@
 //! is in the store before anybody is told.
 
 mod adopt;
+mod born;
+mod capture;
 mod create;
 mod launch;
+mod saved;
 mod state;
 mod stop;
 mod wake;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use base::{clock, process::Exit};
+use base::{clock, fault, process::Exit};
 use proto::mux::Session;
 use tokio::sync::{mpsc, oneshot, watch};
 use vmm::{Vm, VmError};
 
+pub(crate) use born::{Memory, Seed};
+pub(crate) use capture::Copied;
 pub(crate) use state::{Phase, Published};
 
 use crate::{
@@ -33,7 +38,7 @@ use crate::{
     contents::Contents,
     facade::Progress,
     guest::{Awake, Channel, Patience},
-    model::{Failure, StartFrom},
+    model::{Failure, SnapshotKind, StartFrom, StoppedBy},
     node::Node,
     record::{Record, State},
     sandbox_dir::SandboxDir,
@@ -60,6 +65,8 @@ pub(crate) enum Command {
     Pause(oneshot::Sender<Result<()>>),
     /// Let its vCPUs run.
     Resume(oneshot::Sender<Result<()>>),
+    /// Make directories that share its disk, and copy its memory.
+    Copy { kind: SnapshotKind, into: Vec<PathBuf>, reply: oneshot::Sender<Result<Copied>> },
     /// Remove it.
     Destroy(oneshot::Sender<Result<()>>),
     /// Let go of it; the VM runs on.
@@ -71,6 +78,8 @@ pub(crate) enum Command {
 pub(crate) enum Begin {
     /// Make the sandbox and tell the caller.
     Create { contents: Contents, progress: Progress, reply: oneshot::Sender<Result<()>> },
+    /// Let it go on as a copy of another and tell the caller.
+    Copy { seed: Seed, progress: Progress, reply: oneshot::Sender<Result<()>> },
     /// Take it up as the store has it.
     Recover,
 }
@@ -145,18 +154,27 @@ impl Driver {
         let goes_on = match begin {
             Begin::Create { contents, progress, reply } => {
                 let created = self.create(contents, &progress).await;
-                let goes_on = created.is_ok();
-                if !goes_on {
-                    self.remove_all().await;
-                }
-                let _ = reply.send(created);
-                goes_on
+                self.begun(created, reply).await
+            }
+            Begin::Copy { seed, progress, reply } => {
+                let born = self.be_born(&seed, &progress).await;
+                self.begun(born, reply).await
             }
             Begin::Recover => self.recover().await,
         };
         if goes_on {
             self.serve().await;
         }
+    }
+
+    /// Tells how a new sandbox's beginning ended. After a failure nothing of it stays.
+    async fn begun(&mut self, begun: Result<()>, reply: oneshot::Sender<Result<()>>) -> bool {
+        let goes_on = begun.is_ok();
+        if !goes_on {
+            self.remove_all().await;
+        }
+        let _ = reply.send(begun);
+        goes_on
     }
 
     async fn serve(&mut self) {
@@ -240,13 +258,16 @@ impl Driver {
                 let _ = reply.send(self.start(from, &progress).await);
             }
             Command::Stop(reply) => {
-                let _ = reply.send(self.stop().await);
+                let _ = reply.send(self.stop(StoppedBy::Owner).await);
             }
             Command::Pause(reply) => {
                 let _ = reply.send(self.pause().await);
             }
             Command::Resume(reply) => {
                 let _ = reply.send(self.resume().await);
+            }
+            Command::Copy { kind, into, reply } => {
+                let _ = reply.send(self.copy(kind, into).await);
             }
             Command::Destroy(reply) => {
                 let destroyed = self.destroy().await;
@@ -362,7 +383,7 @@ impl Driver {
         }
         self.node.clean_run(self.record.id.as_str());
         let taken_at = match self.directory.snapshot() {
-            Ok(Some(snapshot)) => Some(snapshot.manifest.taken_at),
+            Ok(Some(snapshot)) => Some(snapshot.manifest.facts.taken_at),
             _ => None,
         };
         let failure = Failure { cause, snapshot_taken_at: taken_at };
@@ -376,6 +397,7 @@ impl Driver {
 
     async fn destroy(&mut self) -> Result<()> {
         self.enter(State::Destroying).await?;
+        fault::point("destroy.recorded")?;
         if let Some(live) = self.phase.take_live() {
             live.vm.kill().await;
         }
@@ -392,6 +414,7 @@ impl Driver {
         }
         let name = self.record.id.as_str().to_owned();
         self.node.clean_run(&name);
+        let _ = fault::point("destroy.killed");
         let directory = self.directory.clone();
         let removed = crate::node::blocking(move || directory.remove()).await;
         let removed = match removed {

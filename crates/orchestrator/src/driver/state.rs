@@ -1,10 +1,13 @@
 //! The states of a driver and what others see of them.
 
+use std::sync::Arc;
+
+use base::ids::Name;
 use proto::mux::Session;
 
 use super::Live;
 use crate::{
-    model::{Failure, Status, Thermal},
+    model::{Failure, Policy, Spec, Status, StoppedBy, Thermal},
     record::{Record, State},
 };
 
@@ -73,6 +76,9 @@ impl Phase {
 /// What everybody may see at any time without asking the driver.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
+    pub name: Name,
+    pub spec: Arc<Spec>,
+    pub policy: Policy,
     pub status: Status,
     pub thermal: Option<Thermal>,
     pub failure: Option<Failure>,
@@ -90,6 +96,10 @@ impl Published {
             (State::Running { .. }, Phase::Warm(_)) => (Status::Running, Some(Thermal::Warm)),
             (State::Running { .. }, Phase::Hot(_)) => (Status::Running, Some(Thermal::Hot)),
             (State::Running { .. }, _) => (Status::Starting, None),
+            // It answers, only later: nobody has to know that it sleeps.
+            (State::Stopped { by: StoppedBy::Idleness, .. }, _) => {
+                (Status::Running, Some(Thermal::Cold))
+            }
             (State::Stopped { .. }, _) => (Status::Stopped, Some(Thermal::Cold)),
             (State::Failed(_), _) => (Status::Failed, None),
             (State::Destroying, _) => (Status::Destroying, None),
@@ -99,14 +109,24 @@ impl Published {
             _ => None,
         };
         let stopped_at = match record.state {
-            State::Stopped { since } => Some(since),
+            State::Stopped { since, .. } => Some(since),
             _ => None,
         };
         let session = match phase {
             Phase::Hot(live) => live.channel.as_ref().map(|c| c.session().clone()),
             _ => None,
         };
-        let generation = record.generation;
-        Self { status, thermal, failure, generation, snapshot_bytes, stopped_at, session }
+        Self {
+            name: record.name.clone(),
+            spec: Arc::clone(&record.spec),
+            policy: record.policy,
+            status,
+            thermal,
+            failure,
+            generation: record.generation,
+            snapshot_bytes,
+            stopped_at,
+            session,
+        }
     }
 }

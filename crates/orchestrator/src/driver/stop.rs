@@ -2,23 +2,24 @@
 
 use std::path::Path;
 
-use base::{clock, files};
+use base::{fault, files};
 use vmm::Vm;
 
 use super::{Driver, Live, Phase};
 use crate::{
     Result,
+    model::StoppedBy,
     node::blocking,
     record::State,
-    sandbox_dir::{Snapshot, merges},
-    template::{self, BLANK},
+    sandbox_dir::{Shorten, Snapshot},
+    template,
 };
 
 impl Driver {
     /// Puts the whole VM on disk and frees its memory. If that fails the sandbox runs on.
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    pub(super) async fn stop(&mut self, by: StoppedBy) -> Result<()> {
         match &self.phase {
-            Phase::Cold => return Ok(()),
+            Phase::Cold => return self.stopped_by(by).await,
             // The agent has to notice that we hang up, so the guest must run for a moment.
             Phase::Warm(_) => self.warm_to_hot().await?,
             Phase::Hot(_) => {}
@@ -34,14 +35,14 @@ impl Driver {
         {
             tracing::debug!(sandbox = %self.record.id, "the guest did not notice that we hung up");
         }
-        let taken_at = clock::unix_seconds();
-        match self.save(&vm, taken_at).await {
+        match self.save(&vm).await {
             Ok(snapshot) => {
-                self.merge_layers(&vm, &snapshot).await;
+                self.shorten(&vm, &snapshot).await;
                 vm.kill().await;
                 self.node.clean_run(self.record.id.as_str());
                 self.phase = Phase::Cold;
-                self.enter(State::Stopped { since: taken_at }).await
+                let since = snapshot.manifest.facts.taken_at;
+                self.enter(State::Stopped { since, by }).await
             }
             Err(error) => {
                 self.go_on_after_failed_stop(vm).await;
@@ -50,37 +51,61 @@ impl Driver {
         }
     }
 
-    /// Keeps the number of layers within bounds. A failure leaves more layers, no damage.
-    async fn merge_layers(&self, vm: &Vm, snapshot: &Snapshot) {
-        let layers = &snapshot.manifest.layers;
-        if !merges(layers) {
-            return;
+    /// A sandbox that sleeps by itself may now be stopped by its owner, and not the other way.
+    async fn stopped_by(&mut self, by: StoppedBy) -> Result<()> {
+        match self.record.state {
+            State::Stopped { since, by: StoppedBy::Idleness } if by == StoppedBy::Owner => {
+                self.enter(State::Stopped { since, by }).await
+            }
+            _ => Ok(()),
         }
-        let merged = async {
-            vm.merge_layers(layers.len()).await?;
+    }
+
+    /// Keeps the number of layers within bounds. A failure leaves more layers, no damage.
+    async fn shorten(&self, vm: &Vm, snapshot: &Snapshot) {
+        let shortened = async {
+            let layers = &snapshot.manifest.facts.layers;
+            let how = self.directory.shorten(layers)?;
+            if how.is_some() {
+                // What an older one reads from these layers is about to change.
+                self.directory.keep_only(snapshot)?;
+            }
+            let rest = match how {
+                None => return Ok(()),
+                Some(Shorten::Into(base)) => {
+                    vm.merge_layers(base, self.directory.open_layer(base, true)?).await?;
+                    layers.iter().copied().take_while(|layer| *layer <= base).collect()
+                }
+                Some(Shorten::Flatten) => {
+                    vm.flatten_layers().await?;
+                    layers.last().copied().into_iter().collect::<Vec<u32>>()
+                }
+            };
+            fault::point("stop.merged")?;
             let (directory, snapshot) = (self.directory.clone(), snapshot.clone());
-            blocking(move || directory.layers_merged(&snapshot)).await
+            blocking(move || directory.layers_shortened(&snapshot, &rest)).await
         };
-        if let Err(error) = merged.await {
+        if let Err(error) = shortened.await {
             tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
                 "disk layers could not be merged");
         }
     }
 
-    async fn save(&self, vm: &Vm, taken_at: i64) -> Result<Snapshot> {
+    async fn save(&self, vm: &Vm) -> Result<Snapshot> {
         vm.pause().await?;
+        fault::point("stop.paused")?;
         let temporary = self.directory.begin_snapshot()?;
-        let saved = self.save_in(vm, &temporary, taken_at).await;
+        let saved = self.save_in(vm, &temporary).await;
         if saved.is_err() {
             let _ = files::remove_any(&temporary);
         }
         saved
     }
 
-    async fn save_in(&self, vm: &Vm, temporary: &Path, taken_at: i64) -> Result<Snapshot> {
-        let base = self.memory_base(vm)?;
+    async fn save_in(&self, vm: &Vm, temporary: &Path) -> Result<Snapshot> {
+        let facts = self.facts(vm, self.directory.layers()?, false)?;
         let memory = vm.memory()?;
-        let (tag, pages) = (template::tag(&base), temporary.join("pages"));
+        let (tag, pages) = (template::tag(&facts.memory_base), temporary.join("pages"));
         let devices = temporary.join("devices");
         let (devices, stats) = tokio::join!(
             vm.save_devices(&devices),
@@ -88,14 +113,11 @@ impl Driver {
         );
         devices?;
         tracing::debug!(sandbox = %self.record.id, stats = ?stats?, "memory saved");
-        let fingerprint = self.node.noted_engine(self.record.id.as_str())?;
+        fault::point("stop.saved")?;
         let (directory, temporary) = (self.directory.clone(), temporary.to_owned());
-        blocking(move || directory.commit_snapshot(&temporary, taken_at, fingerprint, base)).await
-    }
-
-    /// What the VM's memory differs from: its template, or zeros if it booted by itself.
-    fn memory_base(&self, vm: &Vm) -> Result<String> {
-        if vm.shares_template() { Ok(self.directory.origin()?.template) } else { Ok(BLANK.into()) }
+        let snapshot = blocking(move || directory.commit_snapshot(&temporary, facts)).await?;
+        fault::point("stop.committed")?;
+        Ok(snapshot)
     }
 
     async fn go_on_after_failed_stop(&mut self, vm: Vm) {

@@ -1,23 +1,20 @@
 //! From disk to memory.
 
+use base::{clock, fault};
 use proto::mux::Session;
-use vmm::{
-    Boot, Vm,
-    memory::{PAGE, PageFile, Ram},
-};
+use vmm::memory::Ram;
 
-use super::{Driver, Phase, launch::BootFiles};
+use super::{Driver, Phase, launch::BootFiles, saved::Saved};
 use crate::{
     Error, Kind, Result,
     contents::Contents,
     facade::Progress,
     guest::{Channel, Patience},
-    model::StartFrom,
-    node::blocking,
+    model::{StartFrom, StoppedBy},
     record::State,
     recorder,
     sandbox_dir::Snapshot,
-    template::{self, BLANK},
+    template,
 };
 
 impl Driver {
@@ -64,19 +61,10 @@ impl Driver {
             (Phase::Beginning | Phase::Gone, _) => return Err(self.not_running("started")),
             (Phase::Cold | Phase::Failed, _) => {}
         }
-        let failed = matches!(self.phase, Phase::Failed);
-        let snapshot = match from {
-            Some(StartFrom::Disk) => None,
-            None if failed => None,
-            Some(StartFrom::Snapshot | StartFrom::Memory) | None => self.directory.snapshot()?,
-        };
-        if snapshot.is_none() && matches!(from, Some(StartFrom::Snapshot | StartFrom::Memory)) {
-            let message = format!("{} has no snapshot to start from", self.record.name);
-            return Err(Error::new(Kind::WrongState, message).hint("start it with --from disk"));
-        }
-        let started = match &snapshot {
-            Some(snapshot) => {
-                self.start_from_snapshot(snapshot).await.map(|()| StartFrom::Snapshot)
+        let started = match self.chosen_snapshot(from)? {
+            Some((snapshot, which)) => {
+                let started = self.start_from_snapshot(&snapshot).await;
+                started.map(|()| which).map_err(|error| self.way_out(error))
             }
             None => self.start_from_disk(progress).await.map(|()| StartFrom::Disk),
         };
@@ -84,6 +72,51 @@ impl Driver {
             self.after_failed_start().await;
         }
         started
+    }
+
+    /// The snapshot to start from, and what that is called; `None` for the disk.
+    fn chosen_snapshot(&self, from: Option<StartFrom>) -> Result<Option<(Snapshot, StartFrom)>> {
+        let failed = matches!(self.phase, Phase::Failed);
+        let (chosen, which) = match from {
+            Some(StartFrom::Disk) => return Ok(None),
+            None if failed => return Ok(None),
+            Some(StartFrom::Previous) => (self.directory.previous_snapshot(), StartFrom::Previous),
+            Some(StartFrom::Snapshot | StartFrom::Memory) | None => {
+                (self.directory.snapshot(), StartFrom::Snapshot)
+            }
+        };
+        match chosen.map_err(|error| self.way_out(error))? {
+            Some(snapshot) => Ok(Some((snapshot, which))),
+            None if from.is_none() => Ok(None),
+            None => {
+                let message = format!("{} has no such snapshot to start from", self.record.name);
+                Err(Error::new(Kind::WrongState, message).hint("start it with --from disk"))
+            }
+        }
+    }
+
+    /// What an owner can do whose snapshot cannot be used.
+    fn way_out(&self, error: Error) -> Error {
+        let about_memory = matches!(error.kind, Kind::SnapshotCorrupt | Kind::SnapshotIncompatible);
+        if !about_memory || error.hint.is_some() {
+            return error;
+        }
+        let name = &self.record.name;
+        let previous = match self.directory.previous_snapshot() {
+            Ok(Some(previous)) => {
+                let ago = clock::unix_seconds() - previous.manifest.facts.taken_at;
+                format!(
+                    ". Or go back to its state of {} s ago, which loses every later change: bhatti \
+                     start {name} --from previous",
+                    ago.max(0)
+                )
+            }
+            _ => String::new(),
+        };
+        error.hint(format!(
+            "its disk is whole: bhatti start {name} --from disk boots it, and loses only what was \
+             in memory: running processes, and what they had not written{previous}"
+        ))
     }
 
     /// Nothing of the failed attempt stays; snapshot and disk are as they were.
@@ -95,8 +128,8 @@ impl Driver {
         self.phase = Phase::of_record(&self.record.state);
         if matches!(self.phase, Phase::Beginning) {
             self.phase = Phase::Cold;
-            let since = base::clock::unix_seconds();
-            if let Err(error) = self.enter(State::Stopped { since }).await {
+            let since = clock::unix_seconds();
+            if let Err(error) = self.enter(State::Stopped { since, by: StoppedBy::Owner }).await {
                 tracing::error!(error = base::chain(&error), "a state could not be recorded");
             }
         }
@@ -104,68 +137,31 @@ impl Driver {
     }
 
     async fn start_from_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
-        let manifest = &snapshot.manifest;
-        let engine = self.node.engine().await?;
-        if manifest.fingerprint != engine.qemu.fingerprint() {
-            let message = format!(
-                "the snapshot was taken with {:?}, this host now has {:?}",
-                manifest.fingerprint,
-                engine.qemu.fingerprint()
-            );
-            return Err(Error::new(Kind::SnapshotCorrupt, message)
-                .hint("its disk is untouched: bhatti start NAME --from disk"));
-        }
-        let origin = self.directory.origin()?;
-        let shape = self.node.shape_again(&self.record.spec, &origin)?;
-        let ram = match manifest.memory_base.as_str() {
-            BLANK => Ram::fresh(self.record.spec.memory_mib)?,
-            instance => self.node.templates.of_instance(&self.node, instance).await?.ram.clone(),
-        };
-        let guest_pages = ram.bytes() / PAGE as u64;
-        let mut pages =
-            PageFile::open(&snapshot.pages(), &template::tag(&manifest.memory_base), guest_pages)?;
-        let files = BootFiles {
-            ram,
-            image: shape.image.path().to_owned(),
-            modules: shape.bundle.modules_image(),
-            scratch: template::disk(&self.node.layout.template(&origin.template)),
-            boot: Boot::RestoreLater { state: snapshot.devices()? },
-        };
+        let facts = &snapshot.manifest.facts;
+        let mut opened = self.open_saved(Saved::File(snapshot)).await?;
         let _turn = self.node.turn().await?;
-        if self.directory.has_newer_layers(manifest)? {
+        if self.directory.has_newer_layers(facts)? {
             // They are about to be thrown away for the snapshot, so it had better be good.
-            pages = blocking(move || pages.verify().map(|()| pages).map_err(Error::from)).await?;
-            self.directory.keep_layers(&manifest.layers)?;
+            opened = opened.verify().await?;
+            self.directory.keep_only(snapshot)?;
+            self.directory.keep_layers(&facts.layers)?;
         }
-        let mut layers = manifest.layers.clone();
+        let mut layers = facts.layers.clone();
         layers.push(self.directory.add_layer(self.record.spec.disk_mib)?);
-        let vm = self.launch(&engine, files, &layers)?;
-        let channel = match self.fill_and_meet(&vm, pages).await {
-            Ok(channel) => channel,
-            Err(error) => {
-                vm.kill().await;
-                return Err(error);
-            }
-        };
-        self.is_hot(vm, channel).await
-    }
-
-    async fn fill_and_meet(&self, vm: &Vm, pages: PageFile) -> Result<Channel> {
-        vm.answers().await?;
-        let memory = vm.memory()?;
-        blocking(move || Ok(memory.restore(pages)?)).await?;
-        vm.load().await?;
-        let channel = Channel::open(vm, Patience::Running).await?;
+        fault::point("wake.layer")?;
+        let vm = self.launch_saved(opened, &layers).await?;
+        let channel = Channel::open(&vm, Patience::Running).await?;
         // Brings the clock up to date before any request is let in: the guest believes that it is
         // still the moment of the stop.
         let jobs = channel.meet(self.record.id.as_str(), &self.record.identity).await?;
+        fault::point("wake.met")?;
         self.awake.met(channel.session(), jobs);
-        Ok(channel)
+        self.is_hot(vm, channel).await
     }
 
     /// Boots from the disk as it is now. Snapshots are older than the disk from then on, so they
     /// go, but only once the boot has worked.
-    async fn start_from_disk(&mut self, progress: &Progress) -> Result<()> {
+    pub(super) async fn start_from_disk(&mut self, progress: &Progress) -> Result<()> {
         progress.say("booting from disk");
         let engine = self.node.engine().await?;
         let origin = self.directory.origin()?;
@@ -178,11 +174,16 @@ impl Driver {
             boot: recorder::cold_boot(&shape, &engine)?,
         };
         let _turn = self.node.turn().await?;
+        if let Ok(Some(snapshot)) = self.directory.snapshot() {
+            // Without one of its layers the disk would be something that never was.
+            self.directory.has_newer_layers(&snapshot.manifest.facts)?;
+        }
         // A layer of its own, so that the snapshot's layers stay as they are if the boot fails.
         let before = self.directory.layers()?;
         let top = self.directory.add_layer(self.record.spec.disk_mib)?;
         let layers = [before.as_slice(), &[top]].concat();
         let vm = self.launch(&engine, files, &layers)?;
+        fault::point("boot.launched")?;
         let begun = async {
             let channel = self.identify(&vm, Patience::Booting).await?;
             self.furnish(&vm, &channel, Contents::default(), progress).await?;
@@ -198,6 +199,7 @@ impl Driver {
                 return Err(error);
             }
         };
+        fault::point("boot.furnished")?;
         self.directory.forget_snapshots()?;
         self.is_hot(vm, channel).await
     }

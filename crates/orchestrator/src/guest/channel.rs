@@ -18,7 +18,7 @@ use crate::{Error, Kind, Result, record::Identity};
 /// hang up and call again. It happens if a hang-up and a call reach the guest together.
 const GREETING: Duration = Duration::from_millis(1500);
 /// How long the agent may take to notice a hang-up.
-const NOTICE: Duration = Duration::from_secs(2);
+pub(crate) const NOTICE: Duration = Duration::from_secs(2);
 /// How long a restored guest may take altogether.
 const RESTORED: Duration = Duration::from_secs(30);
 /// How long a guest may take from the start of its kernel to its agent.
@@ -152,7 +152,10 @@ impl Channel {
                 (_, other) => Err(unexpected(&other)),
             }
         };
-        within(IDENTIFIED, told).await
+        within(IDENTIFIED, told).await.map_err(|error| {
+            let message = format!("the guest did not confirm its new identity: {error}");
+            Error::new(Kind::AgentUnreachable, message).caused_by(error)
+        })
     }
 
     /// Gives a guest that slept the time and fresh randomness.

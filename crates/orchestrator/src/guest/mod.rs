@@ -20,7 +20,7 @@ use proto::{
 };
 
 pub(crate) use awake::Awake;
-pub(crate) use channel::{Channel, Patience, fresh};
+pub(crate) use channel::{Channel, NOTICE, Patience, fresh};
 pub(crate) use exec::start_job;
 pub use exec::{ExecEvent, ExecInput, Execution, Started};
 pub use files::{FileReading, FileWriting, Listing, Watching};
@@ -37,6 +37,8 @@ use crate::{Error, Kind, Result};
 
 /// How long the agent may take over a request that needs no work worth mentioning.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long the guest may take to write to its disks.
+const SYNCED: Duration = Duration::from_secs(60);
 
 /// Opens a stream, sends the request and returns the first answer with the stream.
 async fn ask(session: &proto::mux::Session, request: &Request) -> Result<(Stream, Response)> {
@@ -58,6 +60,11 @@ pub(crate) async fn change(session: &proto::mux::Session, request: &Request) -> 
         Response::Done => Ok(()),
         other => Err(unexpected(&other)),
     }
+}
+
+/// Has the guest write to its disks what is not there yet.
+pub(crate) async fn sync(session: &proto::mux::Session) -> Result<()> {
+    within(SYNCED, change(session, &Request::Sync)).await
 }
 
 /// What listens in the guest, lowest port first.

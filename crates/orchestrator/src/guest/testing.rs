@@ -2,13 +2,14 @@
 
 use std::future::Future;
 
+use base::ids::UserId;
 use proto::{
     message::Request,
     mux::{Session, Side, Stream, establish},
 };
 use tokio::io::duplex;
 
-use crate::{driver::Published, model::Status};
+use crate::{driver::Published, model::Status, testing::record};
 
 /// The host's session with an agent made of a closure.
 pub(crate) struct FakeAgent {
@@ -63,7 +64,11 @@ impl FakeAgent {
 
 /// What a driver would publish.
 pub(crate) fn published(status: Status, session: Option<Session>) -> Published {
+    let record = record(&UserId::random(), "box");
     Published {
+        name: record.name,
+        spec: record.spec,
+        policy: record.policy,
         status,
         thermal: None,
         failure: None,

@@ -86,7 +86,7 @@ impl Sandbox {
     }
 
     fn hint_jobs(&self, error: Error) -> Error {
-        let name = &self.shared.record.name;
+        let name = self.name();
         match error.kind {
             Kind::JobNotFound => error.hint(format!("see what there is: bhatti jobs {name}")),
             _ => error,
@@ -94,7 +94,7 @@ impl Sandbox {
     }
 
     fn hint_sessions(&self, error: Error) -> Error {
-        let name = &self.shared.record.name;
+        let name = self.name();
         match error.kind {
             Kind::SessionNotFound => error.hint(format!("see what there is: bhatti ps {name}")),
             _ => error,

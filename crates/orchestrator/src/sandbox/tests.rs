@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use base::ids::{SandboxId, UserId};
+use base::ids::UserId;
 use proto::{
     frame::FrameKind,
     message::{self, Attach, Detach, Exec, NewSession, Request, Response, Target},
@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     guest::testing::{FakeAgent, published},
-    model::{Spec, Status},
-    record::{Identity, State},
+    model::Status,
+    testing::record,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,25 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn sandbox(
     session: Option<Session>,
 ) -> (Sandbox, mpsc::Receiver<Command>, watch::Sender<Published>) {
-    let record = Record {
-        id: SandboxId::random(),
-        owner: UserId::random(),
-        name: "box".parse().unwrap(),
-        spec: Spec {
-            image: "debian".parse().unwrap(),
-            cpus: 1,
-            memory_mib: 512,
-            disk_mib: 1024,
-            env: std::collections::BTreeMap::default(),
-            labels: std::collections::BTreeMap::default(),
-            init: None,
-        },
-        identity: Identity::random(),
-        slot: 0,
-        generation: 1,
-        state: State::Stopped { since: 0 },
-        created_at: 0,
-    };
+    let record = record(&UserId::random(), "box");
     let activity = Activity::new();
     let awake = Awake::new(Arc::clone(&activity));
     let (commands, asked) = mpsc::channel(4);

@@ -15,6 +15,7 @@
 mod directory;
 mod sandboxes;
 mod schema;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -22,22 +23,27 @@ mod writer;
 
 use std::{path::Path, sync::Arc};
 
-use base::ids::{SandboxId, UserId};
-use rusqlite::Transaction;
+use base::ids::{SandboxId, SnapshotId, UserId};
+use rusqlite::{Row, Transaction};
+use serde::{Serialize, de::DeserializeOwned};
 
 use self::{directory::Directory, writer::Writer};
-pub use crate::record::{Identity, Record, State};
+pub use crate::record::{Identity, Likeness, Record, SnapshotRecord, SnapshotState, State};
 use crate::{
     Error, Kind, Result,
-    model::{User, UserLimits},
+    model::{User, UserEdit, UserLimits},
 };
 
 /// The name of the first admin, which [`Store::ensure_admin`] makes.
 pub const FIRST_ADMIN: &str = "admin";
 
 /// What the first admin may have: whatever the host can bear.
-const ADMIN_LIMITS: UserLimits =
-    UserLimits { sandboxes: 200, cpus_per_sandbox: 64, memory_mib_per_sandbox: 1 << 30 };
+const ADMIN_LIMITS: UserLimits = UserLimits {
+    sandboxes: 200,
+    cpus_per_sandbox: 64,
+    memory_mib_per_sandbox: 1 << 30,
+    snapshots: 200,
+};
 
 /// A handle to the store; clones share it, and it ends with the last of them.
 #[derive(Debug, Clone)]
@@ -67,6 +73,52 @@ impl Store {
     pub async fn insert_sandbox(&self, record: &Record, limit: u32) -> Result<Record> {
         let record = record.clone();
         self.writer.transaction(move |t| sandboxes::insert(t, record, limit)).await
+    }
+
+    /// Keeps several new sandboxes as [`insert_sandbox`](Self::insert_sandbox) does, all or none.
+    pub async fn insert_sandboxes(&self, records: Vec<Record>, limit: u32) -> Result<Vec<Record>> {
+        self.writer
+            .transaction(move |t| {
+                records.into_iter().map(|record| sandboxes::insert(t, record, limit)).collect()
+            })
+            .await
+    }
+
+    /// Keeps what an owner may change: name, labels and policy. `generation` as in
+    /// [`update_state`](Self::update_state).
+    pub async fn update_sandbox(&self, record: &Record) -> Result<()> {
+        let record = record.clone();
+        self.writer.transaction(move |t| sandboxes::edit(t, &record)).await
+    }
+
+    /// As [`update_state`](Self::update_state), for a state whose loss would do no harm: nobody
+    /// waits until it is on the disk. The order of writes stays.
+    pub(crate) async fn note_state(&self, id: &SandboxId, generation: u64, state: &State) {
+        let (id, state) = (id.clone(), state.clone());
+        self.writer.post(move |t| sandboxes::update(t, &id, generation, &state)).await;
+    }
+
+    /// All named snapshots, oldest first.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotRecord>> {
+        self.writer.run(|c| snapshots::list(c)).await
+    }
+
+    /// Keeps a new snapshot if its name is free and its owner has less than `limit`.
+    pub async fn insert_snapshot(&self, record: &SnapshotRecord, limit: u32) -> Result<()> {
+        let record = record.clone();
+        self.writer.transaction(move |t| snapshots::insert(t, &record, limit)).await
+    }
+
+    /// Keeps where a snapshot is in its life.
+    pub async fn update_snapshot(&self, id: &SnapshotId, state: SnapshotState) -> Result<()> {
+        let id = id.clone();
+        self.writer.transaction(move |t| snapshots::update(t, &id, state)).await
+    }
+
+    /// Forgets a snapshot. That it is not there is no error.
+    pub async fn delete_snapshot(&self, id: &SnapshotId) -> Result<()> {
+        let id = id.clone();
+        self.writer.transaction(move |t| snapshots::delete(t, &id)).await
     }
 
     /// Keeps a new state. `generation` must be above the stored one: an older writer never undoes
@@ -108,6 +160,12 @@ impl Store {
     pub async fn delete_user(&self, name_or_id: &str) -> Result<User> {
         let wanted = name_or_id.to_owned();
         self.change_users(move |t| users::delete(t, &wanted)).await
+    }
+
+    /// Changes what a user may have, and returns the user.
+    pub async fn edit_user(&self, name_or_id: &str, edit: UserEdit) -> Result<User> {
+        let wanted = name_or_id.to_owned();
+        self.change_users(move |t| users::edit(t, &wanted, edit)).await
     }
 
     /// Gives a user a new key; the old one is void from the moment that this returns.
@@ -157,7 +215,7 @@ impl Store {
                 let transaction = writer::begin(connection)?;
                 let done = work(&transaction)?;
                 let users = users::list_with_keys(&transaction)?;
-                transaction.commit()?;
+                writer::commit(transaction)?;
                 directory.replace(users);
                 Ok(done)
             })
@@ -169,4 +227,13 @@ impl Store {
 fn corrupt(what: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(Kind::Internal, format!("the store holds {what} that cannot be read"))
         .caused_by(source)
+}
+
+fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::internal("a value has no JSON form", e))
+}
+
+fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|e| corrupt(column, e))
 }

@@ -1,20 +1,20 @@
 //! The sandboxes table.
 
-use base::ids::SandboxId;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
-use serde::{Serialize, de::DeserializeOwned};
+use std::sync::Arc;
 
-use super::corrupt;
+use super::{corrupt, from_json, to_json};
 use crate::{
     Error, Kind, Result,
     record::{Record, State},
 };
+use base::ids::{Name, SandboxId};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 /// All sandboxes, oldest first.
 pub(super) fn list(connection: &Connection) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let mut statement = connection.prepare_cached(
-        "SELECT id, owner, name, slot, generation, spec, identity, state, created_at
+        "SELECT id, owner, name, slot, generation, spec, policy, identity, state, created_at
          FROM sandboxes ORDER BY created_at, rowid",
     )?;
     let mut rows = statement.query([])?;
@@ -43,8 +43,8 @@ pub(super) fn insert(
     transaction
         .prepare_cached(
             "INSERT INTO sandboxes
-             (id, owner, name, slot, generation, spec, identity, state, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             (id, owner, name, slot, generation, spec, identity, state, created_at, policy)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             record.id.as_str(),
@@ -52,10 +52,11 @@ pub(super) fn insert(
             record.name.as_str(),
             record.slot,
             stored_generation(record.generation)?,
-            to_json(&record.spec)?,
+            to_json(&*record.spec)?,
             to_json(&record.identity)?,
             to_json(&record.state)?,
             record.created_at,
+            to_json(&record.policy)?,
         ])?;
     Ok(record)
 }
@@ -75,10 +76,40 @@ pub(super) fn update(
     if updated == 1 {
         return Ok(());
     }
+    Err(not_updated(transaction, id, generation)?)
+}
+
+/// Keeps what an owner may change.
+pub(super) fn edit(transaction: &Transaction<'_>, record: &Record) -> Result<()> {
+    let name_taken = transaction
+        .prepare_cached("SELECT 1 FROM sandboxes WHERE owner = ?1 AND name = ?2 AND id <> ?3")?
+        .exists([record.owner.as_str(), record.name.as_str(), record.id.as_str()])?;
+    if name_taken {
+        return Err(taken(&record.name));
+    }
+    let updated = transaction
+        .prepare_cached(
+            "UPDATE sandboxes SET generation = ?2, name = ?3, spec = ?4, policy = ?5
+             WHERE id = ?1 AND generation < ?2",
+        )?
+        .execute(params![
+            record.id.as_str(),
+            stored_generation(record.generation)?,
+            record.name.as_str(),
+            to_json(&*record.spec)?,
+            to_json(&record.policy)?,
+        ])?;
+    if updated == 1 {
+        return Ok(());
+    }
+    Err(not_updated(transaction, &record.id, record.generation)?)
+}
+
+fn not_updated(transaction: &Transaction<'_>, id: &SandboxId, generation: u64) -> Result<Error> {
     let stored: Option<i64> = transaction
         .query_row("SELECT generation FROM sandboxes WHERE id = ?1", [id.as_str()], |r| r.get(0))
         .optional()?;
-    Err(match stored {
+    Ok(match stored {
         None => Error::new(Kind::SandboxNotFound, format!("there is no sandbox {id}")),
         Some(stored) => Error::new(
             Kind::Internal,
@@ -106,10 +137,14 @@ fn check_owner_and_name(transaction: &Transaction<'_>, record: &Record) -> Resul
         .prepare_cached("SELECT 1 FROM sandboxes WHERE owner = ?1 AND name = ?2")?
         .exists([record.owner.as_str(), record.name.as_str()])?;
     if name_taken {
-        let message = format!("a sandbox named {:?} exists", record.name.as_str());
-        return Err(Error::new(Kind::NameTaken, message));
+        return Err(taken(&record.name));
     }
     Ok(())
+}
+
+fn taken(name: &Name) -> Error {
+    let message = format!("a sandbox named {:?} exists", name.as_str());
+    Error::new(Kind::NameTaken, message).hint("choose another name")
 }
 
 /// The smallest number that is not some sandbox's slot.
@@ -128,22 +163,14 @@ fn stored_generation(generation: u64) -> Result<i64> {
     i64::try_from(generation).map_err(|e| Error::internal("a generation is out of range", e))
 }
 
-fn to_json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::internal("a value has no JSON form", e))
-}
-
-fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> Result<T> {
-    let text: String = row.get(column)?;
-    serde_json::from_str(&text).map_err(|e| corrupt(&format!("a sandbox's {column}"), e))
-}
-
 fn read(row: &Row<'_>) -> Result<Record> {
     let generation: i64 = row.get("generation")?;
     Ok(Record {
         id: row.get::<_, String>("id")?.parse().map_err(|e| corrupt("a sandbox's id", e))?,
         owner: row.get::<_, String>("owner")?.parse().map_err(|e| corrupt("an owner", e))?,
         name: row.get::<_, String>("name")?.parse().map_err(|e| corrupt("a sandbox's name", e))?,
-        spec: from_json(row, "spec")?,
+        spec: Arc::new(from_json(row, "spec")?),
+        policy: from_json(row, "policy")?,
         identity: from_json(row, "identity")?,
         slot: row.get("slot")?,
         generation: u64::try_from(generation).unwrap_or(0),

@@ -10,7 +10,8 @@ use crate::{Error, Kind, Result};
 
 /// Every step from an empty file to the present schema. Append only: a step that was released is
 /// never edited, for files that have taken it will not take it again.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE users (
         id             TEXT PRIMARY KEY NOT NULL,
         name           TEXT NOT NULL UNIQUE,
@@ -34,7 +35,26 @@ pub(super) const MIGRATIONS: &[&str] = &["
         created_at INTEGER NOT NULL,
         UNIQUE (owner, name)
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE users ADD COLUMN max_snapshots INTEGER NOT NULL DEFAULT 20;
+    ALTER TABLE users ADD COLUMN idle TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(idle));
+    ALTER TABLE sandboxes ADD COLUMN policy TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(policy));
+
+    CREATE TABLE snapshots (
+        id         TEXT PRIMARY KEY NOT NULL,
+        owner      TEXT NOT NULL REFERENCES users (id),
+        name       TEXT NOT NULL,
+        kind       TEXT NOT NULL CHECK (json_valid(kind)),
+        source     TEXT NOT NULL,
+        spec       TEXT NOT NULL CHECK (json_valid(spec)),
+        likeness   TEXT NOT NULL CHECK (json_valid(likeness)),
+        state      TEXT NOT NULL CHECK (json_valid(state)),
+        created_at INTEGER NOT NULL,
+        UNIQUE (owner, name)
+    ) STRICT;
+",
+];
 
 /// How long to wait for another process that reads the file, such as a backup.
 const BUSY: Duration = Duration::from_secs(10);

@@ -1,38 +1,19 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{Failure, Spec};
+use crate::{
+    model::{Failure, StoppedBy},
+    testing::record,
+};
 
 fn store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store.db")).unwrap();
     (dir, store)
-}
-
-fn record(owner: &UserId, name: &str) -> Record {
-    Record {
-        id: SandboxId::random(),
-        owner: owner.clone(),
-        name: name.parse().unwrap(),
-        spec: Spec {
-            image: "debian".parse().unwrap(),
-            cpus: 1,
-            memory_mib: 512,
-            disk_mib: 1024,
-            env: BTreeMap::from([("A".into(), "ü\"".into())]),
-            labels: BTreeMap::new(),
-            init: None,
-        },
-        identity: Identity::random(),
-        slot: 77,
-        generation: 1,
-        state: State::Creating,
-        created_at: 1,
-    }
 }
 
 async fn user(store: &Store, name: &str) -> User {
@@ -59,7 +40,7 @@ async fn every_state_survives_the_round_trip() {
     let owner = user(&store, "u").await;
     let kept = store.insert_sandbox(&record(&owner.id, "a"), 5).await.unwrap();
     let states = [
-        State::Stopped { since: -1 },
+        State::Stopped { since: -1, by: StoppedBy::Idleness },
         State::Failed(Failure { cause: "x\n\0y".into(), snapshot_taken_at: Some(3) }),
         State::Destroying,
         State::Creating,

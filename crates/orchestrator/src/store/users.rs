@@ -3,17 +3,18 @@
 use base::ids::{Name, UserId};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::corrupt;
+use super::{corrupt, from_json, to_json};
 use crate::{
     Error, Kind, Result,
-    model::{User, UserLimits},
+    model::{IdlePolicy, User, UserEdit, UserLimits},
 };
 
 /// What every key begins with, so that people and scanners recognise one.
 pub(super) const KEY_PREFIX: &str = "bht_";
 
 const COLUMNS: &str =
-    "id, name, admin, max_sandboxes, max_cpus, max_memory_mib, created_at, key_sha256";
+    "id, name, admin, max_sandboxes, max_cpus, max_memory_mib, max_snapshots, idle, created_at,
+     key_sha256";
 
 /// A user and the digest of its key.
 pub(super) struct WithKey {
@@ -31,7 +32,8 @@ pub(super) fn new(name: &str, admin: bool, limits: UserLimits) -> Result<User> {
         return Err(Error::new(Kind::InvalidName, message));
     }
     let created_at = base::clock::unix_seconds();
-    Ok(User { id: UserId::random(), name, admin, limits, created_at })
+    let idle = IdlePolicy::default();
+    Ok(User { id: UserId::random(), name, admin, limits, idle, created_at })
 }
 
 /// Keeps a new user and returns it with its key.
@@ -41,7 +43,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, user: User) -> Result<(User,
     let inserted = transaction
         .prepare_cached(
             "INSERT INTO users (id, name, admin, max_sandboxes, max_cpus, max_memory_mib,
-             created_at, key_sha256) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             created_at, key_sha256, max_snapshots, idle)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
              ON CONFLICT (name) DO NOTHING",
         )?
         .execute(params![
@@ -53,6 +56,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, user: User) -> Result<(User,
             memory,
             user.created_at,
             key_sha256,
+            user.limits.snapshots,
+            to_json(&user.idle)?,
         ])?;
     if inserted == 0 {
         let message = format!("a user named {:?} exists", user.name.as_str());
@@ -114,6 +119,15 @@ pub(super) fn delete(transaction: &Transaction<'_>, name_or_id: &str) -> Result<
         let message = format!("user {name:?} owns {owned} sandboxes");
         return Err(Error::new(Kind::UserInUse, message).hint("destroy the sandboxes first"));
     }
+    let kept: u32 = transaction.query_row(
+        "SELECT count(*) FROM snapshots WHERE owner = ?1",
+        [user.id.as_str()],
+        |row| row.get(0),
+    )?;
+    if kept > 0 {
+        let message = format!("user {name:?} owns {kept} snapshots");
+        return Err(Error::new(Kind::UserInUse, message).hint("delete the snapshots first"));
+    }
     transaction.execute("DELETE FROM users WHERE id = ?1", [user.id.as_str()])?;
     if user.admin && !any_admin(transaction)? {
         return Err(Error::new(Kind::UserInUse, format!("{name:?} is the last admin"))
@@ -131,6 +145,36 @@ pub(super) fn rotate(transaction: &Transaction<'_>, name_or_id: &str) -> Result<
         params![user.id.as_str(), key_sha256],
     )?;
     Ok((user, key))
+}
+
+/// Changes what a user may have, and returns the user.
+pub(super) fn edit(
+    transaction: &Transaction<'_>,
+    name_or_id: &str,
+    edit: UserEdit,
+) -> Result<User> {
+    let mut user = find(transaction, name_or_id)?;
+    let limits = &mut user.limits;
+    limits.sandboxes = edit.sandboxes.unwrap_or(limits.sandboxes);
+    limits.cpus_per_sandbox = edit.cpus_per_sandbox.unwrap_or(limits.cpus_per_sandbox);
+    limits.memory_mib_per_sandbox =
+        edit.memory_mib_per_sandbox.unwrap_or(limits.memory_mib_per_sandbox);
+    limits.snapshots = edit.snapshots.unwrap_or(limits.snapshots);
+    user.idle.warm = edit.idle_warm.unwrap_or(user.idle.warm);
+    user.idle.cold = edit.idle_cold.unwrap_or(user.idle.cold);
+    transaction.execute(
+        "UPDATE users SET max_sandboxes = ?2, max_cpus = ?3, max_memory_mib = ?4,
+         max_snapshots = ?5, idle = ?6 WHERE id = ?1",
+        params![
+            user.id.as_str(),
+            user.limits.sandboxes,
+            user.limits.cpus_per_sandbox,
+            i64::try_from(user.limits.memory_mib_per_sandbox).unwrap_or(i64::MAX),
+            user.limits.snapshots,
+            to_json(&user.idle)?,
+        ],
+    )?;
+    Ok(user)
 }
 
 /// Whether there is an admin.
@@ -158,7 +202,9 @@ fn read(row: &Row<'_>) -> Result<User> {
             sandboxes: row.get("max_sandboxes")?,
             cpus_per_sandbox: row.get("max_cpus")?,
             memory_mib_per_sandbox: u64::try_from(memory).unwrap_or(0),
+            snapshots: row.get("max_snapshots")?,
         },
+        idle: from_json(row, "idle")?,
         created_at: row.get("created_at")?,
     })
 }

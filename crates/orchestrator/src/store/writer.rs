@@ -5,6 +5,7 @@ use std::{
     thread,
 };
 
+use base::fault;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
@@ -53,6 +54,24 @@ impl Writer {
         answered.await.map_err(|_| gone())?
     }
 
+    /// Queues `work` as a transaction whose outcome nobody waits for.
+    pub(super) async fn post(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<()> + Send + 'static,
+    ) {
+        let job: Job = Box::new(move |connection| {
+            let done = begin(connection).and_then(|transaction| {
+                work(&transaction)?;
+                Ok(transaction.commit()?)
+            });
+            if let Err(error) = done {
+                tracing::warn!(error = base::chain(&error), "a state could not be noted");
+            }
+        });
+        // A writer that is gone takes nothing any more: the daemon is ending.
+        let _ = self.queue.send(job).await;
+    }
+
     /// Runs `work` in one transaction, committed if it succeeds.
     pub(super) async fn transaction<T: Send + 'static>(
         &self,
@@ -61,7 +80,7 @@ impl Writer {
         self.run(move |connection| {
             let transaction = begin(connection)?;
             let done = work(&transaction)?;
-            transaction.commit()?;
+            commit(transaction)?;
             Ok(done)
         })
         .await
@@ -70,7 +89,17 @@ impl Writer {
 
 /// Begins a transaction that may write.
 pub(super) fn begin(connection: &mut Connection) -> Result<Transaction<'_>> {
+    fault::point("store.begin")?;
     Ok(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
+}
+
+/// Keeps what was done.
+pub(super) fn commit(transaction: Transaction<'_>) -> Result<()> {
+    fault::point("store.commit")?;
+    transaction.commit()?;
+    // It is kept, so nothing can fail it any more; but the process may die before anybody knows.
+    let _ = fault::point("store.committed");
+    Ok(())
 }
 
 fn gone() -> Error {

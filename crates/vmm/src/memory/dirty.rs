@@ -1,29 +1,38 @@
-//! Finding, saving and putting back the pages that a child wrote.
-//!
-//! `/proc/PID/pagemap` tells for every page of the guest whether it is anonymous (bit 61 clear,
-//! bit 63 or 62 set: present or swapped), which in a private file mapping means written. See
-//! Documentation/admin-guide/mm/pagemap.rst of the kernel.
+//! Finding, saving, copying and putting back the pages that make a guest different from what it
+//! was made of.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd as _, unix::fs::FileExt as _},
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use super::{
-    PAGE, PageFile, PageStats, Ram,
-    pages::{SEGMENT, Writer},
+    Capture, PAGE, PageFile, PageStats, Ram, crew,
+    pages::{SEGMENT, SEGMENT_PAGES, WORTH, Writer},
+    scan,
+    spans::{self, Span, batches},
 };
 use crate::VmError;
 
-const PRESENT: u64 = 1 << 63;
-const SWAPPED: u64 = 1 << 62;
-const FILE_BACKED: u64 = 1 << 61;
+/// How many pages one thread copies before it takes the next: 4 MiB.
+const BATCH: u64 = 1024;
+/// By how much a capture may be larger than what it was foreseen to be, as a part of it, and in
+/// bytes.
+const MARGIN: usize = 8;
+const LEAST_MARGIN: usize = 1 << 20;
 
-/// Page map entries read at a time.
-const ENTRIES: usize = 64 << 10;
+const READING: &str = "read the guest's memory";
+const FILLING: &str = "fill the new VM's memory";
 
 /// The memory of a VM whose monitor runs, as this host sees it.
 #[derive(Debug)]
 pub struct GuestMemory {
     ram: Ram,
     access: Access,
+    room: Mutex<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -34,11 +43,18 @@ enum Access {
     Private { pid: i32, start: u64 },
 }
 
+/// A file in which the guest's memory begins at `start`.
+struct Window {
+    file: File,
+    start: u64,
+}
+
 impl GuestMemory {
     /// Finds `ram` in the address space of process `pid`.
     pub(crate) fn of(pid: i32, ram: Ram) -> Result<Self, VmError> {
+        let room = Mutex::default();
         if !ram.is_sealed() {
-            return Ok(Self { ram, access: Access::Shared });
+            return Ok(Self { ram, access: Access::Shared, room });
         }
         let inode = ram.inode().map_err(VmError::io("look at the guest's memory file"))?;
         let maps = fs_err::read_to_string(format!("/proc/{pid}/maps"))
@@ -46,7 +62,7 @@ impl GuestMemory {
         let start = locate(&maps, inode, ram.bytes()).ok_or_else(|| {
             VmError::io("find the guest's memory in the monitor")(io::ErrorKind::NotFound.into())
         })?;
-        Ok(Self { ram, access: Access::Private { pid, start } })
+        Ok(Self { ram, access: Access::Private { pid, start }, room })
     }
 
     /// Writes the pages that make this guest different from its template, or from zeroed memory,
@@ -55,51 +71,141 @@ impl GuestMemory {
     pub fn save(&self, template: &[u8; 32], path: &Path) -> Result<PageStats, VmError> {
         let writing = "write the page file";
         let mut writer = Writer::create(path).map_err(VmError::io(writing))?;
-        let mut push = |index, page: &[u8]| writer.push(index, page).map_err(VmError::io(writing));
-        match self.access {
-            Access::Shared => {
-                let result = self
-                    .ram
-                    .each_touched_page(|index, page| push(index, page).map_err(Fault::Ours));
-                result.map_err(|fault| match fault {
-                    Fault::Ours(error) => error,
-                    Fault::Reading(error) => VmError::io("read the guest's memory")(error),
-                })?;
+        let memory = self.window(false).map_err(VmError::io(READING))?;
+        let mut buffer = vec![0; SEGMENT];
+        for batch in batches(&self.changed()?, SEGMENT_PAGES) {
+            memory.read(&batch, &mut buffer).map_err(VmError::io(READING))?;
+            let indices = batch.iter().flat_map(|span| span.first..span.first + span.pages);
+            for (index, page) in indices.zip(buffer.chunks_exact(PAGE)) {
+                writer.push(index, page).map_err(VmError::io(writing))?;
             }
-            Access::Private { pid, start } => each_dirty_page(pid, start, self.pages(), push)?,
         }
         writer.finish(template, self.pages()).map_err(VmError::io(writing))
     }
 
-    /// Puts saved pages into a VM that has not loaded its device state yet.
-    pub fn restore(&self, file: PageFile) -> Result<(), VmError> {
-        let filling = "fill the new VM's memory";
-        match self.access {
-            Access::Shared => {
-                place_pages(file, |at, data| self.ram.write(at, data).map_err(VmError::io(filling)))
-            }
-            Access::Private { pid, start } => {
-                let memory = open_memory(pid, true).map_err(VmError::io(filling))?;
-                place_pages(file, |at, data| {
-                    memory.write_all_at(data, start + at).map_err(VmError::io(filling))
-                })
-            }
+    /// Takes the memory from the host that the next capture will need. A guest that runs until then
+    /// does not have to stand still for it.
+    pub fn make_room(&self) -> Result<(), VmError> {
+        let expected = spans::total(&self.changed()?);
+        let mut room = vec![0u8; expected + LEAST_MARGIN.max(expected / MARGIN)];
+        // The kernel gives a page when it is first written to.
+        let parts = room.chunks_mut(spans::bytes(BATCH)).collect();
+        crew::each(
+            parts,
+            WORTH,
+            || (),
+            |(), part: &mut [u8]| {
+                part.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
+                Ok(())
+            },
+        )?;
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = room;
+        Ok(())
+    }
+
+    /// Copies the pages that make this guest different from its template, or from zeroed memory.
+    /// The VM must be paused until this returns, which is sooner after [`make_room`].
+    ///
+    /// [`make_room`]: Self::make_room
+    pub fn capture(&self) -> Result<Capture, VmError> {
+        let memory = self.window(false).map_err(VmError::io(READING))?;
+        let mut data =
+            std::mem::take(&mut *self.room.lock().unwrap_or_else(PoisonError::into_inner));
+        let spans = self.changed()?;
+        data.resize(spans::total(&spans), 0);
+        let parts = data.chunks_mut(spans::bytes(BATCH));
+        let work = batches(&spans, BATCH).into_iter().zip(parts).collect();
+        crew::each(
+            work,
+            WORTH,
+            || (),
+            |(), (batch, part): (Vec<Span>, &mut [u8])| {
+                memory.read(&batch, part).map_err(VmError::io(READING))
+            },
+        )?;
+        Ok(Capture { spans, data, guest_pages: self.pages() })
+    }
+
+    /// Puts captured pages into a VM that has not loaded its device state yet.
+    ///
+    /// # Errors
+    /// [`VmError::Io`] if the capture is of a guest of another size, too.
+    pub fn place(&self, capture: &Capture) -> Result<(), VmError> {
+        if capture.guest_pages != self.pages() {
+            return Err(VmError::io(FILLING)(io::ErrorKind::InvalidInput.into()));
         }
+        let memory = self.window(true).map_err(VmError::io(FILLING))?;
+        let parts = capture.data.chunks(spans::bytes(BATCH));
+        let work = batches(&capture.spans, BATCH).into_iter().zip(parts).collect();
+        crew::each(
+            work,
+            WORTH,
+            || (),
+            |(), (batch, part): (Vec<Span>, &[u8])| {
+                memory.write(&batch, part).map_err(VmError::io(FILLING))
+            },
+        )
+    }
+
+    /// Puts saved pages into a VM that has not loaded its device state yet.
+    pub fn restore(&self, file: &PageFile) -> Result<(), VmError> {
+        let memory = self.window(true).map_err(VmError::io(FILLING))?;
+        let zeros = batches(&file.spans(true), SEGMENT_PAGES);
+        let zeroed = || vec![0; SEGMENT];
+        crew::each(zeros, WORTH, zeroed, |zeros, batch| {
+            memory.write(&batch, zeros).map_err(VmError::io(FILLING))
+        })?;
+        let stored = (0..).zip(batches(&file.spans(false), SEGMENT_PAGES)).collect();
+        crew::each(stored, WORTH, Vec::new, |buffer, (index, batch): (u64, Vec<Span>)| {
+            let data = file.segment(index, buffer)?;
+            memory.write(&batch, data).map_err(VmError::io(FILLING))
+        })
     }
 
     fn pages(&self) -> u64 {
         self.ram.bytes() / PAGE as u64
     }
+
+    fn changed(&self) -> Result<Vec<Span>, VmError> {
+        match self.access {
+            Access::Shared => self.ram.touched().map_err(VmError::io(READING)),
+            Access::Private { pid, start } => scan::written(pid, start, self.pages()),
+        }
+    }
+
+    fn window(&self, write: bool) -> io::Result<Window> {
+        match self.access {
+            Access::Shared => {
+                Ok(Window { file: self.ram.as_fd().try_clone_to_owned()?.into(), start: 0 })
+            }
+            Access::Private { pid, start } => {
+                let path = format!("/proc/{pid}/mem");
+                let file = fs_err::OpenOptions::new().read(true).write(write).open(path)?.into();
+                Ok(Window { file, start })
+            }
+        }
+    }
 }
 
-enum Fault {
-    Reading(io::Error),
-    Ours(VmError),
-}
+impl Window {
+    /// Fills the beginning of `buffer` with the content of `spans`.
+    fn read(&self, spans: &[Span], mut buffer: &mut [u8]) -> io::Result<()> {
+        for span in spans {
+            let (part, rest) = buffer.split_at_mut(span.bytes());
+            self.file.read_exact_at(part, self.start + span.at())?;
+            buffer = rest;
+        }
+        Ok(())
+    }
 
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        Self::Reading(error)
+    /// Makes the beginning of `data` the content of `spans`.
+    fn write(&self, spans: &[Span], mut data: &[u8]) -> io::Result<()> {
+        for span in spans {
+            let (part, rest) = data.split_at(span.bytes());
+            self.file.write_all_at(part, self.start + span.at())?;
+            data = rest;
+        }
+        Ok(())
     }
 }
 
@@ -131,110 +237,6 @@ fn locate(maps: &str, inode: u64, bytes: u64) -> Option<u64> {
         }
     }
     None
-}
-
-fn each_dirty_page(
-    pid: i32,
-    start: u64,
-    pages: u64,
-    mut visit: impl FnMut(u64, &[u8]) -> Result<(), VmError>,
-) -> Result<(), VmError> {
-    let reading = "read the guest's memory";
-    let memory = open_memory(pid, false).map_err(VmError::io(reading))?;
-    let mut buffer = vec![0u8; SEGMENT];
-    each_dirty_range(pid, start, pages, |first, end| {
-        let mut page = first;
-        while page < end {
-            let count = (end - page).min((SEGMENT / PAGE) as u64);
-            let part = &mut buffer[..usize::try_from(count).unwrap_or(0) * PAGE];
-            memory.read_exact_at(part, start + page * PAGE as u64).map_err(VmError::io(reading))?;
-            for (index, content) in (page..).zip(part.chunks_exact(PAGE)) {
-                visit(index, content)?;
-            }
-            page += count;
-        }
-        Ok(())
-    })
-}
-
-fn each_dirty_range(
-    pid: i32,
-    start: u64,
-    pages: u64,
-    mut visit: impl FnMut(u64, u64) -> Result<(), VmError>,
-) -> Result<(), VmError> {
-    let pagemap: File = fs_err::File::open(format!("/proc/{pid}/pagemap"))
-        .map_err(VmError::io("open the monitor's page map"))?
-        .into();
-    let mut entries = vec![0u8; ENTRIES * 8];
-    let mut run: Option<u64> = None;
-    let mut page = 0;
-    while page < pages {
-        let count = usize::try_from(pages - page).unwrap_or(ENTRIES).min(ENTRIES);
-        let at = (start / PAGE as u64 + page) * 8;
-        pagemap
-            .read_exact_at(&mut entries[..count * 8], at)
-            .map_err(VmError::io("read the monitor's page map"))?;
-        for (index, entry) in (page..).zip(entries[..count * 8].chunks_exact(8)) {
-            let entry = u64::from_ne_bytes(entry.try_into().expect("eight bytes"));
-            let dirty = entry & (PRESENT | SWAPPED) != 0 && entry & FILE_BACKED == 0;
-            match (dirty, run) {
-                (true, None) => run = Some(index),
-                (false, Some(first)) => {
-                    visit(first, index)?;
-                    run = None;
-                }
-                _ => {}
-            }
-        }
-        page += count as u64;
-    }
-    match run {
-        Some(first) => visit(first, pages),
-        None => Ok(()),
-    }
-}
-
-/// Calls `place` with byte offset and content for everything in the file.
-fn place_pages(
-    file: PageFile,
-    place: impl Fn(u64, &[u8]) -> Result<(), VmError>,
-) -> Result<(), VmError> {
-    let zeros = vec![0u8; SEGMENT];
-    for run in file.runs.iter().filter(|r| r.zero) {
-        let mut left = usize::try_from(run.pages).unwrap_or(0) * PAGE;
-        let mut at = run.first * PAGE as u64;
-        while left > 0 {
-            let count = left.min(SEGMENT);
-            place(at, &zeros[..count])?;
-            at += count as u64;
-            left -= count;
-        }
-    }
-    let runs: Vec<_> = file.runs.iter().copied().filter(|r| !r.zero).collect();
-    let mut current = runs.into_iter();
-    let mut at = 0;
-    let mut left = 0;
-    file.each_segment(|mut data| {
-        while !data.is_empty() {
-            if left == 0 {
-                let Some(run) = current.next() else { break };
-                at = run.first * PAGE as u64;
-                left = usize::try_from(run.pages).unwrap_or(0) * PAGE;
-            }
-            let count = left.min(data.len());
-            place(at, &data[..count])?;
-            data = &data[count..];
-            at += count as u64;
-            left -= count;
-        }
-        Ok(())
-    })
-}
-
-fn open_memory(pid: i32, write: bool) -> io::Result<File> {
-    let path = format!("/proc/{pid}/mem");
-    Ok(fs_err::OpenOptions::new().read(true).write(write).open(path)?.into())
 }
 
 #[cfg(test)]

@@ -4,10 +4,15 @@
 //! memory privately, so the pages that it wrote are exactly the anonymous ones in its monitor's
 //! mapping. [`GuestMemory`] treats both alike.
 
+mod capture;
+mod crew;
 mod dirty;
 mod pages;
 mod ram;
+mod scan;
+mod spans;
 
+pub use capture::Capture;
 pub use dirty::GuestMemory;
 pub use pages::{PageFile, PageStats};
 pub use ram::Ram;

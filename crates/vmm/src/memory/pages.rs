@@ -12,12 +12,14 @@
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
+use base::fault;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::PAGE;
+use super::{PAGE, crew, spans::Span};
 use crate::VmError;
 
 const MAGIC: &[u8; 8] = b"BHATTIPG";
@@ -32,13 +34,19 @@ const PAGE_BYTES: u32 = 4096;
 const _: () = assert!(PAGE == 4096);
 /// Bytes of page data that one checksum covers.
 pub(super) const SEGMENT: usize = 1 << 20;
+/// The same in pages.
+pub(super) const SEGMENT_PAGES: u64 = (SEGMENT / PAGE) as u64;
+/// Length of a segment's checksum, bytes.
+const SUM: usize = 8;
+/// Segments that another thread is worth for.
+pub(super) const WORTH: usize = 4;
 
 /// Pages that lie next to each other and are stored, or are all zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
-    pub first: u64,
-    pub pages: u32,
-    pub zero: bool,
+struct Run {
+    first: u64,
+    pages: u32,
+    zero: bool,
 }
 
 /// What a page file holds.
@@ -55,7 +63,7 @@ pub struct PageStats {
 pub struct PageFile {
     path: PathBuf,
     file: File,
-    pub(super) runs: Vec<Run>,
+    runs: Vec<Run>,
 }
 
 fn corrupt(path: &Path, reason: impl Into<String>) -> VmError {
@@ -70,19 +78,23 @@ impl PageFile {
         let (table, table_at) = read_table(&mut file, path, template, guest_pages)?;
         let runs = decode_runs(&table, guest_pages).map_err(|why| corrupt(path, why))?;
         let data = stats(&runs).stored * PAGE as u64;
-        if data + data.div_ceil(SEGMENT as u64) * 8 != table_at {
+        if data + data.div_ceil(SEGMENT as u64) * SUM as u64 != table_at {
             return Err(corrupt(path, "its data has another length than its run table says"));
         }
-        file.rewind().map_err(VmError::io("read the page file"))?;
         Ok(Self { path: path.to_owned(), file, runs })
     }
 
+    /// Asks the kernel to get it from the disk while something else is done.
+    pub fn read_ahead(&self) {
+        // Advice that is not taken does no harm.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::WillNeed);
+    }
+
     /// Reads everything once and checks it, without using it.
-    pub fn verify(&mut self) -> Result<(), VmError> {
-        let again = self.file.try_clone().map_err(VmError::io("read the page file"))?;
-        Self { path: self.path.clone(), file: again, runs: self.runs.clone() }
-            .each_segment(|_| Ok(()))?;
-        self.file.rewind().map_err(VmError::io("read the page file"))
+    pub fn verify(&self) -> Result<(), VmError> {
+        crew::each((0..self.segments()).collect(), WORTH, Vec::new, |buffer, index| {
+            self.segment(index, buffer).map(drop)
+        })
     }
 
     /// How many pages it holds.
@@ -90,28 +102,34 @@ impl PageFile {
         stats(&self.runs)
     }
 
-    /// Reads the stored pages in order, a segment at a time, each checked before `visit` sees it.
-    /// `visit` gets whole pages.
-    pub(super) fn each_segment(
-        mut self,
-        mut visit: impl FnMut(&[u8]) -> Result<(), VmError>,
-    ) -> Result<(), VmError> {
-        let mut left = usize::try_from(self.stats().stored).unwrap_or(usize::MAX) * PAGE;
-        let mut buffer = vec![0u8; SEGMENT];
-        while left > 0 {
-            let n = left.min(SEGMENT);
-            let mut sum = [0u8; 8];
-            self.file
-                .read_exact(&mut buffer[..n])
-                .and_then(|()| self.file.read_exact(&mut sum))
-                .map_err(|_| corrupt(&self.path, "its data is cut off"))?;
-            if xxh3_64(&buffer[..n]) != u64::from_le_bytes(sum) {
-                return Err(corrupt(&self.path, "its data does not match its checksum"));
-            }
-            visit(&buffer[..n])?;
-            left -= n;
+    /// The pages that are stored, or those that are zero.
+    pub(super) fn spans(&self, zero: bool) -> Vec<Span> {
+        let runs = self.runs.iter().filter(|run| run.zero == zero);
+        runs.map(|run| Span { first: run.first, pages: u64::from(run.pages) }).collect()
+    }
+
+    fn segments(&self) -> u64 {
+        self.stats().stored.div_ceil(SEGMENT_PAGES)
+    }
+
+    /// Reads and checks a segment of the stored pages; `buffer` is where, whatever it has held. All
+    /// segments have [`SEGMENT_PAGES`] pages but the last.
+    pub(super) fn segment<'a>(
+        &self,
+        index: u64,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], VmError> {
+        let pages = (self.stats().stored - index * SEGMENT_PAGES).min(SEGMENT_PAGES);
+        let bytes = usize::try_from(pages).unwrap_or(0) * PAGE;
+        buffer.resize(bytes + SUM, 0);
+        self.file
+            .read_exact_at(buffer, index * (SEGMENT + SUM) as u64)
+            .map_err(|_| corrupt(&self.path, "its data is cut off"))?;
+        let (data, sum) = buffer.split_at(bytes);
+        if xxh3_64(data).to_le_bytes() != sum {
+            return Err(corrupt(&self.path, "its data does not match its checksum"));
         }
-        Ok(())
+        Ok(data)
     }
 }
 
@@ -188,8 +206,9 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts a new file.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
+        fault::point("pages.create")?;
         let file = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?.into();
-        Ok(Self { file, segment: Vec::with_capacity(SEGMENT + 8), runs: Vec::new() })
+        Ok(Self { file, segment: Vec::with_capacity(SEGMENT + SUM), runs: Vec::new() })
     }
 
     /// Adds the next page. Pages come in ascending order.
@@ -218,6 +237,7 @@ impl Writer {
         }
         let sum = xxh3_64(&self.segment);
         self.segment.extend_from_slice(&sum.to_le_bytes());
+        fault::point("pages.write")?;
         self.file.write_all(&self.segment)?;
         self.segment.clear();
         Ok(())
@@ -243,7 +263,9 @@ impl Writer {
         tail.extend_from_slice(&table_sum.to_le_bytes());
         let footer_sum = xxh3_64(&tail[footer_at..]);
         tail.extend_from_slice(&footer_sum.to_le_bytes());
+        fault::point("pages.finish")?;
         self.file.write_all(&tail)?;
+        fault::point("pages.flush")?;
         self.file.sync_data()?;
         Ok(stats(&self.runs))
     }
@@ -258,11 +280,12 @@ mod tests {
     const KEY: [u8; 32] = [9; 32];
 
     fn read(path: &Path) -> Result<Vec<u8>, VmError> {
-        let mut out = Vec::new();
-        PageFile::open(path, &KEY, 1 << 20)?.each_segment(|s| {
-            out.extend_from_slice(s);
-            Ok(())
-        })?;
+        let (mut out, mut buffer) = (Vec::new(), Vec::new());
+        let file = PageFile::open(path, &KEY, 1 << 20)?;
+        for index in 0..file.segments() {
+            out.extend_from_slice(file.segment(index, &mut buffer)?);
+        }
+        file.verify()?;
         Ok(out)
     }
 
@@ -307,6 +330,9 @@ mod tests {
             if cut { bytes.truncate(at) } else { bytes[at] ^= 1 << bit }
             fs_err::write(&path, &bytes).unwrap();
             prop_assert!(read(&path).is_err());
+            if let Ok(file) = PageFile::open(&path, &KEY, 1 << 20) {
+                prop_assert!(file.verify().is_err());
+            }
         }
     }
 }

@@ -13,9 +13,10 @@ use std::{
 
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, ftruncate, memfd_create, seek};
 
+use base::fault;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::PAGE;
+use super::{PAGE, spans::Span};
 
 /// How much is copied at a time, in bytes.
 const CHUNK: usize = 1 << 20;
@@ -71,12 +72,14 @@ impl Ram {
         let source = File::from(self.file.try_clone()?);
         let target: File =
             fs_err::OpenOptions::new().write(true).create_new(true).open(path)?.into();
+        fault::point("ram.write")?;
         target.set_len(self.bytes)?;
         let mut sum = Checksum::default();
         each_chunk(&source, self.bytes, |at, data| {
             sum.update(at, data);
             write_nonzero(&target, data, at)
         })?;
+        fault::point("ram.flush")?;
         target.sync_all()?;
         Ok(sum.finish())
     }
@@ -88,23 +91,16 @@ impl Ram {
         Ok(Self { file: Arc::new(file), bytes, sealed })
     }
 
-    /// Writes into memory that is not sealed.
-    pub(super) fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        Ok(write_all_at(&self.file, data, at)?)
-    }
-
-    /// Calls `visit` with index and content of every page that was ever touched.
-    pub(super) fn each_touched_page<E: From<io::Error>>(
-        &self,
-        mut visit: impl FnMut(u64, &[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let file = File::from(self.file.try_clone()?);
-        each_chunk(&file, self.bytes, |at, data| {
-            for (index, page) in (at / PAGE as u64..).zip(data.chunks(PAGE)) {
-                visit(index, page)?;
-            }
-            Ok(())
-        })
+    /// The pages that were ever touched, ascending.
+    pub(super) fn touched(&self) -> io::Result<Vec<Span>> {
+        let mut spans = Vec::new();
+        let mut at = 0;
+        while let Some((start, end)) = next_data(&self.file, at, self.bytes)? {
+            let first = start / PAGE as u64;
+            spans.push(Span { first, pages: end.div_ceil(PAGE as u64) - first });
+            at = end;
+        }
+        Ok(spans)
     }
 
     /// Size in bytes.
@@ -168,13 +164,7 @@ fn each_chunk<E: From<io::Error>>(
 ) -> Result<(), E> {
     let mut buffer = vec![0u8; CHUNK];
     let mut at = 0;
-    while at < bytes {
-        let start = match seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(io::Error::from(error).into()),
-        };
-        let end = seek(file, SeekFrom::Hole(start)).map_err(io::Error::from)?.min(bytes);
+    while let Some((start, end)) = next_data(file, at, bytes)? {
         at = start;
         while at < end {
             let n = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
@@ -184,6 +174,19 @@ fn each_chunk<E: From<io::Error>>(
         }
     }
     Ok(())
+}
+
+/// Where the next part from `at` on starts and ends that is not a hole.
+fn next_data(file: impl AsFd, at: u64, bytes: u64) -> io::Result<Option<(u64, u64)>> {
+    if at >= bytes {
+        return Ok(None);
+    }
+    let start = match seek(&file, SeekFrom::Data(at)) {
+        Ok(start) => start,
+        Err(rustix::io::Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some((start, seek(&file, SeekFrom::Hole(start))?.min(bytes))))
 }
 
 /// A checksum over the pages that are not zero and where they lie, so that it does not depend on

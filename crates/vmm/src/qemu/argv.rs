@@ -33,8 +33,38 @@ pub(crate) struct Numbers {
     pub base: RawFd,
     pub modules: RawFd,
     pub scratch: RawFd,
-    pub layers: Vec<RawFd>,
-    pub merging: bool,
+    /// Lowest first.
+    pub layers: Vec<LayerNumbers>,
+}
+
+/// A layer and the descriptors of its file.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerNumbers {
+    pub number: u32,
+    pub fds: Vec<RawFd>,
+}
+
+/// The node of the raw disk below all layers.
+pub(crate) const RAW_DISK: &str = "scratch0";
+/// What a layer's node is called before its number.
+const LAYER_NODE: &str = "layer-";
+/// Number of the first layer's descriptor set.
+const LAYER_SETS: u32 = 2000;
+
+/// The node of a layer. It follows from the layer's number, so that a daemon that takes up a
+/// running VM knows it.
+pub(crate) fn layer_node(number: u32) -> String {
+    format!("{LAYER_NODE}{number}")
+}
+
+/// The number of the layer whose node this is.
+pub(crate) fn layer_number(node: &str) -> Option<u32> {
+    node.strip_prefix(LAYER_NODE)?.parse().ok()
+}
+
+/// The number of a layer's descriptor set.
+pub(crate) fn layer_set(number: u32) -> u32 {
+    LAYER_SETS + number
 }
 
 /// How the VM begins, as far as the command line is concerned.
@@ -116,7 +146,9 @@ pub(crate) fn arguments(
 fn disks(argv: &mut Argv, numbers: &Numbers) {
     argv.set(numbers.base).set(numbers.modules).set(numbers.scratch);
     for layer in &numbers.layers {
-        argv.set(*layer);
+        for fd in &layer.fds {
+            argv.pair("-add-fd", format!("fd={fd},set={}", layer_set(layer.number)));
+        }
     }
     for (name, fd) in [("base", numbers.base), ("modules", numbers.modules)] {
         argv.pair("-blockdev", format!("{},read-only=on,driver=raw,node-name={name}", file(fd)));
@@ -127,22 +159,20 @@ fn disks(argv: &mut Argv, numbers: &Numbers) {
     argv.pair(
         "-blockdev",
         format!(
-            "{},driver=raw,node-name=scratch0,read-only={read_only},{keep_sparse}",
+            "{},driver=raw,node-name={RAW_DISK},read-only={read_only},{keep_sparse}",
             file(numbers.scratch)
         ),
     );
-    let mut top = "scratch0".to_owned();
-    for (index, fd) in numbers.layers.iter().enumerate() {
-        let node = format!("scratch{}", index + 1);
-        let top_most = index + 1 == numbers.layers.len();
-        let writable = top_most || (numbers.merging && index == 0);
-        let read_only = if writable { "off" } else { "on" };
+    let mut top = RAW_DISK.to_owned();
+    for (index, layer) in numbers.layers.iter().enumerate() {
+        let node = layer_node(layer.number);
+        let read_only = if index + 1 == numbers.layers.len() { "off" } else { "on" };
         argv.pair(
             "-blockdev",
             format!(
                 "{},driver=qcow2,node-name={node},backing={top},read-only={read_only},\
                  {keep_sparse}",
-                file(*fd)
+                file(layer_set(layer.number))
             ),
         );
         top = node;
@@ -152,8 +182,8 @@ fn disks(argv: &mut Argv, numbers: &Numbers) {
 
 /// The protocol layer of a disk: a descriptor set, so that no path is opened. One driver owns each
 /// file, so QEMU's own locks would only cost time.
-fn file(fd: RawFd) -> String {
-    format!("file.driver=file,file.filename=/dev/fdset/{fd},file.locking=off,file.discard=unmap")
+fn file(set: impl std::fmt::Display) -> String {
+    format!("file.driver=file,file.filename=/dev/fdset/{set},file.locking=off,file.discard=unmap")
 }
 
 #[derive(Debug, Default)]
@@ -180,7 +210,7 @@ impl Argv {
 mod tests {
     use super::*;
 
-    fn sample(start: &Start, layers: Vec<RawFd>) -> String {
+    fn sample(start: &Start, layers: Vec<LayerNumbers>) -> String {
         let numbers = Numbers {
             qmp: 3,
             agent: 4,
@@ -190,10 +220,16 @@ mod tests {
             modules: 7,
             scratch: 8,
             layers,
-            merging: false,
         };
         let machine = Machine { cpus: 2, memory_mib: 256 };
         arguments(machine, Accelerator::Tcg, 256 << 20, false, &numbers, start).join(" ")
+    }
+
+    fn two_layers() -> Vec<LayerNumbers> {
+        vec![
+            LayerNumbers { number: 3, fds: vec![11] },
+            LayerNumbers { number: 7, fds: vec![12, 14] },
+        ]
     }
 
     #[test]
@@ -204,22 +240,22 @@ mod tests {
             words
                 .windows(2)
                 .filter(|w| w[0] == "-device" || w[0] == "-machine" || w[0] == "-cpu")
-                .map(|w| w[1].replace("scratch2", "scratch").replace("scratch0", "scratch"))
+                .map(|w| w[1].replace("layer-7", "scratch0"))
                 .collect()
         };
         assert_eq!(
             devices(&sample(&cold, vec![])),
-            devices(&sample(&Start::IncomingDeferred, vec![11, 12]))
+            devices(&sample(&Start::IncomingDeferred, two_layers()))
         );
     }
 
     #[test]
     fn only_the_top_layer_is_writable_and_nothing_is_opened_by_path() {
-        let line = sample(&Start::Incoming { state: 9 }, vec![11, 12]);
+        let line = sample(&Start::Incoming { state: 9 }, two_layers());
         assert!(line.contains("node-name=scratch0,read-only=on"));
-        assert!(line.contains("node-name=scratch1,backing=scratch0,read-only=on"));
-        assert!(line.contains("node-name=scratch2,backing=scratch1,read-only=off"));
-        assert!(line.contains("drive=scratch2,serial=bhatti-scratch"));
+        assert!(line.contains("node-name=layer-3,backing=scratch0,read-only=on"));
+        assert!(line.contains("node-name=layer-7,backing=layer-3,read-only=off"));
+        assert!(line.contains("drive=layer-7,serial=bhatti-scratch"));
         for (_, rest) in line.match_indices("filename=").map(|(at, _)| line.split_at(at + 9)) {
             assert!(rest.starts_with("/dev/fdset/") || rest.starts_with("/dev/urandom"), "{rest}");
         }

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
         unix::net::UnixListener,
     },
     path::Path,
@@ -16,10 +16,10 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 
 use super::{
     Qemu, Vm,
-    argv::{Numbers, Start, arguments},
+    argv::{LayerNumbers, Numbers, Start, arguments},
     vm::{AGENT_SOCKET, NOTICE_SOCKET, QMP_SOCKET, Stderr},
 };
-use crate::{Boot, Plan, VmError, jail};
+use crate::{Boot, Layer, Plan, VmError, jail};
 
 /// The first descriptor number that we hand to a monitor.
 const FIRST_FD: RawFd = 10;
@@ -51,8 +51,7 @@ impl Qemu {
             base: fds.add(plan.disks.base),
             modules: fds.add(plan.disks.modules),
             scratch: fds.add(plan.disks.scratch),
-            layers: plan.disks.layers.into_iter().map(|layer| fds.add(layer)).collect(),
-            merging: plan.disks.merging,
+            layers: add_layers(&mut fds, plan.disks.layers)?,
         };
         let (start, later) = match plan.boot {
             Boot::Cold { kernel, initramfs, command_line } => {
@@ -60,7 +59,7 @@ impl Qemu {
                 (Start::Cold { kernel, initramfs, command_line }, None)
             }
             Boot::Restore { state } => (Start::Incoming { state: fds.add(state) }, None),
-            Boot::RestoreLater { state } => (Start::IncomingDeferred, Some(state)),
+            Boot::RestoreLater { state } => (Start::IncomingDeferred, Some(fds.add(state))),
         };
         let argv = arguments(
             plan.machine,
@@ -94,6 +93,27 @@ impl Qemu {
             None => vm,
         })
     }
+}
+
+/// The top layer comes with a second, read-only description of its file, because it must be
+/// opened like that when another layer is put on top of it.
+fn add_layers(fds: &mut Fds, layers: Vec<Layer>) -> Result<Vec<LayerNumbers>, VmError> {
+    let top = layers.last().map(|layer| layer.number);
+    let mut added = Vec::with_capacity(layers.len());
+    for Layer { number, file } in layers {
+        let again = match top == Some(number) {
+            true => Some(read_only(&file).map_err(VmError::io("open the top layer again"))?),
+            false => None,
+        };
+        let numbers = std::iter::once(file).chain(again).map(|fd| fds.add(fd)).collect();
+        added.push(LayerNumbers { number, fds: numbers });
+    }
+    Ok(added)
+}
+
+fn read_only(file: &OwnedFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(fs_err::File::open(path)?.into_parts().0.into())
 }
 
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 mod argv;
 mod launch;
-mod merge;
+mod layers;
 mod qmp;
 mod vm;
 

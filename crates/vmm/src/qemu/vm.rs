@@ -4,15 +4,18 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
         unix::fs::FileExt as _,
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use base::process::Process;
+use base::{fault, process::Process};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Value, json};
 use tokio::{
@@ -33,7 +36,7 @@ pub(super) const AGENT_SOCKET: &str = "agent.sock";
 pub(super) const NOTICE_SOCKET: &str = "notice.sock";
 
 /// How long a monitor may take to answer a command that needs no work.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// How long the loading of a device state may take.
 const LOAD: Duration = Duration::from_secs(30);
 /// Number of the descriptor set through which device states are written.
@@ -70,7 +73,10 @@ pub struct Vm {
     ram: Ram,
     stderr: Stderr,
     qmp: OnceCell<Qmp>,
-    later: Mutex<Option<OwnedFd>>,
+    /// Under which number the monitor holds a device state that it has not loaded yet.
+    later: Mutex<Option<RawFd>>,
+    /// Whether the monitor holds a file that a device state was written to.
+    state_taken: AtomicBool,
     limited: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
@@ -80,10 +86,18 @@ impl Vm {
         run_dir: PathBuf,
         ram: Ram,
         stderr: Stderr,
-        later: Option<OwnedFd>,
+        later: Option<RawFd>,
     ) -> Self {
-        let (qmp, later) = (OnceCell::new(), Mutex::new(later));
-        Self { process, run_dir, ram, stderr, qmp, later, limited: Mutex::new(None) }
+        Self {
+            process,
+            run_dir,
+            ram,
+            stderr,
+            qmp: OnceCell::new(),
+            later: Mutex::new(later),
+            state_taken: AtomicBool::new(false),
+            limited: Mutex::new(None),
+        }
     }
 
     pub(super) fn with_limits(self, limited: JoinHandle<io::Result<()>>) -> Self {
@@ -167,8 +181,15 @@ impl Vm {
 
     /// Lets the vCPUs run.
     pub async fn resume(&self) -> Result<(), VmError> {
-        self.qmp().await?.fed();
-        self.command("cont", json!({})).await.map(drop)
+        let qmp = self.qmp().await?;
+        qmp.fed();
+        self.command("cont", json!({})).await?;
+        if self.state_taken.swap(false, Ordering::Relaxed) {
+            // Only now, because while the guest stands still the monitor closes no descriptor of a
+            // set. If there is none, there is nothing to close.
+            let _ = self.command("remove-fd", json!({"fdset-id": STATE_SET})).await;
+        }
+        Ok(())
     }
 
     /// Whether the vCPUs run.
@@ -182,25 +203,36 @@ impl Vm {
     pub async fn save_devices(&self, path: &Path) -> Result<(), VmError> {
         // The monitor writes to memory and we to the disk: of a full disk it would only say that an
         // I/O error has occurred.
+        let state = self.device_state().await?;
+        copy_flushed(state, path).map_err(VmError::io("write the device state"))
+    }
+
+    /// The device state of a paused VM, in a memory file at offset 0. The VM stays as it is and
+    /// may be resumed.
+    pub async fn device_state(&self) -> Result<OwnedFd, VmError> {
         let staging = memfd_create("bhatti-state", MemfdFlags::CLOEXEC)
             .map_err(|errno| VmError::io("make room for the device state")(errno.into()))?;
         let qmp = self.qmp().await?;
-        let set = json!({"fdset-id": STATE_SET});
         // QEMU takes a descriptor for writing only if it is for nothing else.
         let to = fs_err::OpenOptions::new()
             .write(true)
             .open(format!("/proc/self/fd/{}", staging.as_raw_fd()))
             .map_err(VmError::io("make room for the device state"))?;
-        let add = qmp.command_with("add-fd", set.clone(), Some(to.file().as_fd()));
-        self.guard("add-fd", ANSWER, add).await?;
+        let set = json!({"fdset-id": STATE_SET});
         // "live" would make QEMU give up its disks, because Xen then goes on somewhere else.
         let target = json!({"filename": format!("/dev/fdset/{STATE_SET}"), "live": false});
-        let saved =
-            self.guard("the device state", LOAD, qmp.command("xen-save-devices-state", target));
-        let saved = saved.await;
-        self.guard("remove-fd", ANSWER, qmp.command("remove-fd", set)).await?;
-        saved?;
-        copy_flushed(staging, path).map_err(VmError::io("write the device state"))
+        self.state_taken.store(true, Ordering::Relaxed);
+        // Sent together, because the guest waits.
+        let saved = async {
+            let (added, saved) = tokio::join!(
+                biased;
+                qmp.command_with("add-fd", set, Some(to.file().as_fd())),
+                qmp.command("xen-save-devices-state", target),
+            );
+            added.and(saved)
+        };
+        self.guard("the device state", LOAD, saved).await?;
+        Ok(staging)
     }
 
     /// Waits until the guest stands still because the host's disk is full. It goes on from there
@@ -212,15 +244,13 @@ impl Vm {
 
     /// Loads the device state of a VM that was launched to be restored later, and lets it run.
     pub async fn load(&self) -> Result<(), VmError> {
-        let state = self.later.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let state = state.ok_or_else(|| {
+        let held = self.later.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let held = held.ok_or_else(|| {
             VmError::io("load a device state")(io::Error::other("there is none to load"))
         })?;
         let qmp = self.qmp().await?;
         let mut events = qmp.events();
-        let name = json!({"fdname": "state"});
-        self.guard("getfd", ANSWER, qmp.command_with("getfd", name, Some(state.as_fd()))).await?;
-        self.command("migrate-incoming", json!({"uri": "fd:state"})).await?;
+        self.command("migrate-incoming", json!({"uri": format!("fd:{held}")})).await?;
         let running = async {
             loop {
                 match events.recv().await {
@@ -263,7 +293,11 @@ impl Vm {
         }
     }
 
-    async fn command(&self, name: &'static str, arguments: Value) -> Result<Value, VmError> {
+    pub(super) async fn command(
+        &self,
+        name: &'static str,
+        arguments: Value,
+    ) -> Result<Value, VmError> {
         let qmp = self.qmp().await?;
         self.guard(name, ANSWER, qmp.command(name, arguments)).await
     }
@@ -283,7 +317,7 @@ impl Vm {
     }
 
     /// Whatever is waited for, the end of the monitor and the deadline come first.
-    async fn guard<T>(
+    pub(super) async fn guard<T>(
         &self,
         what: &'static str,
         limit: Duration,
@@ -311,12 +345,13 @@ impl Vm {
 }
 
 fn copy_flushed(from: OwnedFd, path: &Path) -> io::Result<()> {
-    let mut from = File::from(from);
-    let mut state = Vec::new();
-    io::Seek::rewind(&mut from)?;
-    io::Read::read_to_end(&mut from, &mut state)?;
+    let from = File::from(from);
+    let mut state = vec![0; usize::try_from(from.metadata()?.len()).unwrap_or(0)];
+    from.read_exact_at(&mut state, 0)?;
     let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?;
+    fault::point("devices.write")?;
     io::Write::write_all(&mut file, &state)?;
+    fault::point("devices.flush")?;
     file.sync_all()
 }
 
@@ -343,8 +378,7 @@ pub struct GuestPort<'a> {
 impl GuestPort<'_> {
     /// Connects; the guest sees its port open. Only one connection at a time makes sense.
     pub async fn connect(&self) -> Result<UnixStream, VmError> {
-        let path = self.vm.run_dir.join(AGENT_SOCKET);
-        UnixStream::connect(path).await.map_err(VmError::io("connect to the guest agent's port"))
+        self.open("connect to the guest agent's port", AGENT_SOCKET).await
     }
 
     /// Starts to listen for what the agent says of its end, which must be before the connection is
@@ -353,11 +387,15 @@ impl GuestPort<'_> {
     /// The agent says it on a port of its own. The monitor's own event about the guest's end of
     /// the port is limited to one a second, and so is no use here.
     pub async fn watch(&self) -> Result<PortWatch, VmError> {
-        let path = self.vm.run_dir.join(NOTICE_SOCKET);
-        let stream = UnixStream::connect(path)
-            .await
-            .map_err(VmError::io("connect to the guest agent's notice port"))?;
+        let stream = self.open("connect to the guest agent's notice port", NOTICE_SOCKET).await?;
         Ok(PortWatch { stream })
+    }
+
+    /// That the monitor is gone says more than that nobody listens on its socket.
+    async fn open(&self, what: &'static str, socket: &str) -> Result<UnixStream, VmError> {
+        let path = self.vm.run_dir.join(socket);
+        let connect = async { UnixStream::connect(path).await.map_err(VmError::io(what)) };
+        self.vm.guard(what, ANSWER, connect).await
     }
 }
 

@@ -6,6 +6,7 @@ mod jobs;
 mod ports;
 mod sandboxes;
 mod sessions;
+mod snapshots;
 mod users;
 
 use std::fmt::Write as _;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::{Query, is_ndjson, sandbox_path};
 use crate::{
-    CreateSandbox, Destroyed, ProgressEvent, Sandbox, StartSandbox,
+    CreateSandbox, Destroyed, EditSandbox, ProgressEvent, Sandbox, StartSandbox,
     client::{Call, Client, ClientError, Events, body::json, header_text},
     headers,
 };
@@ -93,6 +93,11 @@ impl Client {
         json(self.send(Call::new(Method::POST, sandbox_path(id, "/resume"))).await?).await
     }
 
+    /// Changes a sandbox's name, labels or sleep.
+    pub async fn edit(&mut self, id: &str, request: &EditSandbox) -> Result<Sandbox, ClientError> {
+        json(self.send(Call::new(Method::PATCH, sandbox_path(id, "")).json(request)?).await?).await
+    }
+
     /// Removes a sandbox with everything that it holds.
     pub async fn destroy(&mut self, id: &str) -> Result<Destroyed, ClientError> {
         json(self.send(Call::new(Method::DELETE, sandbox_path(id, ""))).await?).await
@@ -100,7 +105,7 @@ impl Client {
 
     /// Sends a call whose progress can be watched. A daemon that has nothing to report may answer
     /// with plain JSON.
-    async fn watched(
+    pub(super) async fn watched(
         &mut self,
         call: Call,
         mut progress: impl FnMut(String),

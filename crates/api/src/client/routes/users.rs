@@ -4,7 +4,7 @@ use hyper::Method;
 
 use super::encode;
 use crate::{
-    CreateUser, User, UserDeleted, UserKey,
+    CreateUser, Deleted, EditUser, User, UserKey,
     client::{Call, Client, ClientError, body::json},
 };
 
@@ -19,8 +19,14 @@ impl Client {
         json(self.send(Call::new(Method::POST, "/users").json(request)?).await?).await
     }
 
-    /// Removes a user, who must have no sandboxes. For administrators.
-    pub async fn delete_user(&mut self, id: &str) -> Result<UserDeleted, ClientError> {
+    /// Changes what a user may have. For administrators.
+    pub async fn edit_user(&mut self, id: &str, request: &EditUser) -> Result<User, ClientError> {
+        let path = format!("/users/{}", encode(id));
+        json(self.send(Call::new(Method::PATCH, path).json(request)?).await?).await
+    }
+
+    /// Removes a user, who must have no sandboxes and snapshots. For administrators.
+    pub async fn delete_user(&mut self, id: &str) -> Result<Deleted, ClientError> {
         json(self.send(Call::new(Method::DELETE, format!("/users/{}", encode(id)))).await?).await
     }
 

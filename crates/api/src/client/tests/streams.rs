@@ -12,7 +12,10 @@ use tokio::{
 use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
-use crate::{FileKind, JobEvent, Kill, MakeDirectory, WatchEvent, WatchKind};
+use crate::{
+    CreateSnapshot, EditSandbox, EditUser, FileKind, ForkSandbox, JobEvent, Kill, MakeDirectory,
+    ResumeSnapshot, SnapshotType, WatchEvent, WatchKind,
+};
 
 const NDJSON_HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -291,6 +294,51 @@ async fn the_routes_are_the_promised_ones() {
     let bodies: Vec<Vec<u8>> = done.seen().into_iter().map(|seen| seen.body).collect();
     assert_eq!(bodies[0], br#"{"signal":"INT"}"#);
     assert_eq!((bodies[2].as_slice(), bodies[7].as_slice()), (&b"{}"[..], &b"tar"[..]));
+}
+
+#[tokio::test]
+async fn snapshots_forks_and_edits_have_the_promised_routes() {
+    const NOTHING: &str = r#"{"status":"deleted","id":"snap_0","name":"s 1"}"#;
+    let daemon = Daemon::answering(200, "application/json", NOTHING);
+    let mut client = daemon.client();
+    client.delete_snapshot("s 1").await.unwrap();
+    // The rest answers something else, which does not matter here.
+    let name = Some("n".to_owned());
+    let disk = CreateSnapshot { name: "s".into(), kind: Some(SnapshotType::Disk) };
+    let resume = ResumeSnapshot { name: name.clone() };
+    client.checkpoint("a b", &disk).await.unwrap_err();
+    client.snapshots().await.unwrap_err();
+    client.snapshot("s/").await.unwrap_err();
+    client.resume_snapshot("s", &resume).await.unwrap_err();
+    client.resume_snapshot_watched("s", &ResumeSnapshot::default(), drop).await.unwrap_err();
+    client.fork("a", &ForkSandbox { name, count: Some(2) }).await.unwrap_err();
+    client
+        .edit("a", &EditSandbox { keep_hot: Some(true), ..Default::default() })
+        .await
+        .unwrap_err();
+    client
+        .edit_user("u", &EditUser { max_snapshots: Some(1), ..Default::default() })
+        .await
+        .unwrap_err();
+    let seen: Vec<String> = daemon
+        .seen()
+        .into_iter()
+        .map(|seen| format!("{} {}", seen.line, String::from_utf8(seen.body).unwrap()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            "DELETE /snapshots/s%201 ",
+            r#"POST /sandboxes/a%20b/checkpoint {"name":"s","type":"disk"}"#,
+            "GET /snapshots ",
+            "GET /snapshots/s%2F ",
+            r#"POST /snapshots/s/resume {"name":"n"}"#,
+            "POST /snapshots/s/resume {}",
+            r#"POST /sandboxes/a/fork {"name":"n","count":2}"#,
+            r#"PATCH /sandboxes/a {"keep_hot":true}"#,
+            r#"PATCH /users/u {"max_snapshots":1}"#,
+        ]
+    );
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use proto::{
 };
 use serde::Deserialize;
 use tokio::{task::JoinHandle, time::timeout};
-use vmm::{Boot, Disks, Machine, Plan, Qemu, Vm, memory::Ram};
+use vmm::{Boot, Disks, Layer, Machine, Plan, Qemu, Vm, memory::Ram};
 
 /// Clusters as sandboxes have them.
 const CLUSTER_BITS: u32 = 16;
@@ -97,13 +97,17 @@ impl Kit {
                 base: open(&self.image)?,
                 modules: open(&self.modules)?,
                 scratch: open(&scratch)?,
-                layers: vec![file.into_parts().0.into()],
-                merging: false,
+                layers: vec![Layer { number: 0, file: file.into_parts().0.into() }],
             },
             boot: Boot::Restore { state: open(&self.template.join("devices"))? },
             run_dir,
             confinement: None,
         })
+    }
+
+    /// What all sandboxes of the template read from the disk.
+    pub(super) fn shared_files(&self) -> [&Path; 3] {
+        [&self.template, &self.image, &self.modules]
     }
 
     /// Starts a VM; returns when its agent has greeted us.

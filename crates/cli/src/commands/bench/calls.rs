@@ -66,27 +66,25 @@ impl Bench<'_> {
         n: usize,
     ) -> Result<()> {
         self.announce(&[row], n, WARM_UP_VMS);
+        let mut clients = self.connections(crowd).await?;
+        for round in 0..n + WARM_UP_VMS {
+            self.samples.warming_up = round < WARM_UP_VMS;
+            self.samples.add_time(GuestForkExec, vm.time_spawn().await?);
+            let time = all_at_once(&mut clients, id).await?;
+            self.samples.add_time(row, time);
+        }
+        Ok(())
+    }
+
+    /// So many open connections.
+    pub(super) async fn connections(&self, count: usize) -> Result<Vec<Client>> {
         let mut clients = Vec::new();
-        for _ in 0..crowd {
+        for _ in 0..count {
             let mut client = self.daemon.client()?;
             client.health().await?;
             clients.push(client);
         }
-        for round in 0..n + WARM_UP_VMS {
-            self.samples.warming_up = round < WARM_UP_VMS;
-            self.samples.add_time(GuestForkExec, vm.time_spawn().await?);
-            let start = Instant::now();
-            let mut commands = JoinSet::new();
-            for mut client in clients.drain(..) {
-                let id = id.to_owned();
-                commands.spawn(async move { exec_true(&mut client, &id).await.map(|()| client) });
-            }
-            let done: Result<Vec<Client>> = commands.join_all().await.into_iter().collect();
-            let time = start.elapsed();
-            clients = done?;
-            self.samples.add_time(row, time);
-        }
-        Ok(())
+        Ok(clients)
     }
 
     /// Small files, written and read through the API.
@@ -114,6 +112,20 @@ impl Bench<'_> {
         self.client.destroy(&id).await?;
         Ok(())
     }
+}
+
+/// How long it takes until `true` has been run on every connection, on all at the same time.
+pub(super) async fn all_at_once(clients: &mut Vec<Client>, id: &str) -> Result<Duration> {
+    let start = Instant::now();
+    let mut commands = JoinSet::new();
+    for mut client in clients.drain(..) {
+        let id = id.to_owned();
+        commands.spawn(async move { exec_true(&mut client, &id).await.map(|()| client) });
+    }
+    let done: Result<Vec<Client>> = commands.join_all().await.into_iter().collect();
+    let time = start.elapsed();
+    *clients = done?;
+    Ok(time)
 }
 
 /// Until a streamed command's first output is here; its end is awaited too, but not counted.

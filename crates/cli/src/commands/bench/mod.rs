@@ -11,14 +11,16 @@ mod attach;
 mod bare;
 mod bulk;
 mod calls;
+mod copies;
 mod daemon;
 mod report;
 mod resources;
 mod rounds;
 mod rows;
 mod stats;
+mod wakes;
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, rc::Rc};
 
 use anyhow::{Context as _, Result};
 use api::{CreateSandbox, client::Client};
@@ -33,6 +35,7 @@ use tokio::{
 use vmm::{Qemu, accel::Accelerator};
 
 use self::{
+    bare::Kit,
     daemon::Daemon,
     report::{Host, Report},
     rows::{Row, Samples},
@@ -53,6 +56,7 @@ const IMAGES: [&str; 2] = ["minimal", "busybox"];
 const SAMPLES: u32 = 100;
 /// The most samples of rows that take long each.
 const SAMPLES_AT_ONCE: u32 = 20;
+const SAMPLES_LARGE: u32 = 10;
 const SAMPLES_DAEMON: u32 = 20;
 const SAMPLES_BULK: u32 = 3;
 /// The most sandboxes whose memory is measured.
@@ -90,6 +94,7 @@ struct Bench<'a> {
     client: Client,
     qemu: Qemu,
     request: CreateSandbox,
+    kit: Option<Rc<Kit>>,
     samples: Samples,
 }
 
@@ -109,6 +114,8 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let request = CreateSandbox {
         image: Some(choose_image(args, &user_data)?),
         memory_mb: Some(args.memory),
+        // Only what is measured may put a sandbox to sleep.
+        keep_hot: true,
         ..CreateSandbox::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -204,9 +211,14 @@ async fn measure(
     let qemu = Qemu::find(accelerator)?;
     let host = Host::look(health, &qemu, scratch, &request);
     let samples = Samples::of(&args.only);
-    let mut bench = Bench { printer, started, user_data, daemon, client, qemu, request, samples };
+    let kit = None;
+    let mut bench =
+        Bench { printer, started, user_data, daemon, client, qemu, request, kit, samples };
     let at_most = |most: u32| args.n.unwrap_or(SAMPLES).min(most) as usize;
     bench.rounds(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE)).await?;
+    bench.wakes(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE)).await?;
+    bench.snapshots(at_most(SAMPLES_AT_ONCE), at_most(SAMPLES_LARGE)).await?;
+    bench.forks(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE)).await?;
     bench.attachments(at_most(u32::MAX)).await?;
     bench.files(at_most(u32::MAX)).await?;
     bench.bulk(at_most(SAMPLES_BULK)).await?;

@@ -1,7 +1,7 @@
 //! Rows that are a time: measured round by round, each row directly beside what it is compared
 //! with, so that a machine whose speed drifts favours neither.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use api::{CreateSandbox, ExecRequest, client::Client};
@@ -77,14 +77,18 @@ impl Bench<'_> {
         self.say(&format!("{}: {n} rounds after {warm_up} to warm up", names.join(", ")));
     }
 
-    /// Records the template, and takes from it what bare VMs are made of.
-    async fn kit(&mut self) -> Result<Kit> {
+    /// What bare VMs are made of. The template that it is taken from is recorded if there is none
+    /// yet.
+    pub(super) async fn kit(&mut self) -> Result<Rc<Kit>> {
+        if let Some(kit) = &self.kit {
+            return Ok(Rc::clone(kit));
+        }
         self.say("recording the template");
         let sandbox = self.create().await?;
         let machine = vmm::Machine { cpus: sandbox.cpus, memory_mib: sandbox.memory_mb };
         let kit = Kit::like(self.daemon.data(), &sandbox.id, machine, self.qemu.clone())?;
         self.client.destroy(&sandbox.id).await?;
-        Ok(kit)
+        Ok(Rc::clone(self.kit.insert(Rc::new(kit))))
     }
 
     pub(super) async fn create(&mut self) -> Result<api::Sandbox> {
@@ -92,7 +96,7 @@ impl Bench<'_> {
     }
 
     /// From the process's start to the agent's first answer.
-    async fn floor(&mut self, kit: &Kit) -> Result<()> {
+    pub(super) async fn floor(&mut self, kit: &Kit) -> Result<()> {
         if !self.samples.want(&[Floor]) {
             return Ok(());
         }
@@ -200,12 +204,7 @@ impl Bench<'_> {
 
     async fn at_once_rounds(&mut self, kit: &Kit, n: usize) -> Result<()> {
         self.announce(&[Create10], n, WARM_UP_VMS);
-        let mut clients = Vec::new();
-        for _ in 0..AT_ONCE {
-            let mut client = self.daemon.client()?;
-            client.health().await?;
-            clients.push(client);
-        }
+        let mut clients = self.connections(AT_ONCE).await?;
         for round in 0..n + WARM_UP_VMS {
             self.samples.warming_up = round < WARM_UP_VMS;
             self.floor(kit).await?;

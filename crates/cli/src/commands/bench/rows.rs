@@ -42,6 +42,33 @@ pub(super) enum Row {
     Resume,
     Stop,
     Wake,
+    WakeWarmOverHot,
+    WakeColdCached,
+    WakeColdDropped,
+    #[value(name = "wake_storm_100")]
+    WakeStorm100,
+    #[value(name = "snapshot_stall_0")]
+    SnapshotStall0,
+    #[value(name = "snapshot_stall_50")]
+    SnapshotStall50,
+    #[value(name = "snapshot_stall_300")]
+    SnapshotStall300,
+    #[value(name = "snapshot_total_0")]
+    SnapshotTotal0,
+    #[value(name = "snapshot_total_50")]
+    SnapshotTotal50,
+    #[value(name = "snapshot_total_300")]
+    SnapshotTotal300,
+    #[value(name = "snapshot_mb_0")]
+    SnapshotMb0,
+    #[value(name = "snapshot_mb_50")]
+    SnapshotMb50,
+    #[value(name = "snapshot_mb_300")]
+    SnapshotMb300,
+    #[value(name = "fork_1")]
+    Fork1,
+    #[value(name = "fork_10")]
+    Fork10,
     Destroy,
     PssIdleMb,
     PssTotalMb,
@@ -59,6 +86,7 @@ impl Row {
     pub(super) fn unit(self) -> &'static str {
         match self {
             Self::PssIdleMb | Self::PssTotalMb | Self::DaemonIdleMb => "MB",
+            Self::SnapshotMb0 | Self::SnapshotMb50 | Self::SnapshotMb300 => "MB",
             Self::CatBulk | Self::CatBulkIn | Self::ReadBulk | Self::WriteBulk => "MB/s",
             Self::DaemonIdleWakeups => "in 5 s",
             _ => "ms",
@@ -69,10 +97,16 @@ impl Row {
     pub(super) fn floor(self) -> Option<Self> {
         match self {
             Self::Create | Self::Create10 | Self::Stop | Self::Destroy => Some(Self::Floor),
+            Self::WakeColdCached | Self::WakeColdDropped => Some(Self::Floor),
+            Self::SnapshotTotal0 | Self::SnapshotTotal50 | Self::SnapshotTotal300 => {
+                Some(Self::Floor)
+            }
+            Self::Fork1 | Self::Fork10 => Some(Self::Floor),
             Self::CreateExec | Self::Wake => Some(Self::FloorExec),
             Self::ExecApi | Self::ExecCli | Self::Exec20 | Self::Exec100 | Self::FirstByte => {
                 Some(Self::GuestForkExec)
             }
+            Self::WakeStorm100 => Some(Self::GuestForkExec),
             Self::ReadBulk => Some(Self::CatBulk),
             Self::WriteBulk => Some(Self::CatBulkIn),
             _ => None,
@@ -108,8 +142,14 @@ impl Limit {
     }
 }
 
+/// For how many milliseconds a snapshot may make a sandbox stand still that has changed so many MB
+/// of its memory.
+const fn stall(dirty_mb: u32) -> f64 {
+    15.0 + dirty_mb as f64
+}
+
 /// What we want to reach; medians are compared.
-pub(super) const TARGETS: [(Row, Limit); 16] = [
+pub(super) const TARGETS: [(Row, Limit); 23] = [
     (Row::Create, Limit::Times(1.4, Row::Floor)),
     (Row::CreateExec, Limit::Times(1.3, Row::FloorExec)),
     (Row::Create10, Limit::Times(10.0, Row::Floor)),
@@ -122,6 +162,13 @@ pub(super) const TARGETS: [(Row, Limit); 16] = [
     (Row::WriteBulk, Limit::AtLeast(0.5, Row::CatBulk)),
     (Row::Stop, Limit::Times(1.0, Row::Floor)),
     (Row::Wake, Limit::Times(1.4, Row::FloorExec)),
+    (Row::WakeWarmOverHot, Limit::Absolute(2.0)),
+    (Row::WakeColdCached, Limit::Times(1.5, Row::Floor)),
+    (Row::SnapshotStall0, Limit::Absolute(stall(0))),
+    (Row::SnapshotStall50, Limit::Absolute(stall(50))),
+    (Row::SnapshotStall300, Limit::Absolute(stall(300))),
+    (Row::SnapshotMb0, Limit::Absolute(15.0)),
+    (Row::Fork10, Limit::Times(12.0, Row::Floor)),
     (Row::Destroy, Limit::Times(0.5, Row::Floor)),
     (Row::PssIdleMb, Limit::Absolute(35.0)),
     (Row::DaemonStart, Limit::Absolute(100.0)),
@@ -170,12 +217,17 @@ impl Samples {
     }
 
     pub(super) fn add_time(&mut self, row: Row, time: Duration) {
-        self.add(row, time.as_secs_f64() * 1000.0);
+        self.add(row, milliseconds(time));
     }
 
     pub(super) fn results(&self) -> Results {
         Results { rows: summaries(&self.lists), beside: summaries(&self.beside) }
     }
+}
+
+/// In the unit of most rows.
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 fn summaries<K: Copy + Ord>(lists: &BTreeMap<K, Vec<f64>>) -> BTreeMap<K, Summary> {
@@ -201,6 +253,10 @@ mod tests {
         assert_eq!(Row::GuestForkExec.name(), "guest_fork_exec");
         assert_eq!(Row::PssIdleMb.name(), "pss_idle_mb");
         assert_eq!([Row::Exec100, Row::Read1k].map(Row::name), ["exec_100", "read_1k"]);
+        let copies = [Row::SnapshotStall50, Row::SnapshotMb0, Row::Fork10, Row::WakeStorm100];
+        let names = ["snapshot_stall_50", "snapshot_mb_0", "fork_10", "wake_storm_100"];
+        assert_eq!(copies.map(Row::name), names);
+        assert_eq!(Row::WakeWarmOverHot.name(), "wake_warm_over_hot");
     }
 
     #[test]

@@ -1,0 +1,117 @@
+//! Whether the store equals the world: what the daemon says, and what is on the host.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use api::{Sandbox, Status};
+use fs_err as fs;
+
+use crate::{Node, host::names};
+
+/// Store and world that do not agree by then never will.
+const HANGS: Duration = Duration::from_secs(30);
+/// How often they are compared until they do.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The admin's sandboxes, once each of them is in a lasting state and has on the host what that
+/// state needs, and nothing else of this node is there: no monitor, socket, control group, directory
+/// or half-made file. Wakes and disturbs none.
+///
+/// Looks again until that is so, because nothing tells of the moment when what a daemon takes up
+/// after its start, or a control group that init still has to empty, has come to rest.
+///
+/// # Panics
+/// If it never is so; `when` says where the test was.
+pub async fn agreed(node: &Node, when: &str) -> Vec<Sandbox> {
+    let mut client = node.admin();
+    let mut again = tokio::time::interval(LOOK);
+    let mut differences = Vec::new();
+    let looking = async {
+        loop {
+            again.tick().await;
+            let all = client.sandboxes(&[]).await.expect("sandboxes can be listed");
+            differences = compare(node, &all);
+            if differences.is_empty() {
+                return all;
+            }
+        }
+    };
+    match tokio::time::timeout(HANGS, looking).await {
+        Ok(all) => all,
+        Err(_) => panic!("{when}: store and world differ:\n{}", differences.join("\n")),
+    }
+}
+
+/// Everything in which the host is not as `all` have it.
+fn compare(node: &Node, all: &[Sandbox]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let with = |status: &[Status]| -> BTreeSet<String> {
+        all.iter().filter(|s| status.contains(&s.status)).map(|s| s.id.clone()).collect()
+    };
+    let known = with(&[Status::Running, Status::Stopped, Status::Failed]);
+    let running = with(&[Status::Running]);
+    for sandbox in all.iter().filter(|sandbox| !known.contains(&sandbox.id)) {
+        wrong.push(format!("sandbox {} is {}", sandbox.id, sandbox.status));
+    }
+    let monitors = node.monitors();
+    let monitored: Vec<String> = monitors.iter().map(|(_, id)| id.clone()).collect();
+    let grouped: BTreeSet<String> = node.groups().iter().map(|group| of_group(group)).collect();
+    wrong.extend(unequal("monitors", &monitored.iter().cloned().collect(), &running));
+    if monitored.len() > running.len() {
+        wrong.push(format!("there are too many monitors: {monitors:?}"));
+    }
+    wrong.extend(unequal("control groups", &grouped, &running));
+    let below = |directory: &str| names(&node.data().join(directory)).into_iter().collect();
+    wrong.extend(unequal("run", &below("run"), &running));
+    wrong.extend(unequal("sandboxes", &below("sandboxes"), &known));
+    for sandbox in all.iter().filter(|sandbox| known.contains(&sandbox.id)) {
+        let directory = node.data().join("sandboxes").join(&sandbox.id);
+        wrong.extend(incomplete(sandbox, &names(&directory)));
+    }
+    let half_made = half_made(node.data());
+    wrong.extend(half_made.iter().map(|path| format!("half-made: {}", path.display())));
+    wrong
+}
+
+fn unequal(what: &str, found: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Option<String> {
+    (found != wanted).then(|| format!("{what}: {found:?} instead of {wanted:?}"))
+}
+
+/// The sandbox of a control group, which is named `<tag>-<id>`.
+fn of_group(group: &Path) -> String {
+    let name = group.file_name().unwrap_or_default().to_string_lossy();
+    name.split_once('-').map_or_else(|| name.to_string(), |(_, id)| id.to_owned())
+}
+
+/// What is wrong with the names in a sandbox's directory.
+fn incomplete(sandbox: &Sandbox, there: &[String]) -> Vec<String> {
+    let count = |prefix: &str| there.iter().filter(|name| name.starts_with(prefix)).count();
+    let (layers, snapshots) = (count("layer-"), count("snapshot-"));
+    let strange = there.len() - layers - snapshots - count("origin.json");
+    let mut wrong = Vec::new();
+    if count("origin.json") != 1 || layers == 0 || snapshots > 1 || strange > 0 {
+        wrong.push(format!("sandboxes/{} has {there:?}", sandbox.id));
+    }
+    if sandbox.status == Status::Stopped && snapshots == 0 {
+        wrong.push(format!("sandbox {} is stopped and has only {there:?}", sandbox.id));
+    }
+    wrong
+}
+
+/// Files and directories of the data directory that were not committed. What it has from elsewhere
+/// is left out.
+fn half_made(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
+        let own_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if entry.file_name().to_string_lossy().starts_with(".tmp-") {
+            found.push(entry.path());
+        } else if own_directory {
+            found.extend(half_made(&entry.path()));
+        }
+    }
+    found
+}

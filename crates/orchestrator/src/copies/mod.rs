@@ -1,0 +1,54 @@
+//! Named snapshots, what is made of them, and copies of living sandboxes.
+//!
+//! ```text
+//! sandbox ── copy ──► directory with shared layers (+ memory) ──► snapshot: kept under a name
+//!                                     ▲                       └─► fork: a driver takes it over
+//!                                     └── resume: a copy of a snapshot's directory
+//! ```
+
+mod fork;
+mod snapshots;
+
+use std::sync::Arc;
+
+use base::{
+    clock,
+    ids::{Name, SandboxId, UserId},
+};
+
+pub(crate) use self::snapshots::remove;
+
+use crate::{
+    Error, Kind, Orchestrator, Result, admission,
+    model::{Edit, Policy, SandboxView, Spec, UserLimits},
+    record::{Identity, Record, State},
+    sandbox::Sandbox,
+};
+
+impl Orchestrator {
+    /// Changes what its owner may change of a sandbox.
+    pub async fn edit(&self, _sandbox: &Sandbox, _edit: Edit) -> Result<SandboxView> {
+        Err(Error::new(Kind::Internal, "not yet"))
+    }
+}
+
+/// The record of a copy: everything of its source but who it is.
+fn copy_of(owner: &UserId, name: Name, spec: &Arc<Spec>, policy: Policy) -> Record {
+    Record {
+        id: SandboxId::random(),
+        owner: owner.clone(),
+        name,
+        spec: Arc::clone(spec),
+        policy,
+        identity: Identity::random(),
+        slot: 0,
+        generation: 0,
+        state: State::Creating,
+        created_at: clock::unix_seconds(),
+    }
+}
+
+/// Whether a user may have another sandbox like one that is there; limits may have changed since.
+fn allowed(spec: &Spec, limits: UserLimits) -> Result<()> {
+    admission::within(spec, limits, admission::host())
+}

@@ -1,0 +1,271 @@
+//! Named snapshots.
+
+use std::{
+    os::{fd::OwnedFd, unix::fs::FileExt as _},
+    path::Path,
+    sync::Arc,
+};
+
+use base::{
+    clock, fault, files,
+    ids::{Name, SnapshotId},
+};
+use tokio::sync::oneshot;
+
+use super::{allowed, copy_of};
+use crate::{
+    Error, Kind, Orchestrator, Result,
+    driver::{Begin, Copied, Memory, Seed},
+    facade::Progress,
+    model::{Policy, SandboxView, SnapshotKind, SnapshotTaken, SnapshotView, User},
+    node::{Node, blocking},
+    record::{Likeness, SnapshotRecord, SnapshotState},
+    sandbox::Sandbox,
+    sandbox_dir::SandboxDir,
+    template,
+};
+
+impl Orchestrator {
+    /// Keeps what a sandbox is now under a name. It goes on after a moment. Goes on to its end even
+    /// if the caller leaves.
+    ///
+    /// # Errors
+    /// [`Kind::SnapshotExists`], [`Kind::QuotaSnapshots`]; if it cannot be written nothing of it
+    /// stays and the sandbox goes on.
+    pub async fn take_snapshot(
+        &self,
+        owner: &User,
+        sandbox: &Sandbox,
+        name: &str,
+        kind: SnapshotKind,
+    ) -> Result<SnapshotTaken> {
+        let source = sandbox.view();
+        let record = SnapshotRecord {
+            id: SnapshotId::random(),
+            owner: owner.id.clone(),
+            name: name.parse()?,
+            kind,
+            source: source.name,
+            spec: Arc::new(source.spec),
+            likeness: Likeness {
+                sandbox_id: source.id,
+                identity: sandbox.record().identity.clone(),
+            },
+            state: SnapshotState::Making,
+            created_at: clock::unix_seconds(),
+        };
+        let (node, sandbox) = (Arc::clone(&self.node), sandbox.clone());
+        let limit = owner.limits.snapshots;
+        let taking = tokio::spawn(async move {
+            node.store.insert_snapshot(&record, limit).await?;
+            match take(&node, &sandbox, &record).await {
+                Ok(copied) => {
+                    Ok(SnapshotTaken { snapshot: view(&node, record).await?, stall: copied.stall })
+                }
+                Err(error) => {
+                    remove(&node, &record.id).await;
+                    Err(error)
+                }
+            }
+        });
+        taking.await.map_err(|error| Error::internal("a task failed", error))?
+    }
+
+    /// The owner's snapshots by name.
+    pub async fn snapshots(&self, owner: &User) -> Result<Vec<SnapshotView>> {
+        let mut views = Vec::new();
+        for record in ready(&self.node, owner).await? {
+            views.push(view(&self.node, record).await?);
+        }
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(views)
+    }
+
+    /// One of the owner's snapshots by name or id.
+    ///
+    /// # Errors
+    /// [`Kind::SnapshotNotFound`], also for what belongs to somebody else.
+    pub async fn snapshot(&self, owner: &User, name_or_id: &str) -> Result<SnapshotView> {
+        view(&self.node, find(&self.node, owner, name_or_id).await?).await
+    }
+
+    /// Removes a snapshot. What was made of it goes on.
+    ///
+    /// # Errors
+    /// [`Kind::SnapshotNotFound`].
+    pub async fn delete_snapshot(&self, owner: &User, name_or_id: &str) -> Result<SnapshotView> {
+        let record = find(&self.node, owner, name_or_id).await?;
+        let (node, id) = (Arc::clone(&self.node), record.id.clone());
+        let shown = view(&node, record).await?;
+        let removing = tokio::spawn(async move {
+            node.store.update_snapshot(&id, SnapshotState::Removing).await?;
+            remove(&node, &id).await;
+            Ok::<_, Error>(())
+        });
+        removing.await.map_err(|error| Error::internal("a task failed", error))??;
+        Ok(shown)
+    }
+
+    /// Makes a sandbox that goes on where the snapshot was taken. Any number can be made of one.
+    ///
+    /// # Errors
+    /// As for a create, and those of a snapshot that does not verify or does not fit this host.
+    pub async fn resume_snapshot(
+        &self,
+        owner: &User,
+        snapshot: &str,
+        name: Option<String>,
+        progress: Progress,
+    ) -> Result<SandboxView> {
+        let from = find(&self.node, owner, snapshot).await?;
+        allowed(&from.spec, owner.limits)?;
+        self.node.engine().await?;
+        let name: Name = match name {
+            Some(name) => name.parse()?,
+            None => super::fork::made_up(&from.name)?,
+        };
+        let record = copy_of(&owner.id, name, &from.spec, Policy::default());
+        let naming = Arc::clone(&self.node.naming).lock_owned().await;
+        let (node, limit) = (Arc::clone(&self.node), owner.limits.sandboxes);
+        let begun = tokio::spawn(async move {
+            let record = node.store.insert_sandbox(&record, limit).await?;
+            let target = node.layout.sandbox(&record.id);
+            let directory = SandboxDir::at(node.layout.snapshot(&from.id));
+            let kind = from.kind;
+            if let Err(error) = blocking(move || share(&directory, kind, &target)).await {
+                super::fork::forget(&node, &record.id).await;
+                return Err(error);
+            }
+            let memory = match from.kind {
+                SnapshotKind::Memory => Memory::Directory,
+                SnapshotKind::Disk => Memory::None,
+            };
+            let seed = Seed { likeness: from.likeness, memory };
+            let (reply, born) = oneshot::channel();
+            let begin = Begin::Copy { seed, progress, reply };
+            let sandbox = Sandbox::start_driver(&node, record, begin);
+            drop(naming);
+            match born.await {
+                Ok(born) => born.map(|()| sandbox.view()),
+                Err(_) => Err(Error::new(Kind::Internal, "the sandbox's driver ended")),
+            }
+        });
+        begun.await.map_err(|error| Error::internal("a task failed", error))?
+    }
+}
+
+/// Makes a copy of a snapshot's directory.
+fn share(from: &SandboxDir, kind: SnapshotKind, target: &Path) -> Result<()> {
+    let damaged = || Error::new(Kind::SnapshotCorrupt, "the snapshot holds no memory");
+    let copied = match kind {
+        SnapshotKind::Memory => {
+            let snapshot = from.snapshot()?.ok_or_else(damaged)?;
+            from.copy_with_snapshot(target.to_owned(), &snapshot)
+        }
+        SnapshotKind::Disk => from.copy_to(target.to_owned(), &from.layers()?),
+    };
+    copied.map(drop)
+}
+
+/// Copies the sandbox and writes what is to be kept.
+async fn take(node: &Arc<Node>, sandbox: &Sandbox, record: &SnapshotRecord) -> Result<Copied> {
+    fault::point("snapshot.recorded")?;
+    let place = node.layout.snapshot(&record.id);
+    let temporary = files::temporary_sibling(&place);
+    let copied = sandbox.copy(record.kind, vec![temporary.clone()]).await;
+    let written = match &copied {
+        Ok(copied) => {
+            let (memory, temporary) = (copied.memory.clone(), temporary.clone());
+            blocking(move || {
+                let directory = SandboxDir::at(temporary.clone());
+                if let Some(captured) = memory {
+                    let snapshot = directory.begin_snapshot()?;
+                    let facts = captured.facts.clone();
+                    write_new(&captured.devices, &snapshot.join("devices"))?;
+                    let tag = template::tag(&facts.memory_base);
+                    captured.memory.save(&tag, &snapshot.join("pages"))?;
+                    directory.commit_snapshot(&snapshot, facts)?;
+                }
+                directory.flush()?;
+                fault::point("snapshot.written")?;
+                files::commit_directory(&temporary, &place)?;
+                Ok(fault::point("snapshot.committed")?)
+            })
+            .await
+        }
+        Err(_) => Ok(()),
+    };
+    let done = match written {
+        Ok(()) if copied.is_ok() => {
+            node.store.update_snapshot(&record.id, SnapshotState::Ready).await
+        }
+        other => other,
+    };
+    if (copied.is_err() || done.is_err())
+        && let Err(error) = files::remove_any(&temporary)
+    {
+        tracing::warn!(%error, "a failed snapshot could not be removed");
+    }
+    done?;
+    copied
+}
+
+/// Writes what a memory file holds to a new file, flushed.
+fn write_new(from: &OwnedFd, path: &Path) -> Result<()> {
+    let from = std::fs::File::from(from.try_clone()?);
+    let length = usize::try_from(from.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut content = vec![0; length];
+    from.read_exact_at(&mut content, 0)?;
+    let to = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?;
+    fault::point("write.devices")?;
+    to.file().write_all_at(&content, 0)?;
+    Ok(to.sync_all()?)
+}
+
+/// Removes what there is of a snapshot. What cannot be removed now keeps its row, so that the next
+/// start of the daemon tries again.
+pub(crate) async fn remove(node: &Node, id: &SnapshotId) {
+    let place = node.layout.snapshot(id);
+    let removed = match blocking(move || Ok(files::remove_any(&place)?)).await {
+        Ok(()) => node.store.delete_snapshot(id).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = removed {
+        tracing::error!(snapshot = %id, error = base::chain(&error),
+            "a snapshot is not wholly removed yet");
+    }
+}
+
+async fn ready(node: &Node, owner: &User) -> Result<Vec<SnapshotRecord>> {
+    let mut records = node.store.snapshots().await?;
+    records.retain(|r| r.owner == owner.id && r.state == SnapshotState::Ready);
+    Ok(records)
+}
+
+async fn find(node: &Node, owner: &User, name_or_id: &str) -> Result<SnapshotRecord> {
+    let records = ready(node, owner).await?;
+    let by_name = records.iter().position(|r| r.name.as_str() == name_or_id);
+    let found = by_name.or_else(|| records.iter().position(|r| r.id.as_str() == name_or_id));
+    found.and_then(|index| records.into_iter().nth(index)).ok_or_else(|| {
+        let shown: String = name_or_id.chars().take(80).collect();
+        Error::new(Kind::SnapshotNotFound, format!("there is no snapshot {shown:?}"))
+            .hint("see what there is: bhatti snapshot list")
+    })
+}
+
+async fn view(node: &Node, record: SnapshotRecord) -> Result<SnapshotView> {
+    let directory = SandboxDir::at(node.layout.snapshot(&record.id));
+    // One that was deleted this moment takes nothing.
+    let usage = blocking(move || Ok(directory.usage().unwrap_or_default())).await?;
+    Ok(SnapshotView {
+        id: record.id,
+        name: record.name,
+        owner: record.owner,
+        kind: record.kind,
+        source: record.source,
+        spec: Arc::unwrap_or_clone(record.spec),
+        bytes: usage.all,
+        own_bytes: usage.own,
+        created_at: record.created_at,
+    })
+}

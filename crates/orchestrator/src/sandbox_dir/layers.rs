@@ -1,0 +1,184 @@
+//! The layers of a sandbox's disk.
+//!
+//! A layer that is not on top is never written again, so copies of a sandbox share it by hard
+//! links. The file system counts them: whoever is removed takes nothing from the others, and what
+//! nobody needs any more is free. A layer with one link is this sandbox's alone, and only such ones
+//! are merged.
+
+use std::{
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::PathBuf,
+};
+
+use base::{fault, files};
+
+use super::{Facts, SandboxDir, damaged};
+use crate::{Error, Result};
+
+/// Clusters of 64 KiB, QEMU's own default.
+const CLUSTER_BITS: u32 = 16;
+
+/// Layers of its own that a stop leaves to a disk; each wake, snapshot and fork adds one. Merging
+/// costs as much as was written since the last time, reading through many layers costs a little
+/// each time.
+const MOST_OWN: usize = 4;
+
+/// Layers of a disk altogether. Shared ones cannot be merged; beyond this many their content is
+/// copied.
+const MOST: usize = 32;
+
+/// How a disk's layers become fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shorten {
+    /// All layers from this one on go into it.
+    Into(u32),
+    /// What all layers hold goes into the top one.
+    Flatten,
+}
+
+impl SandboxDir {
+    /// Numbers of the layers that are there, lowest first.
+    pub(crate) fn layers(&self) -> Result<Vec<u32>> {
+        self.numbered("layer-", ".qcow2")
+    }
+
+    /// Adds an empty layer on top and returns its number.
+    pub(crate) fn add_layer(&self, disk_mib: u64) -> Result<u32> {
+        let number = self.layers()?.last().map_or(0, |last| last + 1);
+        let path = self.layer(number);
+        let file = fs_err::OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let made = disk::qcow2::create_overlay(file.file(), disk_mib << 20, CLUSTER_BITS);
+        if let Err(error) = made {
+            let _ = fs_err::remove_file(&path);
+            return Err(std::io::Error::from(error).into());
+        }
+        Ok(number)
+    }
+
+    /// Removes the layers that are not in `keep`.
+    pub(crate) fn keep_layers(&self, keep: &[u32]) -> Result<()> {
+        for number in self.layers()? {
+            if !keep.contains(&number) {
+                fs_err::remove_file(self.layer(number))?;
+            }
+        }
+        files::sync_directory(&self.path)?;
+        Ok(())
+    }
+
+    /// Whether the disk went on after the snapshot.
+    ///
+    /// # Errors
+    /// [`Kind::SnapshotCorrupt`](crate::Kind::SnapshotCorrupt) if layers are missing that the
+    /// snapshot needs.
+    pub(crate) fn has_newer_layers(&self, facts: &Facts) -> Result<bool> {
+        let there = self.layers()?;
+        if facts.layers.iter().any(|layer| !there.contains(layer)) {
+            return Err(damaged("it names disk layers that are not there")
+                .hint("bring the sandbox's directory back from a backup of the data directory"));
+        }
+        Ok(there.len() > facts.layers.len())
+    }
+
+    /// Opens layers in order, only the last for writing.
+    pub(crate) fn open_layers(&self, numbers: &[u32]) -> Result<Vec<vmm::Layer>> {
+        let last = numbers.len().saturating_sub(1);
+        let open = |(index, number): (usize, &u32)| {
+            Ok(vmm::Layer { number: *number, file: self.open_layer(*number, index == last)? })
+        };
+        numbers.iter().enumerate().map(open).collect()
+    }
+
+    /// Opens one layer. It must be an overlay as we make them, because whoever controls a VM's
+    /// monitor could have written anything.
+    pub(crate) fn open_layer(&self, number: u32, write: bool) -> Result<OwnedFd> {
+        let file = fs_err::OpenOptions::new().read(true).write(write).open(self.layer(number))?;
+        disk::qcow2::validate_header(file.file())
+            .map_err(|error| Error::internal("the sandbox's disk cannot be used", error))?;
+        Ok(file.into_parts().0.into())
+    }
+
+    /// Whether and how the layers are to become fewer when the sandbox stops.
+    pub(crate) fn shorten(&self, numbers: &[u32]) -> Result<Option<Shorten>> {
+        let mut own = Vec::new();
+        for number in numbers.iter().rev() {
+            if fs_err::metadata(self.layer(*number))?.nlink() > 1 {
+                break;
+            }
+            own.push(*number);
+        }
+        if own.len() > MOST_OWN {
+            return Ok(own.last().copied().map(Shorten::Into));
+        }
+        Ok((numbers.len() > MOST).then_some(Shorten::Flatten))
+    }
+
+    /// Gives the directory `target` the layers in `numbers`. They must not be written any more.
+    pub(super) fn link_layers(&self, target: &Self, numbers: &[u32]) -> Result<()> {
+        for number in numbers {
+            fault::point("link.layer")?;
+            fs_err::hard_link(self.layer(*number), target.layer(*number))?;
+        }
+        Ok(())
+    }
+
+    /// Has the content of a layer on the disk.
+    pub(crate) fn flush_layer(&self, number: u32) -> Result<()> {
+        Ok(fs_err::File::open(self.layer(number))?.sync_data()?)
+    }
+
+    /// Removes one layer that was never used.
+    pub(crate) fn remove_layer(&self, number: u32) -> Result<()> {
+        Ok(fs_err::remove_file(self.layer(number))?)
+    }
+
+    pub(super) fn layer(&self, number: u32) -> PathBuf {
+        self.path.join(format!("layer-{number}.qcow2"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox_dir::Origin;
+
+    fn directory(at: PathBuf) -> SandboxDir {
+        SandboxDir::create(at, &Origin::new("t", "i", "k"), 64).unwrap()
+    }
+
+    #[test]
+    fn only_layers_of_its_own_are_merged() {
+        let root = tempfile::tempdir().unwrap();
+        let parent = directory(root.path().join("parent"));
+        for _ in 0..3 {
+            parent.add_layer(64).unwrap();
+        }
+        let four = parent.layers().unwrap();
+        assert_eq!(parent.shorten(&four).unwrap(), None);
+        let child = parent.copy_to(root.path().join("child"), &four).unwrap();
+        for _ in 0..MOST_OWN {
+            child.add_layer(64).unwrap();
+        }
+        let eight = child.layers().unwrap();
+        assert_eq!(child.shorten(&eight).unwrap(), None, "four are shared, four its own");
+        child.add_layer(64).unwrap();
+        let nine = child.layers().unwrap();
+        assert_eq!(child.shorten(&nine).unwrap(), Some(Shorten::Into(4)));
+        parent.remove().unwrap();
+        assert_eq!(child.shorten(&nine).unwrap(), Some(Shorten::Into(0)), "all are its own now");
+        child.open_layers(&nine).unwrap();
+    }
+
+    #[test]
+    fn a_long_chain_of_shared_layers_is_copied_together() {
+        let root = tempfile::tempdir().unwrap();
+        let parent = directory(root.path().join("parent"));
+        for _ in 0..MOST {
+            parent.add_layer(64).unwrap();
+        }
+        let layers = parent.layers().unwrap();
+        let _child = parent.copy_to(root.path().join("child"), &layers).unwrap();
+        assert_eq!(parent.shorten(&layers).unwrap(), Some(Shorten::Flatten));
+        assert_eq!(parent.shorten(&layers[..MOST]).unwrap(), None);
+    }
+}

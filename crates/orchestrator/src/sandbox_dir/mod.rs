@@ -1,0 +1,163 @@
+//! A sandbox's directory: where it comes from, its disk layers and its memory snapshots. A named
+//! snapshot is a directory of the same kind that no VM uses.
+//!
+//! ```text
+//! origin.json          what it was made of; never changes
+//! layer-<n>.qcow2      its disk over the template's, lowest number first; shared with its copies
+//! snapshot-<n>/        manifest.json, devices, pages
+//! ```
+//! Invariant: a snapshot names the layers that belong to it, and these are never written again:
+//! waking adds a layer. So memory can never be restored over a disk that is newer than itself, and
+//! a snapshot stays good until the next one is committed.
+
+mod generations;
+mod layers;
+mod sealed;
+
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use base::files;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use generations::{Facts, Snapshot};
+pub(crate) use layers::Shorten;
+
+use self::generations::damaged;
+use crate::{Error, Result};
+
+const FORMAT: u32 = 2;
+
+/// What a sandbox was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    pub format: u32,
+    /// The template whose disk lies below the sandbox's own.
+    pub template: String,
+    pub image_digest: String,
+    pub kernel_id: String,
+}
+
+impl Origin {
+    pub(crate) fn new(template: &str, image_digest: &str, kernel_id: &str) -> Self {
+        Self {
+            format: FORMAT,
+            template: template.to_owned(),
+            image_digest: image_digest.to_owned(),
+            kernel_id: kernel_id.to_owned(),
+        }
+    }
+}
+
+/// What a directory takes on disk, bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// All of its files.
+    pub all: u64,
+    /// Those that it shares with nobody.
+    pub own: u64,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct SandboxDir {
+    path: PathBuf,
+}
+
+impl SandboxDir {
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Makes the directory with a first disk layer.
+    pub(crate) fn create(path: PathBuf, origin: &Origin, disk_mib: u64) -> Result<Self> {
+        let directory = Self::empty(path, origin)?;
+        directory.add_layer(disk_mib)?;
+        Ok(directory)
+    }
+
+    fn empty(path: PathBuf, origin: &Origin) -> Result<Self> {
+        fs_err::create_dir(&path)?;
+        sealed::write(&path.join("origin.json"), origin)?;
+        Ok(Self { path })
+    }
+
+    pub(crate) fn origin(&self) -> Result<Origin> {
+        sealed::read(&self.path.join("origin.json"))
+            .map_err(|error| Error::internal("the sandbox's own description cannot be read", error))
+    }
+
+    /// A new directory at `path` that shares these layers.
+    pub(crate) fn copy_to(&self, path: PathBuf, layers: &[u32]) -> Result<Self> {
+        let copy = Self::empty(path, &self.origin()?)?;
+        self.link_layers(&copy, layers)?;
+        Ok(copy)
+    }
+
+    /// A new directory at `path` that shares a snapshot and its layers.
+    pub(crate) fn copy_with_snapshot(&self, path: PathBuf, snapshot: &Snapshot) -> Result<Self> {
+        let copy = self.copy_to(path, &snapshot.manifest.facts.layers)?;
+        self.link_snapshot(&copy, snapshot)?;
+        Ok(copy)
+    }
+
+    /// Has everything below on the disk, as far as it is not yet.
+    pub(crate) fn flush(&self) -> Result<()> {
+        for number in self.layers()? {
+            self.flush_layer(number)?;
+        }
+        Ok(files::sync_directory(&self.path)?)
+    }
+
+    /// What it takes on disk.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        usage(&self.path)
+    }
+
+    /// Removes what a crash left half-made.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        files::sweep_temporary(&self.path)?;
+        Ok(())
+    }
+
+    /// Removes everything.
+    pub(crate) fn remove(&self) -> Result<()> {
+        Ok(files::remove_any(&self.path)?)
+    }
+
+    fn numbered(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>> {
+        let mut numbers = Vec::new();
+        for entry in fs_err::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            let number: Option<u32> = name
+                .to_str()
+                .and_then(|n| n.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok());
+            numbers.extend(number);
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+}
+
+fn usage(path: &Path) -> Result<Usage> {
+    let mut sum = Usage::default();
+    for entry in fs_err::read_dir(path)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        if meta.is_dir() {
+            let below = usage(&entry.path())?;
+            sum.all += below.all;
+            sum.own += below.own;
+            continue;
+        }
+        // st_blocks counts 512 bytes whatever the file system's block size is, see stat(3type).
+        let bytes = meta.blocks() * 512;
+        sum.all += bytes;
+        if meta.nlink() == 1 {
+            sum.own += bytes;
+        }
+    }
+    Ok(sum)
+}
