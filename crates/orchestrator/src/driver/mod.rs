@@ -149,6 +149,14 @@ async fn space(live: &Live) -> Event {
     }
 }
 
+/// Why something could not be done with a VM: if it is gone, that is why.
+async fn blame(vm: &Vm, error: Error) -> Error {
+    match error.kind {
+        Kind::Internal => vm.gone().await.map_or(error, Error::from),
+        _ => error,
+    }
+}
+
 impl Driver {
     pub(crate) async fn run(mut self, begin: Begin) {
         let goes_on = match begin {
@@ -167,12 +175,10 @@ impl Driver {
         }
     }
 
-    /// Tells how a new sandbox's beginning ended. After a failure nothing of it stays.
+    /// Tells how a new sandbox's beginning ended. After a failure nothing of it stays, or if that
+    /// cannot be, its owner may destroy it.
     async fn begun(&mut self, begun: Result<()>, reply: oneshot::Sender<Result<()>>) -> bool {
-        let goes_on = begun.is_ok();
-        if !goes_on {
-            self.remove_all().await;
-        }
+        let goes_on = begun.is_ok() || self.remove_all().await.is_err();
         let _ = reply.send(begun);
         goes_on
     }
@@ -395,23 +401,22 @@ impl Driver {
         }
     }
 
+    /// Removes it. From the moment that this is recorded it can only be repeated, by its owner or
+    /// by the next start of the daemon.
     async fn destroy(&mut self) -> Result<()> {
-        self.enter(State::Destroying).await?;
-        fault::point("destroy.recorded")?;
+        if !matches!(self.record.state, State::Destroying) {
+            self.enter(State::Destroying).await?;
+        }
+        let _ = fault::point("destroy.recorded");
+        self.remove_all().await
+    }
+
+    /// Removes everything that there is of the sandbox. What cannot be removed now keeps its row.
+    async fn remove_all(&mut self) -> Result<()> {
         if let Some(live) = self.phase.take_live() {
             live.vm.kill().await;
         }
         self.phase = Phase::Gone;
-        self.remove_all().await;
-        Ok(())
-    }
-
-    /// Removes everything that there is of the sandbox. What cannot be removed now keeps its row,
-    /// so that the next start of the daemon tries again.
-    async fn remove_all(&mut self) {
-        if let Some(live) = self.phase.take_live() {
-            live.vm.kill().await;
-        }
         let name = self.record.id.as_str().to_owned();
         self.node.clean_run(&name);
         let _ = fault::point("destroy.killed");
@@ -421,14 +426,15 @@ impl Driver {
             Ok(()) => self.node.store.delete_sandbox(&self.record.id).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = removed {
-            tracing::error!(
+        match &removed {
+            Ok(()) => self.node.registry.remove(&self.record.id),
+            Err(error) => tracing::error!(
                 sandbox = name,
-                error = base::chain(&error),
+                error = base::chain(error),
                 "a destroyed sandbox is not wholly removed yet"
-            );
+            ),
         }
-        self.node.registry.remove(&self.record.id);
+        removed
     }
 
     fn running_state(&self, paused: bool) -> Result<State> {
