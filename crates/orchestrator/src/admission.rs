@@ -132,7 +132,7 @@ fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
     }
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     let bad = |message: String| Err(Error::new(Kind::InvalidRequest, message));
     if labels.len() > LABELS_MAX {
         return bad(format!("labels: at most {LABELS_MAX}"));

@@ -31,6 +31,7 @@ pub mod store;
 mod template;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod thermal;
 
 pub use activity::ActivityView;
 pub use admission::Defaults;

@@ -261,6 +261,15 @@ pub enum StoppedBy {
     Idleness,
 }
 
+/// Who wants something of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Whoever has its owner's key.
+    Owner,
+    /// Anybody who comes by a public address. Does not wake what its owner stopped.
+    Public,
+}
+
 /// What changes about an existing sandbox; absent stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edit {

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use base::ids::{SandboxId, UserId};
+use base::ids::{Name, SandboxId, UserId};
 
 use crate::sandbox::Sandbox;
 
@@ -43,6 +43,21 @@ impl Registry {
                 inner.by_name.remove(&key);
             }
         }
+    }
+
+    /// Whether one of the owner's sandboxes has this name.
+    pub(crate) fn has_name(&self, owner: &UserId, name: &Name) -> bool {
+        self.lock().by_name.contains_key(&(owner.clone(), name.as_str().to_owned()))
+    }
+
+    /// From now on the sandbox is found by another name.
+    pub(crate) fn rename(&self, id: &SandboxId, owner: &UserId, before: &Name, name: &Name) {
+        let key = |name: &Name| (owner.clone(), name.as_str().to_owned());
+        let mut inner = self.lock();
+        if inner.by_name.get(&key(before)) == Some(id) {
+            inner.by_name.remove(&key(before));
+        }
+        inner.by_name.insert(key(name), id.clone());
     }
 
     /// By name first: an owner may well name a sandbox like another one's id.

@@ -9,22 +9,23 @@ mod tests;
 use std::{path::PathBuf, sync::Arc};
 
 use base::ids::Name;
-use proto::mux::Session;
+use proto::{message::Resting, mux::Session};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     Error, Kind, Result,
     activity::{Activity, ActivityView, Busy, Work},
-    driver::{self, Begin, Command, Copied, Published},
+    driver::{self, Begin, Command, Copied, Entry, Published},
     facade::{Progress, Started},
     guest::{Awake, Witness},
-    model::{SandboxView, Sleeps, SnapshotKind, Spec, StartFrom},
+    model::{Caller, Edit, SandboxView, SnapshotKind, Spec, StartFrom},
     node::Node,
     record::Record,
+    thermal::Rules,
 };
 
 /// How often an operation is tried again because the session that it was given ended before it
-/// began, which happens when a stop comes in between.
+/// began, which happens when a guest's agent loses its port again and again.
 const ATTEMPTS: usize = 3;
 
 /// One sandbox. Cheap to clone; operations on a sandbox that sleeps wake it.
@@ -36,6 +37,7 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct Shared {
     record: Record,
+    rules: Rules,
     commands: mpsc::Sender<Command>,
     published: watch::Receiver<Published>,
     activity: Arc<Activity>,
@@ -47,9 +49,11 @@ impl Sandbox {
     pub(crate) fn start_driver(node: &Arc<Node>, record: Record, begin: Begin) -> Self {
         let activity = Activity::new();
         let awake = Awake::new(Arc::clone(&activity));
+        let rules = Rules::new(record.owner.clone(), node.store.clone(), node.settings.idle);
+        let counts = (Arc::clone(&activity), Arc::clone(&awake));
         let (driver, (commands, published)) =
-            driver::prepare(Arc::clone(node), record.clone(), Arc::clone(&awake));
-        let shared = Shared { record, commands, published, activity, awake };
+            driver::prepare(Arc::clone(node), record.clone(), rules.clone(), counts);
+        let shared = Shared { record, rules, commands, published, activity, awake };
         let sandbox = Self { shared: Arc::new(shared) };
         node.registry.insert(sandbox.clone());
         // Only now, because a driver that gives up takes its sandbox out of the registry.
@@ -66,7 +70,8 @@ impl Sandbox {
     ) -> Self {
         let activity = Activity::new();
         let awake = Awake::new(Arc::clone(&activity));
-        Self { shared: Arc::new(Shared { record, commands, published, activity, awake }) }
+        let rules = Rules::plain(record.owner.clone());
+        Self { shared: Arc::new(Shared { record, rules, commands, published, activity, awake }) }
     }
 
     /// What it was made as. Its id, owner and identity never change; the rest may have.
@@ -97,7 +102,7 @@ impl Sandbox {
             stopped_at: now.stopped_at,
             activity: self.shared.activity.view(),
             policy: now.policy,
-            sleeps: Sleeps::default(),
+            sleeps: self.shared.rules.sleeps(now.policy),
         }
     }
 
@@ -135,6 +140,13 @@ impl Sandbox {
         Ok(self.view())
     }
 
+    /// Changes what its owner may change. Wakes it only to keep it hot, and then not if its owner
+    /// has stopped it.
+    pub(crate) async fn edit(&self, edit: Edit) -> Result<SandboxView> {
+        self.ask(|reply| Command::Edit { edit, reply }).await?;
+        Ok(self.view())
+    }
+
     /// Makes directories that share its disk as it is now, and copies its memory if that is asked
     /// for.
     pub(crate) async fn copy(&self, kind: SnapshotKind, into: Vec<PathBuf>) -> Result<Copied> {
@@ -159,25 +171,57 @@ impl Sandbox {
         self.shared.activity.view()
     }
 
-    /// A session with the agent for one operation, which is counted until the second part of the
-    /// answer is dropped.
-    async fn begin(&self, work: Work) -> Result<(Session, Busy)> {
-        let busy = self.shared.activity.begin(work)?;
-        Ok((self.session().await?, busy))
+    /// What is counted of it.
+    #[cfg(test)]
+    pub(crate) fn counted(&self) -> &Arc<Activity> {
+        &self.shared.activity
     }
 
-    /// A session with the agent: at once if the sandbox is hot, else by waking it.
-    async fn session(&self) -> Result<Session> {
+    /// A session with the agent for one operation of the owner's, which is counted until the second
+    /// part of the answer is dropped.
+    async fn begin(&self, work: Work) -> Result<(Session, Busy)> {
+        self.begin_for(Caller::Owner, work).await
+    }
+
+    /// As [`begin`](Self::begin): at once if the sandbox is hot, else by waking it.
+    async fn begin_for(&self, caller: Caller, work: Work) -> Result<(Session, Busy)> {
+        let mut busy = self.shared.activity.begin(work)?;
+        // Only now that it is counted, so that the driver cannot miss it.
+        if let Some(session) = self.hot_session() {
+            return Ok((session, busy));
+        }
+        busy.waits();
         for _ in 0..ATTEMPTS {
-            if let Some(session) = self.hot_session() {
-                return Ok(session);
-            }
-            let session = self.ask(Command::Wake).await?;
-            if !session.is_closed() {
-                return Ok(session);
+            let entry = self.ask(|reply| Command::Wake { caller, reply }).await?;
+            if let Some(session) = enter(entry, &mut busy) {
+                return Ok((session, busy));
             }
         }
-        Err(Error::new(Kind::AgentUnreachable, "the sandbox is stopped again and again"))
+        Err(Error::new(Kind::AgentUnreachable, "the guest agent is lost again and again"))
+    }
+
+    /// A session for a question that must not wake the sandbox, if it does not sleep.
+    async fn look(&self) -> Result<Option<(Session, Busy)>> {
+        let mut busy = self.shared.activity.begin(Work::Control)?;
+        if let Some(session) = self.hot_session() {
+            return Ok(Some((session, busy)));
+        }
+        busy.waits();
+        if self.shared.published.borrow().sleeps() {
+            return Ok(None);
+        }
+        let Some(entry) = self.ask(Command::Look).await? else { return Ok(None) };
+        Ok(enter(entry, &mut busy).map(|session| (session, busy)))
+    }
+
+    /// What was going on in the guest when it fell asleep.
+    fn resting(&self) -> Result<Arc<Resting>> {
+        let resting = self.shared.published.borrow().resting.clone();
+        resting.ok_or_else(|| {
+            let name = self.name();
+            let message = format!("{name} sleeps, and what runs in it is not known");
+            Error::new(Kind::WrongState, message).hint(format!("wake it: bhatti start {name}"))
+        })
     }
 
     /// Explains the loss of a session in the middle of an operation.
@@ -206,4 +250,13 @@ impl Sandbox {
         let name = self.name();
         Error::new(Kind::SandboxNotFound, format!("sandbox {name} does not exist any more"))
     }
+}
+
+/// Counts an operation that the driver has let in; `None` if the session ended meanwhile.
+fn enter(entry: Entry, busy: &mut Busy) -> Option<Session> {
+    let Entry { session, starting } = entry;
+    if let Some(starting) = starting {
+        busy.enters(starting);
+    }
+    (!session.is_closed()).then_some(session)
 }

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     Orchestrator, Sandbox,
-    driver::{Command, Published},
+    driver::{Command, Entry, Published},
     model::{Policy, Spec, Status, StoppedBy, Thermal},
     record::{Identity, Record, State},
 };
@@ -100,6 +100,8 @@ pub async fn sandbox(owner: &UserId, name: &str) -> (Sandbox, Agent) {
         snapshot_bytes: None,
         stopped_at: None,
         session: Some(session.clone()),
+        closing: false,
+        resting: None,
     };
     let (sender, published) = watch::channel(hot);
     let power = Power { guest, published: Arc::new(sender), wakes: Arc::new(AtomicU32::new(0)) };
@@ -123,13 +125,14 @@ pub async fn registered(orchestrator: &Orchestrator, owner: &UserId, name: &str)
 
 async fn wake(mut queue: mpsc::Receiver<Command>, session: Session, power: Power) {
     while let Some(command) = queue.recv().await {
-        if let Command::Wake(reply) = command {
+        if let Command::Wake { reply, .. } = command {
             power.wakes.fetch_add(1, Ordering::Relaxed);
             power.published.send_modify(|published| {
                 published.session = Some(session.clone());
                 published.thermal = Some(Thermal::Hot);
             });
-            let _ = reply.send(Ok(session.clone()));
+            let entry = Entry { session: session.clone(), starting: None };
+            let _ = reply.send(Ok(entry));
         }
     }
 }

@@ -12,7 +12,7 @@ use axum::{
 use futures_util::future::join_all;
 use hyper::upgrade::{self, Upgraded};
 use hyper_util::rt::TokioIo;
-use orchestrator::{Sandbox, Tunnel};
+use orchestrator::{Sandbox, Tunnel, model::Caller as By};
 use tokio::{
     io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
     time::timeout,
@@ -75,7 +75,7 @@ pub(crate) async fn tunnel(
     }
     auth::same_origin(request.headers())?;
     let handover = handover(&request)?;
-    let tunnel = sandbox.tunnel(port).await?;
+    let tunnel = sandbox.tunnel(By::Owner, port).await?;
     let client = upgrade::on(&mut request);
     handover.run(async move {
         match client.await {

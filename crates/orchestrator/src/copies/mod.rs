@@ -19,7 +19,7 @@ use base::{
 pub(crate) use self::snapshots::remove;
 
 use crate::{
-    Error, Kind, Orchestrator, Result, admission,
+    Orchestrator, Result, admission,
     model::{Edit, Policy, SandboxView, Spec, UserLimits},
     record::{Identity, Record, State},
     sandbox::Sandbox,
@@ -27,8 +27,8 @@ use crate::{
 
 impl Orchestrator {
     /// Changes what its owner may change of a sandbox.
-    pub async fn edit(&self, _sandbox: &Sandbox, _edit: Edit) -> Result<SandboxView> {
-        Err(Error::new(Kind::Internal, "not yet"))
+    pub async fn edit(&self, sandbox: &Sandbox, edit: Edit) -> Result<SandboxView> {
+        sandbox.edit(edit).await
     }
 }
 

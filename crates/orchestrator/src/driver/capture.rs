@@ -84,7 +84,10 @@ impl Driver {
         };
         self.start(None, &Progress::default()).await?;
         let copied = self.copy_living(SnapshotKind::Disk, into).await;
-        self.stop(by).await?;
+        // One that fell asleep by itself does so again, unless it is used by now.
+        if by == StoppedBy::Owner {
+            self.stop(by).await?;
+        }
         Ok(Copied { stall: None, ..copied? })
     }
 
@@ -213,12 +216,13 @@ impl Driver {
     }
 
     /// Forgets layers that an earlier daemon had prepared when it ended.
-    pub(super) async fn drop_unused_layers(&self, vm: &Vm) -> Result<()> {
-        let Some(top) = vm.top_layer().await? else { return Ok(()) };
-        for number in self.directory.layers()?.into_iter().filter(|number| *number > top) {
+    pub(super) async fn drop_unused_layers(&self, vm: &Vm) {
+        let (Ok(Some(top)), Ok(layers)) = (vm.top_layer().await, self.directory.layers()) else {
+            return;
+        };
+        for number in layers.into_iter().filter(|number| *number > top) {
             self.drop_layer(vm, number).await;
         }
-        Ok(())
     }
 
     /// What a memory that is saved now has to be loaded with.
@@ -228,7 +232,8 @@ impl Driver {
         let fingerprint = Fingerprint::new(engine, &origin.kernel_id, &self.record.spec);
         let memory_base = if vm.shares_template() { origin.template } else { BLANK.to_owned() };
         let taken_at = clock::unix_seconds();
-        Ok(Facts { taken_at, fingerprint, memory_base, layers, connected })
+        let by = StoppedBy::default();
+        Ok(Facts { taken_at, fingerprint, memory_base, layers, connected, by })
     }
 
     /// Makes the directories of all copies and has them on the disk.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::ids::Name;
-use proto::mux::Session;
+use proto::{message::Resting, mux::Session};
 
 use super::Live;
 use crate::{
@@ -85,11 +85,20 @@ pub(crate) struct Published {
     pub generation: u64,
     pub snapshot_bytes: Option<u64>,
     pub stopped_at: Option<i64>,
-    /// The way to the agent while the sandbox is hot.
+    /// The way to the agent while the sandbox is hot and nothing is about to change that.
     pub session: Option<Session>,
+    /// It is being paused or stopped: who finds no session need not believe it lost.
+    pub closing: bool,
+    /// What was going on in the guest when it fell asleep, if that is known.
+    pub resting: Option<Arc<Resting>>,
 }
 
 impl Published {
+    /// Whether it is warm or cold, and not on its way there.
+    pub(crate) fn sleeps(&self) -> bool {
+        matches!(self.thermal, Some(Thermal::Warm | Thermal::Cold)) && !self.closing
+    }
+
     pub(super) fn of(record: &Record, phase: &Phase, snapshot_bytes: Option<u64>) -> Self {
         let (status, thermal) = match (&record.state, phase) {
             (State::Creating, _) => (Status::Creating, None),
@@ -127,6 +136,8 @@ impl Published {
             snapshot_bytes,
             stopped_at,
             session,
+            closing: false,
+            resting: None,
         }
     }
 }

@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use base::{fault, files};
+use proto::message::Resting;
 use vmm::Vm;
 
-use super::{Driver, Live, Phase, blame};
+use super::{Driver, Live, Phase, end::blame};
 use crate::{
     Result,
     model::StoppedBy,
     node::blocking,
     record::State,
-    sandbox_dir::{Shorten, Snapshot},
+    sandbox_dir::{Facts, Shorten, Snapshot},
     template,
 };
 
@@ -21,12 +22,20 @@ impl Driver {
         match &self.phase {
             Phase::Cold => return self.stopped_by(by).await,
             // The agent has to notice that we hang up, so the guest must run for a moment.
-            Phase::Warm(_) => self.warm_to_hot().await?,
+            Phase::Warm(_) => {
+                let thawed = self.thaw().await;
+                if thawed.is_err() {
+                    self.show_again();
+                }
+                thawed?;
+            }
             Phase::Hot(_) => {}
             Phase::Beginning | Phase::Failed | Phase::Gone => {
                 return Err(self.not_running("stopped"));
             }
         }
+        self.shut().await;
+        let resting = self.come_to_rest(true).await;
         let Some(Live { vm, channel, .. }) = self.phase.take_live() else {
             return Err(self.not_running("stopped"));
         };
@@ -36,7 +45,7 @@ impl Driver {
             tracing::debug!(sandbox = %self.record.id, "the guest did not notice that we hung up");
         }
         // Recorded while the VM could still go on, so that what cannot be recorded has not happened.
-        let saved = match self.save(&vm).await {
+        let saved = match self.save(&vm, by, resting.as_deref()).await {
             Ok(snapshot) => {
                 let since = snapshot.manifest.facts.taken_at;
                 self.enter(State::Stopped { since, by }).await.map(|()| snapshot)
@@ -49,6 +58,7 @@ impl Driver {
                 vm.kill().await;
                 self.node.clean_run(self.record.id.as_str());
                 self.phase = Phase::Cold;
+                self.set_resting(resting);
                 self.show();
                 Ok(())
             }
@@ -100,19 +110,22 @@ impl Driver {
         }
     }
 
-    async fn save(&self, vm: &Vm) -> Result<Snapshot> {
+    async fn save(&self, vm: &Vm, by: StoppedBy, resting: Option<&Resting>) -> Result<Snapshot> {
         vm.pause().await?;
         fault::point("stop.paused")?;
         let temporary = self.directory.begin_snapshot()?;
-        let saved = self.save_in(vm, &temporary).await;
+        let saved = match resting.map(|known| self.directory.write_resting(&temporary, known)) {
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) | None => self.save_in(vm, by, &temporary).await,
+        };
         if saved.is_err() {
             let _ = files::remove_any(&temporary);
         }
         saved
     }
 
-    async fn save_in(&self, vm: &Vm, temporary: &Path) -> Result<Snapshot> {
-        let facts = self.facts(vm, self.directory.layers()?, false)?;
+    async fn save_in(&self, vm: &Vm, by: StoppedBy, temporary: &Path) -> Result<Snapshot> {
+        let facts = Facts { by, ..self.facts(vm, self.directory.layers()?, false)? };
         let memory = vm.memory()?;
         let (tag, pages) = (template::tag(&facts.memory_base), temporary.join("pages"));
         let devices = temporary.join("devices");

@@ -55,7 +55,7 @@ impl Execution {
         session: &Session,
         exec: Exec,
         witness: Witness,
-        busy: Busy,
+        mut busy: Busy,
     ) -> Result<Self> {
         let mut stream = session.open().await?;
         stream.send_json(&Request::Exec(exec)).await?;
@@ -63,6 +63,7 @@ impl Execution {
             Response::Started { pid, job } => {
                 let (send, recv) = stream.split();
                 let started = Started { pid, job };
+                busy.begun();
                 Ok(Self { started, send: Some(send), recv, witness, _busy: busy })
             }
             other => Err(unexpected(&other)),

@@ -24,9 +24,14 @@ pub struct FileReading {
 
 impl FileReading {
     /// `request` is one that is answered by a file.
-    pub(crate) async fn start(session: &Session, request: &Request, busy: Busy) -> Result<Self> {
+    pub(crate) async fn start(
+        session: &Session,
+        request: &Request,
+        mut busy: Busy,
+    ) -> Result<Self> {
         match ask(session, request).await? {
             (stream, Response::FileHeader(stat)) => {
+                busy.begun();
                 Ok(Self { stream, stat, truncated: false, _busy: busy })
             }
             (_, other) => Err(unexpected(&other)),
@@ -169,9 +174,16 @@ pub struct Watching {
 
 impl Watching {
     /// Returns once every later change will be told.
-    pub(crate) async fn start(session: &Session, request: &Request, busy: Busy) -> Result<Self> {
+    pub(crate) async fn start(
+        session: &Session,
+        request: &Request,
+        mut busy: Busy,
+    ) -> Result<Self> {
         match ask(session, request).await? {
-            (stream, Response::Done) => Ok(Self { stream, _busy: busy }),
+            (stream, Response::Done) => {
+                busy.begun();
+                Ok(Self { stream, _busy: busy })
+            }
             (_, other) => Err(unexpected(&other)),
         }
     }

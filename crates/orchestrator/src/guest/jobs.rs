@@ -61,12 +61,13 @@ impl JobReading {
         session: &Session,
         request: JobOutput,
         witness: Witness,
-        busy: Busy,
+        mut busy: Busy,
     ) -> Result<Self> {
         let (job, wanted) = (request.job.clone(), request.offset);
         match ask(session, &Request::JobOutput(request)).await? {
             (stream, Response::JobOutput { start }) => {
                 let missed = start > wanted;
+                busy.begun();
                 Ok(Self { stream, job, start, cursor: start, missed, witness, _busy: busy })
             }
             (_, other) => Err(unexpected(&other)),
@@ -137,10 +138,9 @@ pub(crate) async fn jobs(session: &Session) -> Result<Vec<JobInfo>> {
     }
 }
 
-/// One job.
-pub(crate) async fn job(session: &Session, id: &str) -> Result<JobInfo> {
-    let found = jobs(session).await?.into_iter().find(|job| job.id == id);
-    found.ok_or_else(|| {
+/// The job of that id.
+pub(crate) fn find_job(jobs: Vec<JobInfo>, id: &str) -> Result<JobInfo> {
+    jobs.into_iter().find(|job| job.id == id).ok_or_else(|| {
         let shown: String = id.chars().take(80).collect();
         Error::new(Kind::JobNotFound, format!("there is no job {shown:?}"))
     })

@@ -43,12 +43,16 @@ impl Witness {
             return error.into();
         }
         let mut published = self.published.clone();
-        let decided = |now: &Published| now.session.as_ref().is_none_or(|s| !s.is_closed());
+        let decided = |now: &Published| {
+            !now.closing && now.session.as_ref().is_none_or(|session| !session.is_closed())
+        };
         let told = timeout(KNOWN, published.wait_for(decided)).await;
         let nobody_tells = matches!(told, Ok(Err(_)));
         drop(told);
         if !nobody_tells {
-            let more = |now: &Published| now.status != Status::Running || now.session.is_some();
+            let more = |now: &Published| {
+                now.status != Status::Running || now.session.is_some() || now.sleeps()
+            };
             let _ = timeout(DEATH, published.wait_for(more)).await;
         }
         let status = published.borrow().status;

@@ -15,7 +15,7 @@ mod tunnel;
 use std::time::Duration;
 
 use proto::{
-    message::{PortInfo, Request, Response},
+    message::{PortInfo, Request, Response, Resting},
     mux::Stream,
 };
 
@@ -27,7 +27,7 @@ pub use files::{FileReading, FileWriting, Listing, Watching};
 pub(crate) use files::{list, stat};
 pub(crate) use furnish::{start_init, unpack, write_file};
 pub use jobs::{JobEvent, JobReading};
-pub(crate) use jobs::{job, jobs, kill, remove};
+pub(crate) use jobs::{find_job, jobs, kill, remove};
 pub(crate) use lost::Witness;
 pub(crate) use sessions::sessions;
 pub use sessions::{AttachEvent, AttachInput, Attachment};
@@ -39,6 +39,9 @@ use crate::{Error, Kind, Result};
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long the guest may take to write to its disks.
 const SYNCED: Duration = Duration::from_secs(60);
+
+/// How long it may take to say what is going on, while everybody else waits.
+const RESTS: Duration = Duration::from_secs(3);
 
 /// Opens a stream, sends the request and returns the first answer with the stream.
 async fn ask(session: &proto::mux::Session, request: &Request) -> Result<(Stream, Response)> {
@@ -71,6 +74,14 @@ pub(crate) async fn sync(session: &proto::mux::Session) -> Result<()> {
 pub(crate) async fn ports(session: &proto::mux::Session) -> Result<Vec<PortInfo>> {
     match ask(session, &Request::Ports).await? {
         (_, Response::Ports { ports }) => Ok(ports),
+        (_, other) => Err(unexpected(&other)),
+    }
+}
+
+/// What is going on in a guest that is about to sleep.
+pub(crate) async fn rest(session: &proto::mux::Session, hang_up: bool) -> Result<Resting> {
+    match within(RESTS, ask(session, &Request::Rest { hang_up })).await? {
+        (_, Response::Resting(resting)) => Ok(resting),
         (_, other) => Err(unexpected(&other)),
     }
 }

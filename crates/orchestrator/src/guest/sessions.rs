@@ -50,12 +50,13 @@ impl Attachment {
         session: &Session,
         attach: Attach,
         witness: Witness,
-        busy: Busy,
+        mut busy: Busy,
     ) -> Result<Self> {
         match ask(session, &Request::Attach(attach)).await? {
             (stream, Response::Attached { session, created, replay }) => {
                 let (send, recv) = stream.split();
                 let send = Some(send);
+                busy.begun();
                 Ok(Self { session, created, replay, send, recv, witness, _busy: busy })
             }
             (_, other) => Err(unexpected(&other)),

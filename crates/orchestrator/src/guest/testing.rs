@@ -76,5 +76,7 @@ pub(crate) fn published(status: Status, session: Option<Session>) -> Published {
         snapshot_bytes: None,
         stopped_at: None,
         session,
+        closing: false,
+        resting: None,
     }
 }

@@ -35,10 +35,11 @@ impl Ready {
     ///
     /// # Errors
     /// [`Kind::PortClosed`] if nothing listens there.
-    pub async fn connect(self, port: u16) -> Result<Tunnel> {
+    pub async fn connect(mut self, port: u16) -> Result<Tunnel> {
         match ask(&self.session, &Request::Tunnel { port }).await {
             Ok((stream, Response::Done)) => {
                 let (send, recv) = stream.split();
+                self.busy.begun();
                 let hold = Some(Hold { _busy: self.busy });
                 Ok(Tunnel { send, recv, chunk: Bytes::new(), ended: false, finished: false, hold })
             }
@@ -51,7 +52,8 @@ impl Ready {
     }
 
     /// Stays awake for a connection that exists already.
-    pub fn into_hold(self) -> Hold {
+    pub fn into_hold(mut self) -> Hold {
+        self.busy.begun();
         Hold { _busy: self.busy }
     }
 }

@@ -7,13 +7,17 @@ use crate::{
     Result,
     activity::Work,
     guest::{self, Ready, Tunnel},
+    model::Caller,
 };
 
 impl Sandbox {
-    /// The TCP ports that something listens on, lowest first.
+    /// The TCP ports that something listens on, lowest first; of a sandbox that sleeps, as it was
+    /// when it fell asleep. Never wakes it.
     pub async fn ports(&self) -> Result<Vec<PortInfo>> {
-        let (session, _busy) = self.begin(Work::Control).await?;
-        guest::ports(&session).await
+        match self.look().await? {
+            Some((session, _busy)) => guest::ports(&session).await,
+            None => Ok(self.resting()?.ports.clone()),
+        }
     }
 
     /// As [`ports`](Self::ports), but `None` if the sandbox is not hot. Never wakes it.
@@ -26,16 +30,21 @@ impl Sandbox {
     }
 
     /// Wakes the sandbox and keeps it awake for a connection to one of its ports.
-    pub async fn awake(&self) -> Result<Ready> {
-        let (session, busy) = self.begin(Work::Tunnel).await?;
+    ///
+    /// # Errors
+    /// [`Kind::WrongState`](crate::Kind::WrongState) if its owner has stopped it and somebody else
+    /// calls.
+    pub async fn awake(&self, caller: Caller) -> Result<Ready> {
+        let (session, busy) = self.begin_for(caller, Work::Tunnel).await?;
         Ok(Ready { session, busy })
     }
 
     /// Connects to a TCP port of the guest's own loopback.
     ///
     /// # Errors
-    /// [`Kind::PortClosed`](crate::Kind::PortClosed) if nothing listens there.
-    pub async fn tunnel(&self, port: u16) -> Result<Tunnel> {
-        self.awake().await?.connect(port).await
+    /// [`Kind::PortClosed`](crate::Kind::PortClosed) if nothing listens there, and those of
+    /// [`awake`](Self::awake).
+    pub async fn tunnel(&self, caller: Caller, port: u16) -> Result<Tunnel> {
+        self.awake(caller).await?.connect(port).await
     }
 }

@@ -32,16 +32,19 @@ impl Sandbox {
         guest::start_job(&session, exec).await
     }
 
-    /// All jobs, oldest first.
+    /// All jobs, oldest first; of a sandbox that sleeps, as they were when it fell asleep. Never
+    /// wakes it.
     pub async fn jobs(&self) -> Result<Vec<JobInfo>> {
-        let (session, _busy) = self.begin(Work::Control).await?;
-        guest::jobs(&session).await
+        match self.look().await? {
+            Some((session, _busy)) => guest::jobs(&session).await,
+            None => Ok(self.resting()?.jobs.clone()),
+        }
     }
 
-    /// One job.
+    /// One of the [`jobs`](Self::jobs).
     pub async fn job(&self, id: &str) -> Result<JobInfo> {
-        let (session, _busy) = self.begin(Work::Control).await?;
-        guest::job(&session, id).await.map_err(|error| self.hint_jobs(error))
+        let jobs = self.jobs().await?;
+        guest::find_job(jobs, id).map_err(|error| self.hint_jobs(error))
     }
 
     /// What a job has written. Whoever follows it counts as an attached client.
@@ -65,10 +68,13 @@ impl Sandbox {
         killed.map_err(|error| self.hint_jobs(error))
     }
 
-    /// All sessions, oldest first.
+    /// All sessions, oldest first; of a sandbox that sleeps, as they were when it fell asleep.
+    /// Never wakes it.
     pub async fn sessions(&self) -> Result<Vec<SessionInfo>> {
-        let (session, _busy) = self.begin(Work::Control).await?;
-        guest::sessions(&session).await
+        match self.look().await? {
+            Some((session, _busy)) => guest::sessions(&session).await,
+            None => Ok(self.resting()?.sessions.clone()),
+        }
     }
 
     /// Opens a session or joins one. Dropping the attachment leaves it running.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     guest::testing::{FakeAgent, published},
-    model::Status,
+    model::{Status, Thermal},
     testing::record,
 };
 
@@ -26,7 +26,8 @@ fn sandbox(
     let awake = Awake::new(Arc::clone(&activity));
     let (commands, asked) = mpsc::channel(4);
     let (publish, published) = watch::channel(published(Status::Running, session));
-    let shared = Shared { record, commands, published, activity, awake };
+    let rules = Rules::plain(record.owner.clone());
+    let shared = Shared { record, rules, commands, published, activity, awake };
     (Sandbox { shared: Arc::new(shared) }, asked, publish)
 }
 
@@ -59,7 +60,7 @@ async fn an_operation_that_fails_or_is_given_up_before_it_began_is_not_counted()
         drop(asked.recv().await.unwrap());
     }
     let refuse = async {
-        let Some(Command::Wake(reply)) = asked.recv().await else { panic!() };
+        let Some(Command::Wake { reply, .. }) = asked.recv().await else { panic!() };
         let _ = reply.send(Err(Error::new(Kind::SandboxFailed, "it has failed")));
     };
     let (refused, ()) = tokio::join!(sandbox.exec(exec()), refuse);
@@ -148,4 +149,76 @@ async fn only_a_job_that_asks_for_it_keeps_the_sandbox_awake() {
     assert_eq!(counts(&sandbox), [0, 1, 0, 0, 1]);
     drop((look, follow));
     assert_eq!(counts(&sandbox), [0, 0, 0, 0, 1]);
+}
+
+fn resting() -> Resting {
+    let jobs = ["j1", "j2"].map(|id| message::JobInfo {
+        id: id.to_owned(),
+        argv: vec!["make".to_owned()],
+        pid: 7,
+        state: message::JobState::Running,
+        keep_awake: false,
+        started_at: 3,
+        output_start: 0,
+        output_end: 9,
+    });
+    let port = message::PortInfo { port: 80, address: "::".to_owned(), pid: None, process: None };
+    Resting { sessions: Vec::new(), jobs: jobs.into(), ports: vec![port] }
+}
+
+#[tokio::test]
+async fn questions_to_a_sandbox_that_sleeps_are_answered_from_what_it_said_last() {
+    let (sandbox, mut asked, publish) = sandbox(None);
+    for thermal in [Thermal::Warm, Thermal::Cold] {
+        publish.send_modify(|published| {
+            published.thermal = Some(thermal);
+            published.resting = Some(Arc::new(resting()));
+        });
+        assert_eq!(sandbox.jobs().await.unwrap(), resting().jobs);
+        assert_eq!(sandbox.ports().await.unwrap(), resting().ports);
+        assert_eq!(sandbox.sessions().await.unwrap(), []);
+        assert_eq!(sandbox.job("j2").await.unwrap(), resting().jobs[1]);
+        let unknown = sandbox.job("j3").await.unwrap_err();
+        assert_eq!(unknown.kind, Kind::JobNotFound);
+        publish.send_modify(|published| published.resting = None);
+        for unknown in [
+            sandbox.jobs().await.map(drop),
+            sandbox.ports().await.map(drop),
+            sandbox.sessions().await.map(drop),
+            sandbox.job("j1").await.map(drop),
+        ] {
+            let error = unknown.unwrap_err();
+            assert_eq!(error.kind, Kind::WrongState);
+            assert_eq!(error.hint.unwrap(), "wake it: bhatti start box");
+        }
+    }
+    assert!(asked.try_recv().is_err(), "it was woken");
+
+    // On its way to sleep: it is not known yet what there will be to tell.
+    publish.send_modify(|published| published.closing = true);
+    let falls_asleep = async {
+        let Some(Command::Look(reply)) = asked.recv().await else { panic!() };
+        publish.send_modify(|published| {
+            published.closing = false;
+            published.resting = Some(Arc::new(resting()));
+        });
+        let _ = reply.send(Ok(None));
+    };
+    let (jobs, ()) = tokio::join!(sandbox.jobs(), falls_asleep);
+    assert_eq!(jobs.unwrap(), resting().jobs);
+    assert!(sandbox.counted().is_quiet());
+}
+
+#[tokio::test]
+async fn who_calls_is_told_to_the_driver() {
+    let (sandbox, mut asked, _publish) = sandbox(None);
+    for caller in [Caller::Owner, Caller::Public] {
+        let refuse = async {
+            let Some(Command::Wake { caller, reply }) = asked.recv().await else { panic!() };
+            let _ = reply.send(Err(Error::new(Kind::WrongState, "no")));
+            caller
+        };
+        let (refused, told) = tokio::join!(sandbox.tunnel(caller, 80), refuse);
+        assert_eq!((refused.unwrap_err().kind, told), (Kind::WrongState, caller));
+    }
 }

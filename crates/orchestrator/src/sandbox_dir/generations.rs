@@ -6,14 +6,18 @@ use std::{
 };
 
 use base::{fault, files, hash};
+use proto::message::Resting;
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, SandboxDir, sealed};
-use crate::{Error, Kind, Result, fingerprint::Fingerprint};
+use crate::{Error, Kind, Result, fingerprint::Fingerprint, model::StoppedBy};
 
 /// The largest snapshot that is kept beside a newer one, bytes. It is a second way back if the newer
 /// one turns out damaged, which is not worth more than this.
 const KEPT_MAX: u64 = 64 << 20;
+
+/// What was going on in a guest that was stopped.
+const RESTING: &str = "resting.json";
 
 /// What a memory snapshot says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,8 @@ pub(crate) struct Facts {
     pub layers: Vec<u32>,
     /// Whether the agent in it believes to be connected: it was taken of a sandbox that went on.
     pub connected: bool,
+    /// For whom the sandbox was stopped, if it was.
+    pub by: StoppedBy,
 }
 
 /// A committed snapshot.
@@ -55,6 +61,11 @@ impl Snapshot {
             return Err(damaged("its device state does not match its checksum"));
         }
         crate::template::open(&path)
+    }
+
+    /// What was going on in the guest, if that is known.
+    pub(crate) fn resting(&self) -> Option<Resting> {
+        sealed::read(&self.directory.join(RESTING)).ok()
     }
 
     pub(crate) fn pages(&self) -> PathBuf {
@@ -99,6 +110,11 @@ impl SandboxDir {
         let path = files::temporary_sibling(&self.path.join("snapshot"));
         fs_err::create_dir(&path)?;
         Ok(path)
+    }
+
+    /// Adds what is going on in the guest to a snapshot that is being put together.
+    pub(crate) fn write_resting(&self, temporary: &Path, resting: &Resting) -> Result<()> {
+        sealed::write(&temporary.join(RESTING), resting)
     }
 
     /// Makes a complete snapshot the newest one and then removes the older ones. The last before

@@ -7,13 +7,17 @@ use std::{
 };
 
 use base::ids::UserId;
+use tokio::sync::watch;
 
 use super::users::{KEY_PREFIX, WithKey};
 use crate::model::User;
 
 /// A mirror of the users table. Readers hold the lock for one lookup and never wait for the disk.
 #[derive(Default)]
-pub(super) struct Directory(RwLock<Users>);
+pub(super) struct Directory {
+    users: RwLock<Users>,
+    changes: watch::Sender<u64>,
+}
 
 #[derive(Default)]
 struct Users {
@@ -26,7 +30,13 @@ impl Directory {
     pub(super) fn replace(&self, users: Vec<WithKey>) {
         let admin = users.iter().map(|u| &u.user).find(|user| user.admin).cloned();
         let by_key = users.into_iter().map(|u| (u.key_sha256, u.user)).collect();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Users { by_key, admin };
+        *self.users.write().unwrap_or_else(PoisonError::into_inner) = Users { by_key, admin };
+        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    /// Changes after each [`replace`](Self::replace).
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// The user whose key this is. Comparing digests gives a guesser nothing to time: it would
@@ -48,7 +58,7 @@ impl Directory {
     }
 
     fn read<T>(&self, look: impl FnOnce(&Users) -> T) -> T {
-        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.users.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -26,6 +26,7 @@ use std::{path::Path, sync::Arc};
 use base::ids::{SandboxId, SnapshotId, UserId};
 use rusqlite::{Row, Transaction};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
 
 use self::{directory::Directory, writer::Writer};
 pub use crate::record::{Identity, Likeness, Record, SnapshotRecord, SnapshotState, State};
@@ -200,6 +201,11 @@ impl Store {
     /// The user of that id. Memory only.
     pub fn user_by_id(&self, id: &UserId) -> Option<User> {
         self.directory.by_id(id)
+    }
+
+    /// Changes whenever a user does.
+    pub(crate) fn user_changes(&self) -> watch::Receiver<u64> {
+        self.directory.changes()
     }
 
     /// Runs a transaction that may change users. What the directory will say is read before the

@@ -23,7 +23,7 @@ use axum::{
 };
 use hyper::{body::Incoming, upgrade};
 use hyper_util::rt::TokioIo;
-use orchestrator::Sandbox;
+use orchestrator::{Sandbox, model::Caller};
 
 pub(crate) use self::pool::Pool;
 use self::{
@@ -56,7 +56,7 @@ pub(crate) async fn proxy(State(app): State<App>, request: Request) -> Result<Re
         .for_guest()
         .ok_or_else(|| Failure::new(ErrorCode::InvalidRequest, "the path cannot be passed on"))?;
     parts.uri = path;
-    let exchange = Exchange { app, sandbox, port };
+    let exchange = Exchange { app, sandbox, port, caller: Caller::Owner };
     match wanted {
         Some(protocol) => exchange.upgrade(parts, body, protocol).await,
         None => exchange.pass(parts, body).await,
@@ -68,6 +68,7 @@ struct Exchange {
     app: App,
     sandbox: Sandbox,
     port: u16,
+    caller: Caller,
 }
 
 impl Exchange {
@@ -136,7 +137,7 @@ impl Exchange {
         if !request.method().is_idempotent() || !request.body().is_end_stream() {
             return self.send_fresh(request).await;
         }
-        let awake = self.sandbox.awake().await?;
+        let awake = self.sandbox.awake(self.caller).await?;
         let Some(idle) = self.app.pool.take(&self.key()) else {
             return self.send_over(awake, request).await;
         };
@@ -156,7 +157,7 @@ impl Exchange {
     }
 
     async fn send_fresh(&self, request: Request) -> Result<(Response<Incoming>, Lease), Failure> {
-        self.send_over(self.sandbox.awake().await?, request).await
+        self.send_over(self.sandbox.awake(self.caller).await?, request).await
     }
 
     async fn send_over(

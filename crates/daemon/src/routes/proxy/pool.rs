@@ -240,7 +240,7 @@ impl Drop for Lease {
 
 #[cfg(test)]
 mod tests {
-    use orchestrator::testing;
+    use orchestrator::{model::Caller, testing};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
@@ -271,7 +271,7 @@ mod tests {
     }
 
     async fn lease(pool: &Pool, sandbox: &orchestrator::Sandbox, port: u16) -> Lease {
-        let tunnel = sandbox.tunnel(port).await.unwrap();
+        let tunnel = sandbox.tunnel(Caller::Owner, port).await.unwrap();
         let mut lease = pool.connect(("id".to_owned(), port), tunnel).await.unwrap();
         let request = Request::builder().uri("/").header("host", "x").body(Body::empty()).unwrap();
         let answer = timeout(PATIENCE, lease.send(request)).await.unwrap().unwrap();

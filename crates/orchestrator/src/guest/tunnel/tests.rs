@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{Sandbox, testing};
+use crate::{Sandbox, model::Caller, testing};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -27,7 +27,7 @@ async fn tunnel() -> (Sandbox, Tunnel, Stream) {
         tokio::spawn(async move { while agent.incoming.next().await.is_some() {} });
         stream
     };
-    let (tunnel, stream) = tokio::join!(sandbox.tunnel(80), agent);
+    let (tunnel, stream) = tokio::join!(sandbox.tunnel(Caller::Owner, 80), agent);
     (sandbox, tunnel.unwrap(), stream)
 }
 
@@ -113,7 +113,7 @@ async fn a_tunnel_counts_while_it_is_held() {
     assert!(hold.is_some() && tunnel.take_hold().is_none());
     drop(hold);
     assert_eq!(sandbox.activity().tunnels, 0);
-    let hold = sandbox.awake().await.unwrap().into_hold();
+    let hold = sandbox.awake(Caller::Owner).await.unwrap().into_hold();
     assert_eq!(sandbox.activity().tunnels, 1);
     drop(hold);
 }
@@ -133,7 +133,7 @@ async fn ports_are_reached_and_closed_ones_are_told() {
         drop(server);
     });
     power.sleep();
-    let mut tunnel = sandbox.tunnel(port).await.unwrap();
+    let mut tunnel = sandbox.tunnel(Caller::Owner, port).await.unwrap();
     assert_eq!(power.wakes(), 1);
     tunnel.write_all(b"echo").await.unwrap();
     tunnel.shutdown().await.unwrap();
@@ -141,7 +141,7 @@ async fn ports_are_reached_and_closed_ones_are_told() {
     timeout(PATIENCE, tunnel.read_to_end(&mut echo)).await.unwrap().unwrap();
     assert_eq!(echo, b"echo");
 
-    let refused = sandbox.tunnel(port).await.unwrap_err();
+    let refused = sandbox.tunnel(Caller::Owner, port).await.unwrap_err();
     assert_eq!(refused.kind, Kind::PortClosed);
     assert!(refused.hint.unwrap().contains(&port.to_string()));
     assert_eq!(sandbox.activity().tunnels, 1, "only the one that is open");
@@ -154,14 +154,14 @@ async fn a_session_that_ends_takes_its_tunnels_along() {
     tokio::spawn(agent.serve_tunnels());
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
-    let mut tunnel = sandbox.tunnel(port).await.unwrap();
+    let mut tunnel = sandbox.tunnel(Caller::Owner, port).await.unwrap();
     power.cut();
     let ended = timeout(PATIENCE, tunnel.read(&mut [0; 8])).await.unwrap();
     assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
 }
 
 #[tokio::test]
-async fn looking_at_ports_wakes_only_if_asked_to() {
+async fn looking_at_ports_never_wakes() {
     let (sandbox, mut agent) = sandbox().await;
     let power = agent.power.clone();
     tokio::spawn(async move {
@@ -173,7 +173,6 @@ async fn looking_at_ports_wakes_only_if_asked_to() {
     assert_eq!(sandbox.ports_if_hot().await.unwrap(), Some(Vec::new()));
     power.sleep();
     assert_eq!(sandbox.ports_if_hot().await.unwrap(), None);
+    assert_eq!(sandbox.ports().await.unwrap_err().kind, Kind::WrongState);
     assert_eq!(power.wakes(), 0);
-    assert_eq!(sandbox.ports().await.unwrap(), Vec::new());
-    assert_eq!(power.wakes(), 1);
 }
