@@ -12,6 +12,14 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// Whole seconds, exactly, in the largest unit that they are a multiple of: `30 s`, `90 min`, `2 d`.
+pub(crate) fn seconds(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(24 * 60 * 60, "d"), (60 * 60, "h"), (60, "min")];
+    let fits = |unit: &&(u64, &str)| seconds > 0 && seconds.is_multiple_of(unit.0);
+    let (size, name) = UNITS.iter().find(fits).unwrap_or(&(1, "s"));
+    format!("{} {name}", seconds / size)
+}
+
 /// Milliseconds with one decimal, for measuring.
 pub(crate) fn fine_duration(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
@@ -59,6 +67,12 @@ mod tests {
         assert_eq!(duration(Duration::from_millis(1340)), "1.3 s");
         assert_eq!(duration(Duration::from_secs(125)), "2 min 5 s");
         assert_eq!(fine_duration(Duration::from_micros(1240)), "1.2 ms");
+    }
+
+    #[test]
+    fn seconds_are_shown_exactly() {
+        let shown = [0, 30, 60, 90, 5400, 7200, 86_400, 86_401].map(seconds);
+        assert_eq!(shown, ["0 s", "30 s", "1 min", "90 s", "90 min", "2 h", "1 d", "86401 s"]);
     }
 
     #[test]

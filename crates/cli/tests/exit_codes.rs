@@ -234,10 +234,95 @@ fn errors_are_two_lines_for_people_and_one_object_for_programs() {
 #[test]
 fn nothing_is_destroyed_when_nobody_can_be_asked() {
     let directory = tempfile::tempdir().unwrap();
-    let output = bhatti(directory.path(), &["destroy", "dev"]);
-    assert_eq!(output.status.code(), Some(1));
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(words.contains("stdin is not a terminal") && words.contains("-y"), "{words}");
+    for args in [&["destroy", "dev"][..], &["snapshot", "delete", "base"]] {
+        let output = bhatti(directory.path(), args);
+        assert_eq!(output.status.code(), Some(1));
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(words.contains("stdin is not a terminal") && words.contains("-y"), "{words}");
+    }
+}
+
+#[test]
+fn an_edit_of_nothing_asks_for_nothing_and_says_what_can_be_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    for (args, flag) in
+        [(&["edit", "dev"][..], "--keep-hot"), (&["user", "edit", "b"], "--max-cpus")]
+    {
+        let output = bhatti(directory.path(), args);
+        assert_eq!(output.status.code(), Some(1));
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(words.starts_with("error: there is nothing to change\nhint: "), "{words}");
+        assert!(words.contains(flag), "{words}");
+    }
+}
+
+const SANDBOX: &str = concat!(
+    r#"{"id":"1","name":"web","status":"running","thermal":"hot","image":"m","cpus":1,"#,
+    r#""memory_mb":256,"disk_size_mb":1024,"labels":{},"created_by":"usr_1","created_at":"t","#,
+    r#""engine":"qemu/tcg","generation":1,"keep_hot":false,"idle_warm_sec":30,"#,
+    r#""idle_cold_sec":"never"}"#
+);
+
+#[test]
+fn a_rename_says_what_stays() {
+    let args = ["edit", "dev", "--name", "web", "--idle-cold", "never"];
+    let (output, request) = answered("200 OK", "application/json", SANDBOX, &args);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(request.starts_with("PATCH /sandboxes/dev HTTP/1.1\r\n"), "{request}");
+    assert!(request.ends_with(r#"{"name":"web","idle_cold_sec":"never"}"#), "{request}");
+    let words = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(words, "Updated web\nName:     web\nSleeps:   warm after 30 s, cold never\n");
+    let note = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(note, "the host name in the sandbox stays as it is\n");
+}
+
+#[test]
+fn a_fork_has_a_line_a_copy_or_one_array() {
+    let body = format!("[{SANDBOX},{SANDBOX}]");
+    let args = ["fork", "dev", "--name", "web", "--count", "2"];
+    let (output, request) = answered("201 Created", "application/json", &body, &args);
+    assert!(request.starts_with("POST /sandboxes/dev/fork HTTP/1.1\r\n"), "{request}");
+    assert!(request.ends_with(r#"{"name":"web","count":2}"#), "{request}");
+    let words = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(words.matches("sandbox/web forked from dev in ").count(), 2, "{words}");
+    let args = ["--json", "fork", "dev"];
+    let (output, _) = answered("201 Created", "application/json", &body, &args);
+    let copies: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(copies.as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_snapshot_is_taken_resumed_and_deleted() {
+    let taken = concat!(
+        r#"{"id":"snap_001122334455","name":"base","type":"disk","source_sandbox":"dev","#,
+        r#""created_by":"usr_1","image":"m","cpus":1,"memory_mb":256,"disk_size_mb":1024,"#,
+        r#""size_bytes":1536,"own_bytes":10,"size_mb":1,"created_at":"t","paused_ms":9.25}"#
+    );
+    let args = ["snapshot", "create", "dev", "--name", "base", "--type", "disk"];
+    let (output, request) = answered("201 Created", "application/json", taken, &args);
+    let line = "snapshot/base created (1.5 KB, dev stood still for 9 ms)\n";
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), line);
+    assert!(request.starts_with("POST /sandboxes/dev/checkpoint HTTP/1.1\r\n"), "{request}");
+    assert!(request.ends_with(r#"{"name":"base","type":"disk"}"#), "{request}");
+
+    let (output, _) = answered("200 OK", "application/json", "[]", &["snapshot", "list"]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b""[..]));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bhatti snapshot create"));
+
+    let lines = format!(
+        "{{\"type\":\"progress\",\"message\":\"x\"}}\n{{\"type\":\"result\",\"sandbox\":{SANDBOX}}}\n"
+    );
+    let args = ["snapshot", "resume", "base", "--name", "web"];
+    let (output, request) = answered("200 OK", "application/x-ndjson", &lines, &args);
+    let words = String::from_utf8(output.stdout).unwrap();
+    assert!(words.starts_with("sandbox/web resumed from snapshot/base in "), "{words}");
+    assert!(request.starts_with("POST /snapshots/base/resume HTTP/1.1\r\n"), "{request}");
+
+    let gone = r#"{"status":"deleted","id":"snap_001122334455","name":"base"}"#;
+    let args = ["snapshot", "delete", "-y", "base"];
+    let (output, request) = answered("200 OK", "application/json", gone, &args);
+    assert_eq!(output.stdout, b"snapshot/base deleted\n");
+    assert!(request.starts_with("DELETE /snapshots/base HTTP/1.1\r\n"), "{request}");
 }
 
 #[test]

@@ -164,7 +164,7 @@ impl Guest {
     }
 }
 
-fn told(error: &ClientError) -> String {
+pub(crate) fn told(error: &ClientError) -> String {
     let body = error.to_body();
     format!("{} {:?} ({})", body.code, body.error, body.hint.unwrap_or_default())
 }

@@ -6,7 +6,8 @@
 //!     └──► Node ── a data directory and a daemon of its own; checks at its end that nothing stays
 //!            ├──► Guest ── one sandbox, through the client library
 //!            │     ├──► Terminal ── a session of it
-//!            │     └──► Content ── what must not be lost, on its disk and in its memory
+//!            │     ├──► Content ── what must not be lost, on its disk and in its memory
+//!            │     └──► Living, Counting ── what must go on in it and in its copies
 //!            ├──► world ── whether what the daemon says is what the host has
 //!            ├──► Faults ── what is to go wrong inside the daemon, and when
 //!            ├──► cli ── the program that people use
@@ -15,10 +16,12 @@
 //! A machine without QEMU, a kernel or images fails the tests: they exist to run.
 
 mod content;
+mod copies;
 mod daemon;
 mod faults;
 mod guest;
 mod host;
+mod living;
 mod node;
 mod prepared;
 pub mod raw;
@@ -26,9 +29,11 @@ mod terminal;
 mod world;
 
 pub use content::{Content, Found};
+pub use copies::{files_below, flip_bit, truncate};
 pub use faults::{Faults, Passing};
 pub use guest::{Guest, create_request, root, sh, signal, until};
 pub use host::{Tmpfs, descriptors, namespace, process_start, status_field};
+pub use living::{Counting, ENOUGH, Living};
 pub use node::{Node, Options};
 pub use terminal::Terminal;
 pub use world::agreed;

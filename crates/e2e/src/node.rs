@@ -28,7 +28,7 @@ pub struct Options {
     pub kernels: bool,
     /// Whether it has the recorded templates of this machine, or none.
     pub recorded_templates: bool,
-    /// If set, sandboxes lie on a file system of this many bytes.
+    /// If set, sandboxes and snapshots lie on a file system of this many bytes.
     pub sandboxes_bytes: Option<u64>,
     /// Whether its daemon is the one in which [`Faults`] can make something go wrong. What it says
     /// of that in its log is no failure of the test then, unless it panics.
@@ -73,9 +73,7 @@ impl Node {
         let data = made.expect("a temporary directory can be made");
         prepared.furnish(data.path(), options).expect("a data directory can be furnished");
         let sandboxes = options.sandboxes_bytes.map(|bytes| {
-            let at = data.path().join("sandboxes");
-            fs_err::create_dir(&at).expect("a directory can be made");
-            Tmpfs::on(&at, bytes)
+            small_file_system(data.path(), bytes).expect("a small file system can be had")
         });
         let mut node = Self {
             daemon: None,
@@ -287,7 +285,7 @@ impl Node {
         let mut left: Vec<String> =
             self.monitors().iter().map(|(pid, id)| format!("monitor {pid} of {id}")).collect();
         left.extend(self.groups().iter().map(|group| format!("group {}", group.display())));
-        for directory in ["run", "sandboxes"] {
+        for directory in ["run", "sandboxes", "snapshots"] {
             let names = host::names(&self.data().join(directory));
             left.extend(names.iter().map(|name| format!("{directory}/{name}")));
         }
@@ -349,6 +347,19 @@ impl Node {
     }
 }
 
+/// Has what a daemon keeps of sandboxes in a file system of its own. Links lead there, because two
+/// mounts could not share files.
+fn small_file_system(data: &Path, bytes: u64) -> std::io::Result<Tmpfs> {
+    let at = data.join("small");
+    fs_err::create_dir(&at)?;
+    let mounted = Tmpfs::on(&at, bytes);
+    for name in ["sandboxes", "snapshots"] {
+        fs_err::create_dir(at.join(name))?;
+        fs_err::os::unix::fs::symlink(at.join(name), data.join(name))?;
+    }
+    Ok(mounted)
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -368,6 +379,10 @@ async fn destroy_all(clients: Vec<Client>) -> Result<(), String> {
         for sandbox in sandboxes {
             let destroyed = client.destroy(&sandbox.id).await;
             destroyed.map_err(|error| format!("destroy {}: {error}", sandbox.name))?;
+        }
+        for snapshot in client.snapshots().await.map_err(|error| error.to_string())? {
+            let deleted = client.delete_snapshot(&snapshot.id).await;
+            deleted.map_err(|error| format!("delete {}: {error}", snapshot.name))?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use api::{Sandbox, Status};
+use api::{Sandbox, Snapshot, SnapshotType, Status};
 use fs_err as fs;
 
 use crate::{Node, host::names};
@@ -16,7 +16,7 @@ const HANGS: Duration = Duration::from_secs(30);
 /// How often they are compared until they do.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The admin's sandboxes, once each of them is in a lasting state and has on the host what that
+/// The admin's sandboxes, once each of them, and each snapshot, is in a lasting state and has on the host what that
 /// state needs, and nothing else of this node is there: no monitor, socket, control group, directory
 /// or half-made file. Wakes and disturbs none.
 ///
@@ -33,7 +33,9 @@ pub async fn agreed(node: &Node, when: &str) -> Vec<Sandbox> {
         loop {
             again.tick().await;
             let all = client.sandboxes(&[]).await.expect("sandboxes can be listed");
+            let snapshots = client.snapshots().await.expect("snapshots can be listed");
             differences = compare(node, &all);
+            differences.extend(compare_snapshots(node, &snapshots));
             if differences.is_empty() {
                 return all;
             }
@@ -76,6 +78,24 @@ fn compare(node: &Node, all: &[Sandbox]) -> Vec<String> {
     wrong
 }
 
+/// Everything in which the named snapshots are not on the disk as `all` have it.
+fn compare_snapshots(node: &Node, all: &[Snapshot]) -> Vec<String> {
+    let directory = node.data().join("snapshots");
+    let known = all.iter().map(|snapshot| snapshot.id.clone()).collect();
+    let mut wrong: Vec<String> =
+        unequal("snapshots", &names(&directory).into_iter().collect(), &known)
+            .into_iter()
+            .collect();
+    for snapshot in all {
+        let there = names(&directory.join(&snapshot.id));
+        let memories = usize::from(snapshot.kind == SnapshotType::Memory);
+        if !well_formed(&there) || count(&there, "snapshot-") != memories {
+            wrong.push(format!("snapshots/{} has {there:?}", snapshot.id));
+        }
+    }
+    wrong
+}
+
 fn unequal(what: &str, found: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Option<String> {
     (found != wanted).then(|| format!("{what}: {found:?} instead of {wanted:?}"))
 }
@@ -88,17 +108,27 @@ fn of_group(group: &Path) -> String {
 
 /// What is wrong with the names in a sandbox's directory.
 fn incomplete(sandbox: &Sandbox, there: &[String]) -> Vec<String> {
-    let count = |prefix: &str| there.iter().filter(|name| name.starts_with(prefix)).count();
-    let (layers, snapshots) = (count("layer-"), count("snapshot-"));
-    let strange = there.len() - layers - snapshots - count("origin.json");
+    let snapshots = count(there, "snapshot-");
     let mut wrong = Vec::new();
-    if count("origin.json") != 1 || layers == 0 || snapshots > 1 || strange > 0 {
+    // The newest, and perhaps the one before as a second way back.
+    if !well_formed(there) || snapshots > 2 {
         wrong.push(format!("sandboxes/{} has {there:?}", sandbox.id));
     }
     if sandbox.status == Status::Stopped && snapshots == 0 {
         wrong.push(format!("sandbox {} is stopped and has only {there:?}", sandbox.id));
     }
     wrong
+}
+
+/// Whether a directory has what every disk has, and nothing strange.
+fn well_formed(there: &[String]) -> bool {
+    let (origins, layers) = (count(there, "origin.json"), count(there, "layer-"));
+    let strange = there.len() - layers - count(there, "snapshot-") - origins;
+    origins == 1 && layers > 0 && strange == 0
+}
+
+fn count(names: &[String], prefix: &str) -> usize {
+    names.iter().filter(|name| name.starts_with(prefix)).count()
 }
 
 /// Files and directories of the data directory that were not committed. What it has from elsewhere

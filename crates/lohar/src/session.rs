@@ -225,7 +225,9 @@ impl Shared {
             | Request::Watch { .. }
             | Request::Pack { .. }
             | Request::Unpack { .. } => return files::serve(agent, request, stream).await,
-            Request::Ports => ports::list().await.map(|ports| Response::Ports { ports }),
+            Request::Ports => {
+                ports::list(Duration::MAX).await.map(|ports| Response::Ports { ports })
+            }
             Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
         };
         Some((stream, response.unwrap_or_else(Response::Error)))

@@ -17,7 +17,8 @@ pub(crate) struct Fingerprint {
     pub cpus: u32,
     /// Guest memory, MiB.
     pub memory_mib: u64,
-    /// The protocol that the agent in the memory speaks.
+    /// The protocol that the agent in the memory speaks. Its program is in the memory, too, so which
+    /// one it is does not matter otherwise.
     pub protocol: u16,
 }
 

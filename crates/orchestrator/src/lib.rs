@@ -12,6 +12,7 @@ mod admission;
 mod contents;
 mod convert;
 mod copies;
+mod copying;
 mod driver;
 pub mod error;
 mod facade;

@@ -23,6 +23,7 @@ use vmm::{
 
 use crate::{
     Error, Kind, Result,
+    copying::Copying,
     facade::Settings,
     layout::Layout,
     model::Spec,
@@ -61,6 +62,8 @@ pub(crate) struct Node {
     /// Held from looking a name up until it is taken.
     pub naming: Arc<tokio::sync::Mutex<()>>,
     starts: Arc<Semaphore>,
+    /// Memory that copies of running guests take.
+    pub copying: Copying,
     /// Tells this node's control groups and processes from another node's on the same host.
     pub tag: String,
     cgroups: Hierarchy,
@@ -158,6 +161,7 @@ impl Node {
             registry: Registry::default(),
             naming: Arc::default(),
             starts: Arc::new(Semaphore::new(cpus * STARTS_PER_CPU)),
+            copying: Copying::default(),
             tag,
             cgroups: Hierarchy::detect(),
             doomed: Arc::default(),

@@ -7,7 +7,7 @@ use api::{
 };
 use fs_err::File;
 
-use super::{file::mode, key_value};
+use super::{file::mode, idle::Idle, key_value};
 use crate::{
     app::{App, DONE},
     archive, human, progress,
@@ -46,6 +46,11 @@ pub(crate) struct Args {
     /// Label to find it by; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value::parse)]
     labels: Vec<(String, String)>,
+    /// Never put it to sleep
+    #[arg(long)]
+    keep_hot: bool,
+    #[command(flatten)]
+    idle: Idle,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -120,7 +125,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         labels: args.labels.iter().cloned().collect(),
         init: args.init.clone(),
         init_restart: args.init_restart.map(Into::into),
-        ..CreateSandbox::default()
+        files: Vec::new(),
+        keep_hot: args.keep_hot,
+        idle_warm_sec: args.idle.warm,
+        idle_cold_sec: args.idle.cold,
     };
     args.files.iter().try_for_each(NewFile::check)?;
     let start = Instant::now();

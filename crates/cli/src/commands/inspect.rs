@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use api::{Activity, Sandbox};
 
+use super::idle;
 use crate::{
     app::{App, DONE},
     table::Table,
@@ -40,6 +41,9 @@ fn describe(sandbox: &Sandbox) -> String {
     );
     if let Some(activity) = &sandbox.activity {
         field("Activity", doing(activity));
+    }
+    if let Some(sleeps) = idle::sleeps(sandbox) {
+        field("Sleeps", sleeps);
     }
     if let Some(failure) = &sandbox.failure {
         field("Cause", failure.cause.clone());
@@ -99,7 +103,7 @@ pub(crate) fn labels(sandbox: &Sandbox) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use api::{Failure, Status, Thermal};
+    use api::{Failure, IdleTime, Status, Thermal};
 
     use super::*;
 
@@ -166,6 +170,19 @@ pub(crate) mod tests {
     #[test]
     fn a_running_sandbox_shows_how_hot_it_is() {
         assert!(describe(&sandbox()).contains("Status:    running (hot)\n"));
+    }
+
+    #[test]
+    fn when_it_sleeps_is_one_line() {
+        let said = Sandbox {
+            thermal: Some(Thermal::Cold),
+            idle_warm_sec: Some(IdleTime::After(30)),
+            idle_cold_sec: Some(IdleTime::After(1800)),
+            ..sandbox()
+        };
+        let text = describe(&said);
+        assert!(text.contains("Status:    running (cold)\n"), "{text}");
+        assert!(text.contains("Sleeps:    warm after 30 s, cold after 30 min\n"), "{text}");
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn dash() -> String {
 
 #[cfg(test)]
 mod tests {
-    use api::Status;
+    use api::{Status, Thermal};
 
     use super::*;
     use crate::commands::inspect::tests::sandbox;
@@ -81,11 +81,13 @@ mod tests {
     #[test]
     fn a_missing_value_is_a_dash() {
         let stopped = Sandbox { status: Status::Stopped, thermal: None, ..sandbox() };
-        let text = table(&[sandbox(), stopped], false).render();
+        let asleep = Sandbox { thermal: Some(Thermal::Cold), ..sandbox() };
+        let text = table(&[sandbox(), asleep, stopped], false).render();
         assert_eq!(
             text,
             "NAME   STATUS    THERMAL   IMAGE     CPUS   MEMORY\n\
              dev    running   hot       minimal   2      1024 MB\n\
+             dev    running   cold      minimal   2      1024 MB\n\
              dev    stopped   -         minimal   2      1024 MB\n"
         );
     }

@@ -2,15 +2,19 @@
 //! in `--help` is the comment on its struct.
 
 mod bench;
+mod changes;
 mod completion;
 mod cp;
 mod create;
 mod destroy;
 mod doctor;
+mod edit;
 mod exec;
 mod file;
+mod fork;
 mod forward;
 mod host_tools;
+mod idle;
 mod image;
 mod inspect;
 mod interrupt;
@@ -28,6 +32,7 @@ mod resume;
 mod serve;
 mod setup;
 mod shell;
+mod snapshot;
 mod start;
 mod stop;
 mod user;
@@ -92,6 +97,9 @@ commands! {
     Resume(resume),
     #[command(visible_alias = "rm")]
     Destroy(destroy),
+    Edit(edit),
+    Fork(fork),
+    Snapshot(snapshot),
     Image(image),
     Kernel(kernel),
     Doctor(doctor),

@@ -4,16 +4,24 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use api::IdleSetting;
 use daemon::{Bound, Config, Flags};
-use orchestrator::{Defaults, Settings};
+use orchestrator::{
+    Defaults, Settings,
+    model::{IdleLimit, IdlePolicy},
+};
 use tracing_subscriber::EnvFilter;
 
+use super::idle;
 use crate::app::{App, DONE};
 
 /// What a sandbox gets if neither request nor configuration say otherwise.
 const IMAGE: &str = "minimal";
 const MEMORY_MB: u64 = 1024;
 const DISK_MB: u64 = 8192;
+/// When it sleeps, in the same way.
+const IDLE_WARM: IdleLimit = IdleLimit::After(30);
+const IDLE_COLD: IdleLimit = IdleLimit::After(30 * 60);
 
 /// Run the daemon
 #[derive(Debug, clap::Args)]
@@ -27,6 +35,12 @@ pub(crate) struct Args {
     /// Allow an address that other machines reach, though the API is not encrypted
     #[arg(long)]
     insecure_listen: bool,
+    /// Idle time until a sandbox's vCPUs are paused, if nobody else says: 45s, never [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = idle::parse)]
+    idle_warm: Option<IdleSetting>,
+    /// Idle time, from the same moment on, until it goes to disk [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = idle::parse)]
+    idle_cold: Option<IdleSetting>,
     /// What to log: error, warn, info, debug, trace, or a filter
     #[arg(long, env = "BHATTI_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     log_level: String,
@@ -39,8 +53,8 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         socket: args.socket.clone(),
         listen: args.listen.clone(),
         insecure_listen: args.insecure_listen,
-        idle_warm: None,
-        idle_cold: None,
+        idle_warm: args.idle_warm,
+        idle_cold: args.idle_cold,
     })?;
     let sandbox = &config.sandbox;
     let settings = Settings {
@@ -51,7 +65,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
             memory_mib: sandbox.memory_mb.unwrap_or(MEMORY_MB),
             disk_mib: sandbox.disk_size_mb.unwrap_or(DISK_MB),
         },
-        idle: orchestrator::model::IdlePolicy::default(),
+        idle: idle_policy(sandbox.idle()),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_io()
@@ -60,6 +74,11 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         .context("start the async runtime")?;
     runtime.block_on(daemon::serve(config, settings, |bound| announce(app, bound)))?;
     DONE
+}
+
+/// When sandboxes sleep that nobody says otherwise of.
+fn idle_policy(said: IdlePolicy) -> IdlePolicy {
+    IdlePolicy { warm: said.warm.or(Some(IDLE_WARM)), cold: said.cold.or(Some(IDLE_COLD)) }
 }
 
 fn log_to_stderr(level: &str) -> Result<()> {

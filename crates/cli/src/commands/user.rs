@@ -2,6 +2,8 @@
 
 mod create;
 mod delete;
+mod edit;
+mod limits;
 mod list;
 mod rotate_key;
 
@@ -24,6 +26,7 @@ enum Command {
     Create(create::Args),
     #[command(visible_alias = "ls")]
     List(list::Args),
+    Edit(edit::Args),
     Delete(delete::Args),
     RotateKey(rotate_key::Args),
 }
@@ -32,6 +35,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     match &args.command {
         Command::Create(args) => create::run(args, app),
         Command::List(args) => list::run(args, app),
+        Command::Edit(args) => edit::run(args, app),
         Command::Delete(args) => delete::run(args, app),
         Command::RotateKey(args) => rotate_key::run(args, app),
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::{
-    CreateSnapshot, Deleted, ErrorCode, ForkSandbox, MAX_FORKS, ResumeSnapshot, Sandbox, Snapshot,
+    CreateSnapshot, Deleted, ErrorCode, ForkSandbox, ResumeSnapshot, Sandbox, Snapshot,
     SnapshotTaken, SnapshotType,
 };
 use axum::{
@@ -48,11 +48,7 @@ pub(crate) async fn fork(
     body: Body,
 ) -> Result<(StatusCode, Json<Vec<Sandbox>>), Failure> {
     let ForkSandbox { name, count } = body::json_or_default(body, app.json_body_max).await?;
-    let count = count.unwrap_or(1);
-    if !(1..=MAX_FORKS).contains(&count) {
-        return Err(invalid(format!("count is 1 to {MAX_FORKS}, not {count}")));
-    }
-    let request = ForkRequest { name, count };
+    let request = ForkRequest { name, count: count.unwrap_or(1) };
     let made = app.orchestrator.fork(&user, &sandbox, request, Progress::default()).await?;
     let node = app.orchestrator.node();
     let shown = made.into_iter().map(|view| show::sandbox(view, &node)).collect();
@@ -112,7 +108,8 @@ fn kind(wanted: Option<SnapshotType>) -> Result<SnapshotKind, Failure> {
         Some(SnapshotType::Disk) => Ok(SnapshotKind::Disk),
         Some(SnapshotType::Unknown(word)) => {
             let shown: String = word.chars().take(40).collect();
-            Err(invalid(format!("type is memory or disk, not {shown:?}")))
+            let message = format!("type is memory or disk, not {shown:?}");
+            Err(Failure::new(ErrorCode::InvalidRequest, message))
         }
     }
 }
@@ -120,10 +117,6 @@ fn kind(wanted: Option<SnapshotType>) -> Result<SnapshotKind, Failure> {
 /// Milliseconds, to the microsecond.
 fn milliseconds(stall: Duration) -> f64 {
     (stall.as_secs_f64() * 1e6).round() / 1e3
-}
-
-fn invalid(message: String) -> Failure {
-    Failure::new(ErrorCode::InvalidRequest, message)
 }
 
 #[cfg(test)]

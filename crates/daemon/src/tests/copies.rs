@@ -1,6 +1,13 @@
 //! Snapshots, forks and edits, up to where a VM is needed.
 
-use api::{IdleTime, MAX_FORKS};
+use std::{collections::BTreeMap, sync::Arc};
+
+use api::{Deleted, IdleTime, MAX_FORKS, Snapshot, SnapshotType};
+use base::ids::{SandboxId, SnapshotId};
+use orchestrator::{
+    model::{SnapshotKind, Spec},
+    store::{Identity, Likeness, SnapshotRecord, SnapshotState},
+};
 
 use super::*;
 use crate::testing::{Served, failure};
@@ -56,6 +63,78 @@ async fn nobody_copies_or_changes_a_sandbox_of_somebody_else() {
             assert_eq!(refused, ErrorCode::SandboxNotFound, "{method} {path}");
         }
     }
+}
+
+/// A snapshot of that user that is listed; there are no files of it.
+async fn keep(store: &Store, owner: &str, name: &str) -> String {
+    let record = SnapshotRecord {
+        id: SnapshotId::random(),
+        owner: owner.parse().unwrap(),
+        name: name.parse().unwrap(),
+        kind: SnapshotKind::Disk,
+        source: "dev".parse().unwrap(),
+        spec: Arc::new(Spec {
+            image: "minimal".parse().unwrap(),
+            cpus: 1,
+            memory_mib: 256,
+            disk_mib: 1024,
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            init: None,
+        }),
+        likeness: Likeness { sandbox_id: SandboxId::random(), identity: Identity::random() },
+        state: SnapshotState::Ready,
+        created_at: 0,
+    };
+    store.insert_snapshot(&record, 9).await.unwrap();
+    record.id.into()
+}
+
+#[tokio::test]
+async fn a_snapshot_of_somebody_else_looks_like_none_at_all() {
+    let node = Node::new().await;
+    let owner = node.store.user_by_key(&node.user_key).unwrap();
+    let (_, stranger) = node.store.create_user("v", false, UserLimits::default()).await.unwrap();
+    let id = keep(&node.store, owner.id.as_str(), "s").await;
+    keep(&node.store, owner.id.as_str(), "a").await;
+
+    for key in [&stranger, &node.admin_key] {
+        for (method, path) in [
+            (Method::GET, "/snapshots/s"),
+            (Method::GET, &format!("/snapshots/{id}")),
+            (Method::DELETE, "/snapshots/s"),
+            (Method::POST, "/snapshots/s/resume"),
+        ] {
+            let refused = node.refused(method.clone(), path, key, "").await;
+            assert_eq!(refused.code, ErrorCode::SnapshotNotFound, "{method} {path}");
+        }
+        let none = node.send(request(Method::GET, "/snapshots", key, "")).await;
+        assert!(json::<Vec<Snapshot>>(none).await.is_empty());
+    }
+
+    let key = &node.user_key;
+    let listed = node.send(request(Method::GET, "/snapshots", key, "")).await;
+    let listed: Vec<Snapshot> = json(listed).await;
+    assert_eq!(listed.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a", "s"]);
+    let path = format!("/snapshots/{id}");
+    let found: Snapshot = json(node.send(request(Method::GET, &path, key, "")).await).await;
+    assert_eq!(found, listed[1]);
+    assert_eq!((found.id.as_str(), found.kind), (id.as_str(), SnapshotType::Disk));
+    assert_eq!(
+        (found.created_by.as_str(), found.source_sandbox.as_str()),
+        (owner.id.as_str(), "dev")
+    );
+    assert_eq!((found.memory_mb, found.disk_size_mb, found.size_mb), (256, 1024, 0));
+
+    let deleted = node.send(request(Method::DELETE, "/snapshots/s", key, "")).await;
+    assert_eq!(deleted.status(), StatusCode::OK);
+    let deleted: Deleted = json(deleted).await;
+    assert_eq!(
+        (deleted.status.as_str(), deleted.id, deleted.name),
+        ("deleted", id, "s".to_owned())
+    );
+    let gone = node.refused(Method::GET, "/snapshots/s", key, "").await;
+    assert_eq!(gone.code, ErrorCode::SnapshotNotFound);
 }
 
 #[tokio::test]

@@ -14,30 +14,44 @@
 mod operation;
 mod round;
 
-use operation::Operation;
-use round::{DEATHS, ERRORS, Rounds};
-
-/// One test for the deaths and one for the errors of each operation, so that they run side by side.
+/// The tests of each operation. They are several, so that they run side by side.
 macro_rules! operations {
-    ($($operation:ident: $deaths:ident, $errors:ident;)*) => {$(
-        #[tokio::test]
-        async fn $deaths() {
-            Rounds::of(Operation::$operation).all(&DEATHS).await;
-        }
+    ($($module:ident: $operation:ident;)*) => {$(
+        mod $module {
+            use crate::{operation::Operation, round::{Action, Rounds}};
 
-        #[tokio::test]
-        async fn $errors() {
-            Rounds::of(Operation::$operation).all(&ERRORS).await;
+            #[tokio::test]
+            async fn loses_nothing_if_the_daemon_dies_at_any_place() {
+                Rounds::of(Operation::$operation).all(&[Action::Kill]).await;
+            }
+
+            #[tokio::test]
+            async fn loses_nothing_if_its_monitors_die_at_any_place() {
+                Rounds::of(Operation::$operation).all(&[Action::Vmm]).await;
+            }
+
+            #[tokio::test]
+            async fn loses_nothing_if_all_of_them_die_at_any_place() {
+                Rounds::of(Operation::$operation).all(&[Action::Both]).await;
+            }
+
+            #[tokio::test]
+            async fn can_be_repeated_if_it_fails_at_any_place() {
+                Rounds::of(Operation::$operation).all(&[Action::NoSpace, Action::Io]).await;
+            }
         }
     )*};
 }
 
 operations! {
-    Create: a_create_cut_off_anywhere_is_whole_or_gone, a_create_that_fails_anywhere_leaves_nothing;
-    Pause: a_pause_cut_off_anywhere_loses_nothing, a_pause_that_fails_anywhere_loses_nothing;
-    Resume: a_resume_cut_off_anywhere_loses_nothing, a_resume_that_fails_anywhere_loses_nothing;
-    Stop: a_stop_cut_off_anywhere_loses_nothing, a_stop_that_fails_anywhere_loses_nothing;
-    Wake: a_wake_cut_off_anywhere_loses_nothing, a_wake_that_fails_anywhere_loses_nothing;
-    Destroy: a_destroy_cut_off_anywhere_is_whole_or_gone,
-        a_destroy_that_fails_anywhere_can_be_repeated;
+    create: Create;
+    pause: Pause;
+    resume: Resume;
+    stop: Stop;
+    wake: Wake;
+    destroy: Destroy;
+    take_snapshot: TakeSnapshot;
+    resume_snapshot: ResumeSnapshot;
+    delete_snapshot: DeleteSnapshot;
+    fork: Fork;
 }

@@ -3,14 +3,18 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use api::{ErrorCode, Sandbox, StartedFrom, Status, client::ClientError};
-use e2e::{Content, Found, Guest, Node, Options, agreed, create_request};
+use e2e::{Content, Found, Guest, Node, Options, Passing, agreed, create_request, refused, sh};
 
-use crate::operation::{Before, KEPT, MADE, Operation, start};
+use crate::operation::{Before, KEPT, MADE, Operation, TAKEN, resume_snapshot, start, take};
 
 /// An operation that is not over by then never will be.
 const HANGS: Duration = Duration::from_secs(60);
 /// Of a place that is passed more often than this, only so many passings and the last are tried.
 const PASSINGS: usize = 3;
+/// Places of single files. That a monitor dies just there is no more to the daemon than its death
+/// between two steps.
+const FILES: [&str; 8] =
+    ["devices.", "directory.", "engine.", "file.", "link.", "pages.", "qcow.", "write."];
 
 /// What goes wrong at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +30,6 @@ pub(crate) enum Action {
     /// The place fails, because the disk is broken.
     Io,
 }
-
-pub(crate) const DEATHS: [Action; 3] = [Action::Kill, Action::Vmm, Action::Both];
-pub(crate) const ERRORS: [Action; 2] = [Action::NoSpace, Action::Io];
 
 impl Action {
     fn name(self) -> &'static str {
@@ -48,14 +49,26 @@ impl Action {
     fn ends_monitors(self) -> bool {
         matches!(self, Self::Vmm | Self::Both)
     }
+
+    fn fits(self, place: &str) -> bool {
+        !self.ends_monitors() || !FILES.iter().any(|file| place.starts_with(file))
+    }
 }
 
 /// The rounds of one operation, on one node.
 pub(crate) struct Rounds {
     operation: Operation,
     node: Node,
-    /// The sandbox that has something to lose, as long as it has.
+    /// The sandbox that has something to lose, as long as it has, and what that is.
     kept: Option<(Guest, Content)>,
+}
+
+/// How an operation ended.
+struct Outcome {
+    when: String,
+    /// What went wrong, if it did.
+    action: Option<Action>,
+    succeeded: bool,
 }
 
 impl Rounds {
@@ -69,7 +82,7 @@ impl Rounds {
         let places = self.places().await;
         assert!(!places.is_empty(), "{:?} passes no place", self.operation);
         for (place, passings) in &places {
-            for &action in actions {
+            for &action in actions.iter().filter(|action| action.fits(place)) {
                 for nth in (1..=*passings).filter(|n| *n <= PASSINGS || n == passings) {
                     self.round(place, nth, action).await;
                 }
@@ -80,27 +93,35 @@ impl Rounds {
 
     /// The places that the operation passes when nothing goes wrong, and how often.
     async fn places(&mut self) -> BTreeMap<String, usize> {
-        self.prepare().await;
-        self.node.faults().arm("");
-        self.act().await.unwrap_or_else(|error| panic!("{:?}: {error}", self.operation));
-        self.node.faults().disarm();
         let mut places = BTreeMap::new();
-        for passing in self.node.faults().passed() {
+        for passing in self.succeeds("nothing goes wrong").await {
             *places.entry(passing.place).or_default() += 1;
         }
-        self.judge("nothing went wrong", None, true).await;
         eprintln!("{:?} passes {places:?}", self.operation);
         places
     }
 
+    /// Does it, and nothing goes wrong. Gives the places that were passed.
+    async fn succeeds(&mut self, when: &str) -> Vec<Passing> {
+        self.prepare().await;
+        self.node.faults().arm("");
+        self.act().await.unwrap_or_else(|error| panic!("{when}: {:?}: {error}", self.operation));
+        self.node.faults().disarm();
+        let passed = self.node.faults().passed();
+        self.judge(&Outcome { when: when.to_owned(), action: None, succeeded: true }).await;
+        passed
+    }
+
     async fn round(&mut self, place: &str, nth: usize, action: Action) {
+        let began = std::time::Instant::now();
         let when = format!("{:?} with {place}@{nth}={}", self.operation, action.name());
         self.prepare().await;
         self.node.faults().arm(&format!("{place}@{nth}={}", action.name()));
         let outcome = self.act().await;
         self.node.faults().disarm();
         let happened = self.node.faults().happened();
-        eprintln!("{when}: {} {}", if happened { "" } else { "NOT REACHED" }, told(&outcome));
+        let reached = if happened { "" } else { "not reached, " };
+        eprint!("{when}: {reached}{}", told(&outcome));
         // The first passing is certain; later ones may depend on how much there is to write.
         assert!(happened || nth > 1, "{when}: the place was not passed");
         if happened && action.ends_daemon() {
@@ -108,16 +129,26 @@ impl Rounds {
             assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9), "{when}");
             self.node.restart();
         }
-        self.judge(&when, happened.then_some(action), outcome.is_ok()).await;
-        if let (Err(ClientError::Api(body)), false) = (&outcome, action.ends_daemon()) {
+        let action = happened.then_some(action);
+        let mut succeeded = outcome.is_ok();
+        if self.operation.removes().is_some() && matches!(outcome, Err(ClientError::Api(_))) {
+            // What is half removed is good for nothing but to be removed.
+            succeeded = self.act().await.is_ok();
+            assert!(succeeded, "{when}, and again");
+        }
+        let end = Outcome { when, action, succeeded };
+        self.judge(&end).await;
+        if let (Err(ClientError::Api(body)), Some(action)) = (&outcome, action) {
             let clear = match action {
                 Action::NoSpace => body.code == ErrorCode::HostDiskFull,
                 // A broken disk is nothing that a caller can do something about.
                 Action::Io => true,
                 _ => body.code != ErrorCode::Internal,
             };
-            assert!(clear, "{when}: {body:?}");
+            assert!(clear, "{}: {body:?}", end.when);
+            self.succeeds(&format!("{}, and again", end.when)).await;
         }
+        eprintln!(" ({} ms)", began.elapsed().as_millis());
     }
 
     async fn act(&self) -> Result<(), ClientError> {
@@ -126,7 +157,7 @@ impl Rounds {
         acted.unwrap_or_else(|_| panic!("{:?} hangs", self.operation))
     }
 
-    /// Brings the sandboxes into the state that the operation finds them in.
+    /// Brings everything into the state that the operation finds it in.
     async fn prepare(&mut self) {
         let before = self.operation.before();
         if before == Before::Nothing {
@@ -138,71 +169,90 @@ impl Rounds {
             let content = Content::plant(&mut guest).await;
             self.kept = Some((guest, content));
         }
-        start(&mut client, KEPT).await.unwrap();
+        if before == Before::ColdAndTaken && client.snapshots().await.unwrap().is_empty() {
+            take(&mut client).await.unwrap();
+        }
+        if matches!(before, Before::Hot | Before::Warm) {
+            start(&mut client, KEPT).await.unwrap();
+        }
         match before {
             Before::Nothing | Before::Hot => {}
             Before::Warm => drop(client.pause(KEPT).await.unwrap()),
-            Before::Cold => drop(client.stop(KEPT, drop).await.unwrap()),
+            Before::Cold | Before::ColdAndTaken => drop(client.stop(KEPT, drop).await.unwrap()),
         }
     }
 
     /// Checks that store and world agree, that nothing is lost, and that what is there can be used.
-    async fn judge(&mut self, when: &str, action: Option<Action>, succeeded: bool) {
+    async fn judge(&mut self, end: &Outcome) {
+        let when = &end.when;
         let all = agreed(&self.node, when).await;
-        let find = |name: &str| all.iter().find(|sandbox| sandbox.name == name).cloned();
+        let find = |name: &str| all.iter().find(|sandbox| sandbox.name == name);
         let known = all.iter().all(|sandbox| [KEPT, MADE].contains(&sandbox.name.as_str()));
         assert!(known, "{when}: {all:?}");
-        if self.operation == Operation::Create {
-            self.judge_made(when, action, succeeded, find(MADE)).await;
-        } else {
-            self.judge_kept(when, action, succeeded, find(KEPT)).await;
+        let snapshots = self.node.admin().snapshots().await.unwrap();
+        self.expect(end, KEPT, find(KEPT).is_some(), self.operation.before() != Before::Nothing);
+        self.expect(end, MADE, find(MADE).is_some(), false);
+        let taken = self.operation.before() == Before::ColdAndTaken;
+        self.expect(end, TAKEN, !snapshots.is_empty(), taken);
+        if let Some(made) = find(MADE) {
+            self.judge_made(end, made).await;
         }
-    }
-
-    async fn judge_made(
-        &mut self,
-        when: &str,
-        action: Option<Action>,
-        succeeded: bool,
-        made: Option<Sandbox>,
-    ) {
-        let mut client = self.node.admin();
-        match made {
-            None => assert!(!succeeded, "{when}: what was made is not there"),
-            Some(made) => {
-                self.usable(when, action, &made).await;
-                client.destroy(MADE).await.unwrap();
+        if !snapshots.is_empty() && self.operation != Operation::ResumeSnapshot {
+            self.judge_snapshot(end).await;
+        }
+        match (find(KEPT), self.kept.take()) {
+            (Some(kept), Some((guest, content))) => {
+                self.judge_kept(end, kept, guest, content).await;
             }
+            (None, _) => {}
+            (Some(_), None) => panic!("{when}: the sandbox was never made"),
         }
-        // It can be made, whether it was half made before or not at all.
-        self.act().await.unwrap_or_else(|error| panic!("{when}: again: {error}"));
-        let mut again = Guest { client: self.node.admin(), id: MADE.to_owned() };
-        assert_eq!(again.sh("hostname").await, MADE, "{when}");
-        again.client.destroy(MADE).await.unwrap();
     }
 
-    async fn judge_kept(
-        &mut self,
-        when: &str,
-        action: Option<Action>,
-        succeeded: bool,
-        kept: Option<Sandbox>,
-    ) {
-        let Some((guest, content)) = self.kept.take() else { panic!("{when}: it was never made") };
-        let Some(kept) = kept else {
-            assert!(self.operation.removes(), "{when}: the sandbox is gone");
-            return;
-        };
-        assert!(!(succeeded && self.operation.removes()), "{when}: it is still there");
-        let mut guest = guest.by(self.node.admin());
-        let found = self.usable(when, action, &kept).await;
-        content.check(&mut guest, found, when).await;
-        if action.is_some_and(|action| !action.ends_monitors()) {
-            assert_eq!(found, Found::Everything, "{when}: processes are lost");
+    /// Checks whether something is there that an operation may have made or removed.
+    fn expect(&self, end: &Outcome, name: &str, there: bool, was_there: bool) {
+        let changed = [self.operation.makes(), self.operation.removes()].contains(&Some(name));
+        let wanted = was_there ^ (changed && end.succeeded);
+        // A VM that dies may take with it what was just made.
+        let open = changed && (!end.succeeded || end.action.is_some_and(Action::ends_monitors));
+        assert!(open || there == wanted, "{}: {name}: there is {there}", end.when);
+    }
+
+    /// What was made is whole.
+    async fn judge_made(&self, end: &Outcome, made: &Sandbox) {
+        let (mut guest, found) = self.usable(end, made).await;
+        if let (Some((_, content)), true) =
+            (&self.kept, [Operation::Fork, Operation::ResumeSnapshot].contains(&self.operation))
+        {
+            content.check(&mut guest, found, &end.when).await;
         }
-        if self.operation.removes() || found == Found::Disk {
+        guest.client.destroy(MADE).await.unwrap();
+    }
+
+    /// The snapshot is whole, and goes.
+    async fn judge_snapshot(&self, end: &Outcome) {
+        let mut client = self.node.admin();
+        let resumed = resume_snapshot(&mut client).await;
+        resumed
+            .unwrap_or_else(|error| panic!("{}: a snapshot: {}", end.when, error.to_body().error));
+        let mut guest = Guest { client, id: MADE.to_owned() };
+        let (_, content) = self.kept.as_ref().unwrap();
+        content.check(&mut guest, Found::Everything, &end.when).await;
+        guest.client.destroy(MADE).await.unwrap();
+        guest.client.delete_snapshot(TAKEN).await.unwrap();
+    }
+
+    /// What was there is whole. It stays if it is as good as new.
+    async fn judge_kept(&mut self, end: &Outcome, kept: &Sandbox, guest: Guest, content: Content) {
+        drop(guest);
+        let (mut guest, found) = self.usable(end, kept).await;
+        content.check(&mut guest, found, &end.when).await;
+        if end.action.is_none_or(|action| !action.ends_monitors()) {
+            assert_eq!(found, Found::Everything, "{}: processes are lost", end.when);
+        }
+        if self.operation.removes() == Some(KEPT) || found == Found::Disk {
             let destroyed = guest.client.destroy(KEPT).await;
-            destroyed.unwrap_or_else(|error| panic!("{when}: again: {error}"));
+            destroyed.unwrap_or_else(|error| panic!("{}: again: {error}", end.when));
             return;
         }
         self.kept = Some((guest, content));
@@ -210,36 +260,45 @@ impl Rounds {
 
     /// Makes sure that a sandbox runs, by the way that its owner is told of, and says what of it is
     /// there then.
-    async fn usable(&self, when: &str, action: Option<Action>, sandbox: &Sandbox) -> Found {
+    async fn usable(&self, end: &Outcome, sandbox: &Sandbox) -> (Guest, Found) {
+        let when = &end.when;
         let mut client = self.node.admin();
         if sandbox.status == Status::Failed {
-            let killed = action.is_some_and(Action::ends_monitors);
+            let killed = end.action.is_some_and(Action::ends_monitors);
             assert!(killed, "{when}: it has failed: {sandbox:?}");
-            let body = e2e::refused(client.exec(&sandbox.id, &e2e::sh("true")).await);
+            let body = refused(client.exec(&sandbox.id, &sh("true")).await);
             let way_out = format!("bhatti start {}", sandbox.name);
             assert_eq!(body.code, ErrorCode::SandboxFailed, "{when}: {body:?}");
             assert!(body.hint.is_some_and(|hint| hint.contains(&way_out)), "{when}");
         }
         let started = start(&mut client, &sandbox.id).await;
-        let started = started.unwrap_or_else(|error| panic!("{when}: start: {error}"));
+        let started = started.unwrap_or_else(|error| {
+            panic!("{when}: start {}: {}", sandbox.name, error.to_body().error)
+        });
         let mut guest = Guest { client, id: sandbox.id.clone() };
         assert_eq!(guest.sh("hostname").await, sandbox.name, "{when}");
         match started.started_from {
-            Some(StartedFrom::Disk) => Found::Disk,
-            _ => Found::Everything,
+            Some(StartedFrom::Disk) => (guest, Found::Disk),
+            _ => (guest, Found::Everything),
         }
     }
 
     /// After all of that the sandbox is one like any other.
     async fn ends_well(&mut self) {
-        let Some((mut guest, content)) = self.kept.take() else { return };
         let when = "at the end";
-        guest = guest.by(self.node.admin());
-        guest.stop().await;
-        guest.start(None).await.unwrap();
-        content.check(&mut guest, Found::Everything, when).await;
-        agreed(&self.node, when).await;
-        guest.client.destroy(KEPT).await.unwrap();
+        if let Some((guest, content)) = self.kept.take() {
+            let mut guest = guest.by(self.node.admin());
+            guest.start(None).await.unwrap();
+            guest.stop().await;
+            guest.start(None).await.unwrap();
+            content.check(&mut guest, Found::Everything, when).await;
+            agreed(&self.node, when).await;
+            guest.client.destroy(KEPT).await.unwrap();
+        }
+        let mut client = self.node.admin();
+        for snapshot in client.snapshots().await.unwrap() {
+            client.delete_snapshot(&snapshot.name).await.unwrap();
+        }
         assert!(agreed(&self.node, when).await.is_empty());
     }
 }

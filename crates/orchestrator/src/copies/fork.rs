@@ -14,7 +14,7 @@ use crate::{
     driver::{Begin, Memory, Seed},
     facade::Progress,
     model::{ForkRequest, SandboxView, SnapshotKind, User},
-    node::Node,
+    node::{Node, blocking},
     record::{Likeness, Record},
     sandbox::Sandbox,
 };
@@ -23,8 +23,8 @@ use crate::{
 pub(crate) const MOST_COPIES: u32 = 100;
 
 impl Orchestrator {
-    /// Makes copies of a sandbox as it is now: all or none. The sandbox goes on after a moment.
-    /// Goes on to its end even if the caller leaves.
+    /// Makes copies of a sandbox as it is now: all, or after an error none. The sandbox goes on
+    /// after a moment. Goes on to its end even if the caller leaves.
     ///
     /// # Errors
     /// As for a create; and if a copy did not confirm every part of its new identity.
@@ -38,6 +38,7 @@ impl Orchestrator {
         let source = sandbox.view();
         let names = names(&source.name, request)?;
         allowed(&source.spec, owner.limits)?;
+        self.node.engine().await?;
         let spec = Arc::new(source.spec);
         let records: Vec<Record> =
             names.into_iter().map(|name| copy_of(&owner.id, name, &spec, source.policy)).collect();
@@ -46,9 +47,9 @@ impl Orchestrator {
             (Arc::clone(&self.node), sandbox.clone(), owner.limits.sandboxes);
         let forked = tokio::spawn(async move {
             let records = node.store.insert_sandboxes(records, limit).await?;
-            let begun = begin(&node, &source, records, &progress).await?;
+            // Their names are taken; the source may be busy for long.
             drop(naming);
-            all_or_none(begun).await
+            all_or_none(begin(&node, &source, records, &progress).await?).await
         });
         forked.await.map_err(|error| Error::internal("a task failed", error))?
     }
@@ -118,9 +119,10 @@ async fn all_or_none(begun: Vec<Begun>) -> Result<Vec<SandboxView>> {
 
 /// Removes what there is of a copy that has no driver yet.
 pub(super) async fn forget(node: &Node, id: &SandboxId) {
-    let removed = match files::remove_any(&node.layout.sandbox(id)) {
+    let place = node.layout.sandbox(id);
+    let removed = match blocking(move || Ok(files::remove_any(&place)?)).await {
         Ok(()) => node.store.delete_sandbox(id).await,
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     if let Err(error) = removed {
         tracing::error!(sandbox = %id, error = base::chain(&error),

@@ -8,7 +8,7 @@ use std::{
 
 use base::{
     clock, fault, files,
-    ids::{Name, SnapshotId},
+    ids::{Name, SandboxId, SnapshotId},
 };
 use tokio::sync::oneshot;
 
@@ -129,10 +129,8 @@ impl Orchestrator {
         let (node, limit) = (Arc::clone(&self.node), owner.limits.sandboxes);
         let begun = tokio::spawn(async move {
             let record = node.store.insert_sandbox(&record, limit).await?;
-            let target = node.layout.sandbox(&record.id);
-            let directory = SandboxDir::at(node.layout.snapshot(&from.id));
-            let kind = from.kind;
-            if let Err(error) = blocking(move || share(&directory, kind, &target)).await {
+            drop(naming);
+            if let Err(error) = share(&node, &from, &record.id).await {
                 super::fork::forget(&node, &record.id).await;
                 return Err(error);
             }
@@ -144,7 +142,6 @@ impl Orchestrator {
             let (reply, born) = oneshot::channel();
             let begin = Begin::Copy { seed, progress, reply };
             let sandbox = Sandbox::start_driver(&node, record, begin);
-            drop(naming);
             match born.await {
                 Ok(born) => born.map(|()| sandbox.view()),
                 Err(_) => Err(Error::new(Kind::Internal, "the sandbox's driver ended")),
@@ -154,17 +151,32 @@ impl Orchestrator {
     }
 }
 
-/// Makes a copy of a snapshot's directory.
-fn share(from: &SandboxDir, kind: SnapshotKind, target: &Path) -> Result<()> {
-    let damaged = || Error::new(Kind::SnapshotCorrupt, "the snapshot holds no memory");
-    let copied = match kind {
-        SnapshotKind::Memory => {
-            let snapshot = from.snapshot()?.ok_or_else(damaged)?;
-            from.copy_with_snapshot(target.to_owned(), &snapshot)
-        }
-        SnapshotKind::Disk => from.copy_to(target.to_owned(), &from.layers()?),
-    };
-    copied.map(drop)
+/// Makes a copy of a snapshot's directory for a new sandbox.
+async fn share(node: &Node, from: &SnapshotRecord, id: &SandboxId) -> Result<()> {
+    let directory = SandboxDir::at(node.layout.snapshot(&from.id));
+    let (kind, target) = (from.kind, node.layout.sandbox(id));
+    let shared = blocking(move || {
+        let copy = match kind {
+            SnapshotKind::Memory => {
+                let snapshot = directory.snapshot()?.ok_or_else(no_memory)?;
+                directory.copy_with_snapshot(target, &snapshot)?
+            }
+            SnapshotKind::Disk => directory.copy_to(target, &directory.disk_layers()?)?,
+        };
+        copy.flush_entries()
+    });
+    let shared = shared.await;
+    // Whoever deletes it says so before the first file goes, so if it is still there now, all of
+    // it was.
+    let still = node.store.snapshots().await?;
+    if !still.iter().any(|r| r.id == from.id && r.state == SnapshotState::Ready) {
+        return Err(not_found(from.name.as_str()));
+    }
+    shared
+}
+
+fn no_memory() -> Error {
+    Error::new(Kind::SnapshotCorrupt, "the snapshot holds no memory")
 }
 
 /// Copies the sandbox and writes what is to be kept.
@@ -186,6 +198,7 @@ async fn take(node: &Arc<Node>, sandbox: &Sandbox, record: &SnapshotRecord) -> R
                     captured.memory.save(&tag, &snapshot.join("pages"))?;
                     directory.commit_snapshot(&snapshot, facts)?;
                 }
+                directory.seal_layers()?;
                 directory.flush()?;
                 fault::point("snapshot.written")?;
                 files::commit_directory(&temporary, &place)?;
@@ -246,11 +259,14 @@ async fn find(node: &Node, owner: &User, name_or_id: &str) -> Result<SnapshotRec
     let records = ready(node, owner).await?;
     let by_name = records.iter().position(|r| r.name.as_str() == name_or_id);
     let found = by_name.or_else(|| records.iter().position(|r| r.id.as_str() == name_or_id));
-    found.and_then(|index| records.into_iter().nth(index)).ok_or_else(|| {
-        let shown: String = name_or_id.chars().take(80).collect();
-        Error::new(Kind::SnapshotNotFound, format!("there is no snapshot {shown:?}"))
-            .hint("see what there is: bhatti snapshot list")
-    })
+    let found = found.and_then(|index| records.into_iter().nth(index));
+    found.ok_or_else(|| not_found(name_or_id))
+}
+
+fn not_found(name_or_id: &str) -> Error {
+    let shown: String = name_or_id.chars().take(80).collect();
+    Error::new(Kind::SnapshotNotFound, format!("there is no snapshot {shown:?}"))
+        .hint("see what there is: bhatti snapshot list")
 }
 
 async fn view(node: &Node, record: SnapshotRecord) -> Result<SnapshotView> {

@@ -1,5 +1,7 @@
 //! Taking a sandbox up after the daemon was away.
 
+use std::sync::Arc;
+
 use base::process::Process;
 use vmm::{Vm, VmHandle};
 
@@ -7,8 +9,8 @@ use super::{Driver, Live, Phase};
 use crate::{
     Result,
     guest::{Channel, Patience},
-    model::StoppedBy,
     record::State,
+    sandbox_dir::{Facts, Snapshot},
 };
 
 impl Driver {
@@ -16,11 +18,12 @@ impl Driver {
     pub(super) async fn recover(&mut self) -> bool {
         match self.record.state.clone() {
             State::Creating | State::Destroying => {
-                self.phase = Phase::Gone;
-                self.remove_all().await;
-                return false;
+                return self.remove_all().await.is_err();
             }
             State::Stopped { .. } | State::Failed(_) => {
+                if let Ok(Some(snapshot)) = self.directory.snapshot() {
+                    self.set_resting(snapshot.resting().map(Arc::new));
+                }
                 if let Err(error) = self.directory.sweep() {
                     tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
                         "half-made files could not be removed");
@@ -69,27 +72,31 @@ impl Driver {
         } else if let Ok(Some(rest)) = Process::adopt(handle.pid, handle.start_time) {
             rest.kill_and_wait().await;
         }
+        self.settle_without_vm(cause).await;
+    }
+
+    /// The VM is gone: what is on disk says what the sandbox is now.
+    pub(super) async fn settle_without_vm(&mut self, cause: String) {
         match self.complete_snapshot() {
-            Some(taken_at) => self.finish_stop(taken_at).await,
+            Some(snapshot) => self.finish_stop(&snapshot).await,
             None => self.fail(cause).await,
         }
     }
 
     /// When a snapshot was committed that covers the disk as it is now, if so. A VM that is still
     /// there must then not run on: it would write to what the snapshot holds.
-    fn complete_snapshot(&self) -> Option<i64> {
+    fn complete_snapshot(&self) -> Option<Snapshot> {
         let snapshot = self.directory.snapshot().ok()??;
         let layers = self.directory.layers().ok()?;
-        let facts = snapshot.manifest.facts;
-        (layers == facts.layers).then_some(facts.taken_at)
+        (layers == snapshot.manifest.facts.layers).then_some(snapshot)
     }
 
-    async fn finish_stop(&mut self, taken_at: i64) {
+    async fn finish_stop(&mut self, snapshot: &Snapshot) {
         self.node.clean_run(self.record.id.as_str());
         self.phase = Phase::Cold;
-        if let Err(error) =
-            self.enter(State::Stopped { since: taken_at, by: StoppedBy::Owner }).await
-        {
+        self.set_resting(snapshot.resting().map(Arc::new));
+        let Facts { taken_at: since, by, .. } = snapshot.manifest.facts;
+        if let Err(error) = self.enter(State::Stopped { since, by }).await {
             tracing::error!(error = base::chain(&error), "a state could not be recorded");
         }
     }
@@ -102,11 +109,12 @@ impl Driver {
                 return Err(error.into());
             }
         };
-        if !running && let Some(taken_at) = self.complete_snapshot() {
+        if !running && let Some(snapshot) = self.complete_snapshot() {
             vm.kill().await;
-            self.finish_stop(taken_at).await;
+            self.finish_stop(&snapshot).await;
             return Ok(());
         }
+        self.drop_unused_layers(&vm).await;
         if running {
             self.keep_resting(None);
             self.phase = Phase::Hot(Live::new(vm, None));

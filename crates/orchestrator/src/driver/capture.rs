@@ -16,6 +16,7 @@ use vmm::Vm;
 use super::{Driver, Phase, saved::Captured};
 use crate::{
     Error, Kind, Result,
+    copying::Room,
     facade::Progress,
     fingerprint::Fingerprint,
     guest,
@@ -35,29 +36,39 @@ pub(crate) struct Copied {
     pub stall: Option<Duration>,
 }
 
+/// What came of the moment in which the guest stood still.
+struct Stood {
+    captured: Result<Option<Captured>>,
+    /// Whether it runs again, if it ran before.
+    resumed: Result<()>,
+    stall: Duration,
+}
+
 impl Driver {
     /// Makes directories that share the sandbox's disk as it is now, and copies its memory if that
     /// is asked for. The sandbox goes on as it was, also if this fails.
     pub(super) async fn copy(&mut self, kind: SnapshotKind, into: Vec<PathBuf>) -> Result<Copied> {
         match (&self.phase, kind) {
-            (Phase::Hot(_) | Phase::Warm(_), _) => self.copy_living(kind, into).await,
+            (Phase::Hot(_) | Phase::Warm(_), SnapshotKind::Memory) => {
+                self.copy_living(kind, into).await
+            }
+            (Phase::Hot(_) | Phase::Warm(_), SnapshotKind::Disk) => {
+                self.copy_living_disk(into).await
+            }
             (Phase::Cold, SnapshotKind::Memory) => {
-                let snapshot = self.directory.snapshot()?.ok_or_else(|| {
+                let found = self.directory.snapshot().map_err(|error| self.way_out(error))?;
+                let snapshot = found.ok_or_else(|| {
                     let message = format!("{} has no memory to copy", self.record.name);
                     Error::new(Kind::WrongState, message).hint("copy its disk: --type disk")
                 })?;
-                let from = self.directory.clone();
-                blocking(move || {
-                    into.into_iter()
-                        .try_for_each(|path| from.copy_with_snapshot(path, &snapshot).map(drop))
-                })
-                .await?;
+                self.share(into, move |from, path| from.copy_with_snapshot(path, &snapshot))
+                    .await?;
                 Ok(Copied { memory: None, stall: None })
             }
             (Phase::Cold, SnapshotKind::Disk) => self.copy_sleeping_disk(into).await,
             (Phase::Failed, SnapshotKind::Disk) => {
                 let layers = self.directory.layers()?;
-                self.share_layers(layers, into).await?;
+                self.share(into, move |from, path| from.copy_to(path, &layers)).await?;
                 Ok(Copied { memory: None, stall: None })
             }
             (Phase::Failed | Phase::Beginning | Phase::Gone, _) => Err(self.not_running("copied")),
@@ -80,51 +91,98 @@ impl Driver {
         Ok(Copied { stall: None, ..copied? })
     }
 
-    async fn copy_living(&mut self, kind: SnapshotKind, into: Vec<PathBuf>) -> Result<Copied> {
-        if kind == SnapshotKind::Disk {
-            // What the guest believes to have written has to be in the copy, for it will boot.
-            self.resume().await?;
-            self.ensure_channel().await?;
-            if let Some(channel) = self.phase.live().and_then(|live| live.channel.as_ref()) {
-                guest::sync(channel.session()).await?;
-            }
+    async fn copy_living_disk(&mut self, into: Vec<PathBuf>) -> Result<Copied> {
+        let warm = matches!(self.phase, Phase::Warm(_));
+        self.resume().await?;
+        self.ensure_channel().await?;
+        let copied = self.copy_living(SnapshotKind::Disk, into).await;
+        if warm {
+            self.pause().await?;
+            return Ok(Copied { stall: None, ..copied? });
         }
+        copied
+    }
+
+    async fn copy_living(&mut self, kind: SnapshotKind, into: Vec<PathBuf>) -> Result<Copied> {
+        self.keep_chain_short().await?;
         let hot = matches!(self.phase, Phase::Hot(_));
         let Some(live) = self.phase.live() else { return Err(self.not_running("copied")) };
         let vm = &live.vm;
-        let number = self.prepare_layer(vm).await?;
-        let layers: Vec<u32> =
-            self.directory.layers()?.into_iter().filter(|layer| *layer != number).collect();
-        let began = Instant::now();
+        if kind == SnapshotKind::Disk
+            && let Some(channel) = &live.channel
+        {
+            // What the guest believes to have written has to be in the copy, for it will boot.
+            guest::sync(channel.session()).await?;
+        }
+        let layers = self.directory.layers()?;
         // An agent that was paused has not noticed yet if nobody is connected any more.
         let connected = !hot || live.channel.is_some();
-        let stood = self.stand_still(vm, hot, kind, number, (layers.clone(), connected)).await;
-        let stall = began.elapsed();
-        let memory = match stood {
-            Ok(memory) => memory.map(Arc::new),
-            Err(error) => {
-                self.drop_layer(vm, number).await;
-                return Err(error);
+        let plan = match kind {
+            SnapshotKind::Memory => {
+                let room = self.node.copying.reserve(vm.private_bytes()?)?;
+                Some((self.facts(vm, layers.clone(), connected)?, room))
             }
+            SnapshotKind::Disk => None,
         };
-        fault::point("copy.resumed")?;
-        if hot && let Some(channel) = &live.channel {
+        let number = self.prepare_layer(vm).await?;
+        let Stood { captured, resumed, stall } = stand_still(vm, hot, number, plan).await;
+        if captured.is_err() {
+            self.drop_layer(vm, number).await;
+        }
+        if resumed.is_ok()
+            && hot
+            && let Some(channel) = &live.channel
+        {
             // While it stood still its clock did, too.
             if let Err(error) = channel.refresh().await {
                 tracing::debug!(error = base::chain(&error), "a clock was not brought up to date");
             }
         }
-        self.share_layers(layers, into).await?;
+        if let Err(error) = resumed {
+            // It can be let run again by the next request.
+            self.phase.cool_down();
+            let state = self.running_state(true)?;
+            self.enter(state).await?;
+            return Err(error);
+        }
+        let memory = captured?.map(Arc::new);
+        fault::point("copy.resumed")?;
+        self.share(into, move |from, path| from.copy_to(path, &layers)).await?;
         fault::point("copy.linked")?;
         Ok(Copied { memory, stall: hot.then_some(stall) })
+    }
+
+    /// A sandbox that is often copied and never stopped must not collect layers for ever.
+    async fn keep_chain_short(&self) -> Result<()> {
+        let Some(live) = self.phase.live() else { return Ok(()) };
+        if !self.directory.is_long(&self.directory.layers()?) {
+            return Ok(());
+        }
+        let Some(top) = live.vm.top_layer().await? else { return Ok(()) };
+        live.vm.flatten_layers().await?;
+        // On the disk before what it replaces goes: first most of it, then what the monitor has in
+        // its caches, for which the guest has to stand still.
+        let flushing = self.directory.clone();
+        blocking(move || flushing.flush_layer(top)).await?;
+        live.vm.pause().await?;
+        if matches!(self.phase, Phase::Hot(_)) {
+            live.vm.resume().await?;
+        }
+        let directory = self.directory.clone();
+        blocking(move || {
+            directory.flush_layer(top)?;
+            let mut keep = directory.layers_of_snapshots()?;
+            keep.push(top);
+            directory.keep_layers(&keep)
+        })
+        .await
     }
 
     /// Makes a new layer that the monitor can switch to at once, and has what was written so far
     /// on the disk, so that the guest does not stand still for that.
     async fn prepare_layer(&self, vm: &Vm) -> Result<u32> {
         let directory = self.directory.clone();
-        let top = vm.top_layer().await?;
-        if let Some(top) = top {
+        if let Some(top) = vm.top_layer().await? {
             let flushing = directory.clone();
             blocking(move || flushing.flush_layer(top)).await?;
         }
@@ -132,20 +190,24 @@ impl Driver {
         let prepared = async {
             let read_write = directory.open_layer(number, true)?;
             let read_only = directory.open_layer(number, false)?;
-            vm.prepare_layer(number, read_write, read_only).await?;
-            Ok(fault::point("copy.prepared")?)
+            Ok(vm.prepare_layer(number, read_write, read_only).await?)
         };
-        match prepared.await {
+        if let Err(error) = prepared.await {
+            // The monitor does not know it then.
+            directory.remove_layer(number)?;
+            return Err(error);
+        }
+        match fault::point("copy.prepared") {
             Ok(()) => Ok(number),
             Err(error) => {
                 self.drop_layer(vm, number).await;
-                Err(error)
+                Err(error.into())
             }
         }
     }
 
     /// Forgets a layer that was prepared and not used. If even that fails it stays, empty and on
-    /// top, and does no harm.
+    /// top, and does no harm; its number must not be used again while the monitor knows it.
     async fn drop_layer(&self, vm: &Vm, number: u32) {
         if vm.top_layer().await.is_ok_and(|top| top == Some(number)) {
             return;
@@ -160,42 +222,14 @@ impl Driver {
         }
     }
 
-    /// What happens while the guest stands still. It runs again afterwards, if it did before.
-    async fn stand_still(
-        &self,
-        vm: &Vm,
-        hot: bool,
-        kind: SnapshotKind,
-        number: u32,
-        (layers, connected): (Vec<u32>, bool),
-    ) -> Result<Option<Captured>> {
-        if hot {
-            vm.pause().await?;
-        }
-        let copied = async {
-            fault::point("copy.paused")?;
-            let captured = match kind {
-                SnapshotKind::Memory => Some(self.capture(vm, layers, connected).await?),
-                SnapshotKind::Disk => None,
-            };
-            fault::point("copy.captured")?;
-            vm.switch_to_layer(number).await?;
-            fault::point("copy.switched")?;
-            Ok(captured)
+    /// Forgets layers that an earlier daemon had prepared when it ended.
+    pub(super) async fn drop_unused_layers(&self, vm: &Vm) {
+        let (Ok(Some(top)), Ok(layers)) = (vm.top_layer().await, self.directory.layers()) else {
+            return;
         };
-        let copied = copied.await;
-        if hot {
-            vm.resume().await?;
+        for number in layers.into_iter().filter(|number| *number > top) {
+            self.drop_layer(vm, number).await;
         }
-        copied
-    }
-
-    async fn capture(&self, vm: &Vm, layers: Vec<u32>, connected: bool) -> Result<Captured> {
-        let memory = vm.memory()?;
-        let (devices, memory) =
-            tokio::join!(vm.device_state(), blocking(move || Ok(memory.capture()?)));
-        let facts = self.facts(vm, layers, connected)?;
-        Ok(Captured { facts, devices: devices?, memory: memory? })
     }
 
     /// What a memory that is saved now has to be loaded with.
@@ -205,14 +239,54 @@ impl Driver {
         let fingerprint = Fingerprint::new(engine, &origin.kernel_id, &self.record.spec);
         let memory_base = if vm.shares_template() { origin.template } else { BLANK.to_owned() };
         let taken_at = clock::unix_seconds();
-        Ok(Facts { taken_at, fingerprint, memory_base, layers, connected })
+        let by = StoppedBy::default();
+        Ok(Facts { taken_at, fingerprint, memory_base, layers, connected, by })
     }
 
-    async fn share_layers(&self, layers: Vec<u32>, into: Vec<PathBuf>) -> Result<()> {
-        let from: SandboxDir = self.directory.clone();
+    /// Makes the directories of all copies and has them on the disk.
+    async fn share(
+        &self,
+        into: Vec<PathBuf>,
+        copy: impl Fn(&SandboxDir, PathBuf) -> Result<SandboxDir> + Send + 'static,
+    ) -> Result<()> {
+        let from = self.directory.clone();
         blocking(move || {
-            into.into_iter().try_for_each(|path| from.copy_to(path, &layers).map(drop))
+            let copies: Vec<SandboxDir> =
+                into.into_iter().map(|path| copy(&from, path)).collect::<Result<_>>()?;
+            // After all of them are made: the first flush then takes the others along.
+            copies.iter().try_for_each(SandboxDir::flush_entries)
         })
         .await
     }
+}
+
+/// What happens while the guest stands still. It runs again afterwards, if it did before.
+async fn stand_still(vm: &Vm, hot: bool, number: u32, plan: Option<(Facts, Room)>) -> Stood {
+    let began = Instant::now();
+    let captured = async {
+        if hot {
+            vm.pause().await?;
+        }
+        fault::point("copy.paused")?;
+        let Some((facts, room)) = plan else {
+            vm.switch_to_layer(number).await?;
+            return Ok(None);
+        };
+        let memory = vm.memory()?;
+        let rest = async {
+            let devices = vm.device_state().await?;
+            vm.switch_to_layer(number).await?;
+            Ok::<_, Error>(devices)
+        };
+        let (memory, devices) = tokio::join!(blocking(move || Ok(memory.capture()?)), rest);
+        fault::point("copy.captured")?;
+        Ok(Some(Captured { facts, devices: devices?, memory: memory?, _room: room }))
+    };
+    let captured = captured.await;
+    // A pause that was given up on may still have happened.
+    let resumed = match hot {
+        true => vm.resume().await.map_err(Error::from),
+        false => Ok(()),
+    };
+    Stood { captured, resumed, stall: began.elapsed() }
 }

@@ -18,35 +18,36 @@
 mod adopt;
 mod born;
 mod capture;
+mod command;
 mod create;
 mod edit;
+mod end;
 mod gate;
 mod launch;
 mod saved;
+mod space;
 mod state;
 mod stop;
 mod thermal;
 mod wake;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use base::{clock, fault, process::Exit};
 use proto::message::Resting;
 use tokio::sync::{mpsc, oneshot, watch};
 use vmm::{Vm, VmError};
 
 pub(crate) use born::{Memory, Seed};
 pub(crate) use capture::Copied;
+pub(crate) use command::{Begin, Command};
 pub(crate) use gate::Entry;
 pub(crate) use state::{Phase, Published};
 
 use crate::{
-    Error, Kind, Result,
+    Result,
     activity::Activity,
-    contents::Contents,
-    facade::Progress,
     guest::{Awake, Channel, Patience},
-    model::{Caller, Edit, Failure, SnapshotKind, StartFrom, StoppedBy},
+    model::StoppedBy,
     node::Node,
     record::{Record, State},
     sandbox_dir::SandboxDir,
@@ -55,47 +56,6 @@ use crate::{
 
 /// Requests that may wait for a busy driver; more wait before they are queued.
 const QUEUE: usize = 64;
-
-/// How often a guest that waits for room on the host's disk is looked after.
-const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
-/// How much room has to be there before it goes on, bytes.
-const ROOM: u64 = 16 << 20;
-
-/// What a driver is asked to do. A reply that nobody waits for any more is dropped.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Make it hot if it is not and let an operation in.
-    Wake { caller: Caller, reply: oneshot::Sender<Result<Entry>> },
-    /// Let an operation in if it is hot.
-    Look(oneshot::Sender<Result<Option<Entry>>>),
-    /// Start it as its owner asks.
-    Start { from: Option<StartFrom>, progress: Progress, reply: oneshot::Sender<Result<StartFrom>> },
-    /// Put it on disk.
-    Stop(oneshot::Sender<Result<()>>),
-    /// Stop its vCPUs.
-    Pause(oneshot::Sender<Result<()>>),
-    /// Let its vCPUs run.
-    Resume(oneshot::Sender<Result<()>>),
-    /// Change what its owner may change.
-    Edit { edit: Edit, reply: oneshot::Sender<Result<()>> },
-    /// Make directories that share its disk, and copy its memory.
-    Copy { kind: SnapshotKind, into: Vec<PathBuf>, reply: oneshot::Sender<Result<Copied>> },
-    /// Remove it.
-    Destroy(oneshot::Sender<Result<()>>),
-    /// Let go of it; the VM runs on.
-    Release(oneshot::Sender<()>),
-}
-
-/// How a driver begins.
-#[derive(Debug)]
-pub(crate) enum Begin {
-    /// Make the sandbox and tell the caller.
-    Create { contents: Contents, progress: Progress, reply: oneshot::Sender<Result<()>> },
-    /// Let it go on as a copy of another and tell the caller.
-    Copy { seed: Seed, progress: Progress, reply: oneshot::Sender<Result<()>> },
-    /// Take it up as the store has it.
-    Recover,
-}
 
 /// A VM with or without a connection to its agent.
 #[derive(Debug)]
@@ -167,23 +127,6 @@ pub(crate) fn prepare(
     (driver, (sender, published))
 }
 
-/// What a VM has to say about room on the host's disk. While a guest waits for room, nothing tells
-/// us that there is some, so we look.
-async fn space(live: &Live) -> Event {
-    if live.starved {
-        #[expect(clippy::disallowed_methods, reason = "there is no event for room on a disk")]
-        tokio::time::sleep(LOOK_FOR_ROOM).await;
-        return Event::LookForSpace;
-    }
-    match live.vm.out_of_space().await {
-        Ok(()) => Event::OutOfSpace,
-        Err(error) => {
-            tracing::debug!(error = base::chain(&error), "no events from a monitor");
-            std::future::pending().await
-        }
-    }
-}
-
 impl Driver {
     pub(crate) async fn run(mut self, begin: Begin) {
         let goes_on = match begin {
@@ -204,12 +147,10 @@ impl Driver {
         }
     }
 
-    /// Tells how a new sandbox's beginning ended. After a failure nothing of it stays.
+    /// Tells how a new sandbox's beginning ended. After a failure nothing of it stays, or if that
+    /// cannot be, its owner may destroy it.
     async fn begun(&mut self, begun: Result<()>, reply: oneshot::Sender<Result<()>>) -> bool {
-        let goes_on = begun.is_ok();
-        if !goes_on {
-            self.remove_all().await;
-        }
+        let goes_on = begun.is_ok() || self.remove_all().await.is_err();
         let _ = reply.send(begun);
         goes_on
     }
@@ -263,31 +204,7 @@ impl Driver {
             command = self.commands.recv() => command.map_or(Event::NobodyLeft, Event::Command),
             () = lost => Event::ChannelLost,
             step = due => Event::Due(step),
-            event = space(live) => event,
-        }
-    }
-
-    fn out_of_space(&mut self) {
-        tracing::warn!(sandbox = %self.record.id,
-            "the host's disk is full, the guest waits for room");
-        if let Some(live) = self.phase.live_mut() {
-            live.starved = true;
-        }
-    }
-
-    /// Lets a guest that waits for room go on if there is some. If it is too little the guest is
-    /// stopped again at the same place.
-    async fn look_for_space(&mut self) {
-        let free = base::files::free_bytes(&self.node.layout.sandboxes()).unwrap_or(0);
-        if free < ROOM {
-            return;
-        }
-        if let Phase::Hot(live) = &mut self.phase {
-            live.starved = false;
-            if let Err(error) = live.vm.resume().await {
-                tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
-                    "a guest that waited for room could not go on");
-            }
+            event = space::space(live) => event,
         }
     }
 
@@ -412,103 +329,9 @@ impl Driver {
         }
     }
 
-    /// The VM is gone and nobody asked for it.
-    async fn vm_ended(&mut self, error: VmError) {
-        tracing::warn!(sandbox = %self.record.id, error = base::chain(&error), "the VM ended");
-        let cause = match error {
-            VmError::Ended { exit: Exit::Code(0), .. } => {
-                "the guest turned itself off, rebooted or panicked".to_owned()
-            }
-            other => other.to_string(),
-        };
-        self.fail(cause).await;
-    }
-
-    async fn fail(&mut self, cause: String) {
-        if let Some(live) = self.phase.take_live() {
-            live.vm.kill().await;
-        }
-        self.node.clean_run(self.record.id.as_str());
-        let taken_at = match self.directory.snapshot() {
-            Ok(Some(snapshot)) => Some(snapshot.manifest.facts.taken_at),
-            _ => None,
-        };
-        let failure = Failure { cause, snapshot_taken_at: taken_at };
-        self.phase = Phase::Failed;
-        if let Err(error) = self.enter(State::Failed(failure)).await {
-            tracing::error!(sandbox = %self.record.id, error = base::chain(&error),
-                "a failed sandbox could not be recorded");
-            self.show();
-        }
-    }
-
-    async fn destroy(&mut self) -> Result<()> {
-        self.enter(State::Destroying).await?;
-        fault::point("destroy.recorded")?;
-        if let Some(live) = self.phase.take_live() {
-            live.vm.kill().await;
-        }
-        self.phase = Phase::Gone;
-        self.remove_all().await;
-        Ok(())
-    }
-
-    /// Removes everything that there is of the sandbox. What cannot be removed now keeps its row,
-    /// so that the next start of the daemon tries again.
-    async fn remove_all(&mut self) {
-        if let Some(live) = self.phase.take_live() {
-            live.vm.kill().await;
-        }
-        let name = self.record.id.as_str().to_owned();
-        self.node.clean_run(&name);
-        let _ = fault::point("destroy.killed");
-        let directory = self.directory.clone();
-        let removed = crate::node::blocking(move || directory.remove()).await;
-        let removed = match removed {
-            Ok(()) => self.node.store.delete_sandbox(&self.record.id).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = removed {
-            tracing::error!(
-                sandbox = name,
-                error = base::chain(&error),
-                "a destroyed sandbox is not wholly removed yet"
-            );
-        }
-        self.node.registry.remove(&self.record.id);
-    }
-
     fn running_state(&self, paused: bool) -> Result<State> {
         let live = self.phase.live().ok_or_else(|| self.not_running("used"))?;
         let handle = live.vm.handle();
         Ok(State::Running { pid: handle.pid, start_time: handle.start_time, paused })
-    }
-
-    fn not_running(&self, what: &str) -> Error {
-        let name = &self.record.name;
-        match &self.record.state {
-            State::Failed(failure) => self.failed_error(failure),
-            _ => Error::new(
-                Kind::WrongState,
-                format!("{name} is not running, so it cannot be {what}"),
-            )
-            .hint(format!("start it: bhatti start {name}")),
-        }
-    }
-
-    fn failed_error(&self, failure: &Failure) -> Error {
-        let name = &self.record.name;
-        let hint = match failure.snapshot_taken_at {
-            Some(at) => {
-                let ago = (clock::unix_seconds() - at).max(0);
-                format!(
-                    "go on from its disk (processes are lost): bhatti start {name} --from disk, or \
-                     from its snapshot of {ago} s ago (later changes are lost): bhatti start \
-                     {name} --from snapshot"
-                )
-            }
-            None => format!("go on from its disk (processes are lost): bhatti start {name}"),
-        };
-        Error::new(Kind::SandboxFailed, format!("{name} has failed: {}", failure.cause)).hint(hint)
     }
 }

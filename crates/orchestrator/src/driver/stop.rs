@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use base::{fault, files};
+use proto::message::Resting;
 use vmm::Vm;
 
-use super::{Driver, Live, Phase};
+use super::{Driver, Live, Phase, end::blame};
 use crate::{
     Result,
     model::StoppedBy,
     node::blocking,
     record::State,
-    sandbox_dir::{Shorten, Snapshot},
+    sandbox_dir::{Facts, Shorten, Snapshot},
     template,
 };
 
@@ -43,17 +44,26 @@ impl Driver {
         {
             tracing::debug!(sandbox = %self.record.id, "the guest did not notice that we hung up");
         }
-        match self.save(&vm).await {
+        // Recorded while the VM could still go on, so that what cannot be recorded has not happened.
+        let saved = match self.save(&vm, by, resting.as_deref()).await {
+            Ok(snapshot) => {
+                let since = snapshot.manifest.facts.taken_at;
+                self.enter(State::Stopped { since, by }).await.map(|()| snapshot)
+            }
+            Err(error) => Err(error),
+        };
+        match saved {
             Ok(snapshot) => {
                 self.shorten(&vm, &snapshot).await;
                 vm.kill().await;
                 self.node.clean_run(self.record.id.as_str());
                 self.phase = Phase::Cold;
                 self.set_resting(resting);
-                let since = snapshot.manifest.facts.taken_at;
-                self.enter(State::Stopped { since, by }).await
+                self.show();
+                Ok(())
             }
             Err(error) => {
+                let error = blame(&vm, error).await;
                 self.go_on_after_failed_stop(vm).await;
                 Err(error)
             }
@@ -90,6 +100,9 @@ impl Driver {
                     layers.last().copied().into_iter().collect::<Vec<u32>>()
                 }
             };
+            // The VM stands still already, but what it was told since then may be in the monitor's
+            // caches only.
+            vm.pause().await?;
             fault::point("stop.merged")?;
             let (directory, snapshot) = (self.directory.clone(), snapshot.clone());
             blocking(move || directory.layers_shortened(&snapshot, &rest)).await
@@ -100,19 +113,22 @@ impl Driver {
         }
     }
 
-    async fn save(&self, vm: &Vm) -> Result<Snapshot> {
+    async fn save(&self, vm: &Vm, by: StoppedBy, resting: Option<&Resting>) -> Result<Snapshot> {
         vm.pause().await?;
         fault::point("stop.paused")?;
         let temporary = self.directory.begin_snapshot()?;
-        let saved = self.save_in(vm, &temporary).await;
+        let saved = match resting.map(|known| self.directory.write_resting(&temporary, known)) {
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) | None => self.save_in(vm, by, &temporary).await,
+        };
         if saved.is_err() {
             let _ = files::remove_any(&temporary);
         }
         saved
     }
 
-    async fn save_in(&self, vm: &Vm, temporary: &Path) -> Result<Snapshot> {
-        let facts = self.facts(vm, self.directory.layers()?, false)?;
+    async fn save_in(&self, vm: &Vm, by: StoppedBy, temporary: &Path) -> Result<Snapshot> {
+        let facts = Facts { by, ..self.facts(vm, self.directory.layers()?, false)? };
         let memory = vm.memory()?;
         let (tag, pages) = (template::tag(&facts.memory_base), temporary.join("pages"));
         let devices = temporary.join("devices");
@@ -121,7 +137,8 @@ impl Driver {
             blocking(move || Ok(memory.save(&tag, &pages)?))
         );
         devices?;
-        tracing::debug!(sandbox = %self.record.id, stats = ?stats?, "memory saved");
+        let stats = stats?;
+        tracing::debug!(sandbox = %self.record.id, ?stats, "memory saved");
         fault::point("stop.saved")?;
         let (directory, temporary) = (self.directory.clone(), temporary.to_owned());
         let snapshot = blocking(move || directory.commit_snapshot(&temporary, facts)).await?;
@@ -132,7 +149,10 @@ impl Driver {
     async fn go_on_after_failed_stop(&mut self, vm: Vm) {
         if let Err(error) = self.directory.forget_failed_snapshot() {
             tracing::error!(sandbox = %self.record.id, error = base::chain(&error),
-                "a failed snapshot could not be removed");
+                "a snapshot that may be whole could not be removed");
+            // Were it whole, the guest would now write to the disk that it holds.
+            vm.kill().await;
+            return self.settle_without_vm("its memory could not be saved".to_owned()).await;
         }
         let resumed = vm.resume().await;
         self.phase = Phase::Hot(Live::new(vm, None));

@@ -96,7 +96,7 @@ impl Driver {
     }
 
     /// What an owner can do whose snapshot cannot be used.
-    fn way_out(&self, error: Error) -> Error {
+    pub(super) fn way_out(&self, error: Error) -> Error {
         let about_memory = matches!(error.kind, Kind::SnapshotCorrupt | Kind::SnapshotIncompatible);
         if !about_memory || error.hint.is_some() {
             return error;

@@ -6,14 +6,18 @@ use std::{
 };
 
 use base::{fault, files, hash};
+use proto::message::Resting;
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, SandboxDir, sealed};
-use crate::{Error, Kind, Result, fingerprint::Fingerprint};
+use crate::{Error, Kind, Result, fingerprint::Fingerprint, model::StoppedBy};
 
 /// The largest snapshot that is kept beside a newer one, bytes. It is a second way back if the newer
 /// one turns out damaged, which is not worth more than this.
 const KEPT_MAX: u64 = 64 << 20;
+
+/// What was going on in a guest that was stopped.
+const RESTING: &str = "resting.json";
 
 /// What a memory snapshot says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,8 @@ pub(crate) struct Facts {
     pub layers: Vec<u32>,
     /// Whether the agent in it believes to be connected: it was taken of a sandbox that went on.
     pub connected: bool,
+    /// For whom the sandbox was stopped, if it was.
+    pub by: StoppedBy,
 }
 
 /// A committed snapshot.
@@ -55,6 +61,11 @@ impl Snapshot {
             return Err(damaged("its device state does not match its checksum"));
         }
         crate::template::open(&path)
+    }
+
+    /// What was going on in the guest, if that is known.
+    pub(crate) fn resting(&self) -> Option<Resting> {
+        sealed::read(&self.directory.join(RESTING)).ok()
     }
 
     pub(crate) fn pages(&self) -> PathBuf {
@@ -86,7 +97,10 @@ impl SandboxDir {
         let manifest: Result<SnapshotManifest, _> = sealed::read(&directory.join("manifest.json"));
         match manifest {
             Ok(manifest) if manifest.format == FORMAT => Ok(Snapshot { directory, manifest }),
-            Ok(_) => Err(damaged("it has another format")),
+            Ok(_) => {
+                let message = "the memory snapshot was written by another version of bhatti";
+                Err(Error::new(Kind::SnapshotIncompatible, message))
+            }
             Err(_) => Err(damaged("its manifest cannot be read")),
         }
     }
@@ -96,6 +110,11 @@ impl SandboxDir {
         let path = files::temporary_sibling(&self.path.join("snapshot"));
         fs_err::create_dir(&path)?;
         Ok(path)
+    }
+
+    /// Adds what is going on in the guest to a snapshot that is being put together.
+    pub(crate) fn write_resting(&self, temporary: &Path, resting: &Resting) -> Result<()> {
+        sealed::write(&temporary.join(RESTING), resting)
     }
 
     /// Makes a complete snapshot the newest one and then removes the older ones. The last before
@@ -115,6 +134,14 @@ impl SandboxDir {
         let directory = self.generation(number);
         files::commit_directory(temporary, &directory)?;
         fault::point("snapshot.renamed")?;
+        self.remove_older()?;
+        Ok(Snapshot { directory, manifest })
+    }
+
+    /// Removes the snapshots before the newest. The last before it is kept if it is small.
+    pub(super) fn remove_older(&self) -> Result<()> {
+        let mut older = self.numbered("snapshot-", "")?;
+        older.pop();
         let last = older.last().copied();
         for number in older {
             let kept = last == Some(number)
@@ -123,7 +150,16 @@ impl SandboxDir {
                 self.remove_generation(number);
             }
         }
-        Ok(Snapshot { directory, manifest })
+        Ok(())
+    }
+
+    /// The layers that any snapshot needs.
+    pub(crate) fn layers_of_snapshots(&self) -> Result<Vec<u32>> {
+        let mut layers = Vec::new();
+        for number in self.numbered("snapshot-", "")? {
+            layers.extend(self.read(number)?.manifest.facts.layers);
+        }
+        Ok(layers)
     }
 
     /// Removes every snapshot but this one.

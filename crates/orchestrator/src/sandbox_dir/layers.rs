@@ -12,7 +12,7 @@ use std::{
 
 use base::{fault, files};
 
-use super::{Facts, SandboxDir, damaged};
+use super::{Facts, SandboxDir, damaged, sealed};
 use crate::{Error, Result};
 
 /// Clusters of 64 KiB, QEMU's own default.
@@ -22,6 +22,9 @@ const CLUSTER_BITS: u32 = 16;
 /// costs as much as was written since the last time, reading through many layers costs a little
 /// each time.
 const MOST_OWN: usize = 4;
+
+/// What a named snapshot says of its layers.
+const LAYERS: &str = "layers.json";
 
 /// Layers of a disk altogether. Shared ones cannot be merged; beyond this many their content is
 /// copied.
@@ -110,16 +113,35 @@ impl SandboxDir {
         if own.len() > MOST_OWN {
             return Ok(own.last().copied().map(Shorten::Into));
         }
-        Ok((numbers.len() > MOST).then_some(Shorten::Flatten))
+        Ok(self.is_long(numbers).then_some(Shorten::Flatten))
+    }
+
+    /// Whether there are so many layers that their content is better copied together.
+    pub(crate) fn is_long(&self, numbers: &[u32]) -> bool {
+        numbers.len() > MOST
     }
 
     /// Gives the directory `target` the layers in `numbers`. They must not be written any more.
     pub(super) fn link_layers(&self, target: &Self, numbers: &[u32]) -> Result<()> {
+        if numbers.is_empty() {
+            return Err(damaged("its disk has no layers"));
+        }
         for number in numbers {
             fault::point("link.layer")?;
             fs_err::hard_link(self.layer(*number), target.layer(*number))?;
         }
         Ok(())
+    }
+
+    /// Writes down which layers a named snapshot consists of.
+    pub(crate) fn seal_layers(&self) -> Result<()> {
+        sealed::write(&self.path.join(LAYERS), &self.layers()?)
+    }
+
+    /// The layers that a named snapshot consists of.
+    pub(crate) fn disk_layers(&self) -> Result<Vec<u32>> {
+        sealed::read(&self.path.join(LAYERS))
+            .map_err(|_| damaged("the list of its disk's layers cannot be read"))
     }
 
     /// Has the content of a layer on the disk.

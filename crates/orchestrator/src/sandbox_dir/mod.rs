@@ -29,6 +29,7 @@ use self::generations::damaged;
 use crate::{Error, Result};
 
 const FORMAT: u32 = 2;
+const ORIGIN: &str = "origin.json";
 
 /// What a sandbox was made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,34 +74,39 @@ impl SandboxDir {
 
     /// Makes the directory with a first disk layer.
     pub(crate) fn create(path: PathBuf, origin: &Origin, disk_mib: u64) -> Result<Self> {
-        let directory = Self::empty(path, origin)?;
+        fs_err::create_dir(&path)?;
+        sealed::write(&path.join(ORIGIN), origin)?;
+        let directory = Self { path };
         directory.add_layer(disk_mib)?;
         Ok(directory)
     }
 
-    fn empty(path: PathBuf, origin: &Origin) -> Result<Self> {
-        fs_err::create_dir(&path)?;
-        sealed::write(&path.join("origin.json"), origin)?;
-        Ok(Self { path })
-    }
-
     pub(crate) fn origin(&self) -> Result<Origin> {
-        sealed::read(&self.path.join("origin.json"))
+        sealed::read(&self.path.join(ORIGIN))
             .map_err(|error| Error::internal("the sandbox's own description cannot be read", error))
     }
 
-    /// A new directory at `path` that shares these layers.
+    /// A new directory at `path` that shares these layers. Not flushed.
     pub(crate) fn copy_to(&self, path: PathBuf, layers: &[u32]) -> Result<Self> {
-        let copy = Self::empty(path, &self.origin()?)?;
+        fs_err::create_dir(&path)?;
+        let copy = Self { path };
+        // It never changes, so it is shared, too.
+        fs_err::hard_link(self.path.join(ORIGIN), copy.path.join(ORIGIN))?;
         self.link_layers(&copy, layers)?;
         Ok(copy)
     }
 
-    /// A new directory at `path` that shares a snapshot and its layers.
+    /// A new directory at `path` that shares a snapshot and its layers. Not flushed.
     pub(crate) fn copy_with_snapshot(&self, path: PathBuf, snapshot: &Snapshot) -> Result<Self> {
         let copy = self.copy_to(path, &snapshot.manifest.facts.layers)?;
         self.link_snapshot(&copy, snapshot)?;
         Ok(copy)
+    }
+
+    /// Has on the disk which files the directory holds.
+    pub(crate) fn flush_entries(&self) -> Result<()> {
+        files::sync_directory(&self.path)?;
+        Ok(files::sync_parent(&self.path)?)
     }
 
     /// Has everything below on the disk, as far as it is not yet.
@@ -116,10 +122,10 @@ impl SandboxDir {
         usage(&self.path)
     }
 
-    /// Removes what a crash left half-made.
+    /// Removes what a crash left half-made or half-removed.
     pub(crate) fn sweep(&self) -> Result<()> {
         files::sweep_temporary(&self.path)?;
-        Ok(())
+        self.remove_older()
     }
 
     /// Removes everything.
@@ -145,7 +151,12 @@ fn usage(path: &Path) -> Result<Usage> {
     let mut sum = Usage::default();
     for entry in fs_err::read_dir(path)? {
         let entry = entry?;
-        let meta = entry.metadata()?;
+        let meta = match entry.metadata() {
+            Ok(meta) => meta,
+            // What is half-made may go at any moment.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
         if meta.is_dir() {
             let below = usage(&entry.path())?;
             sum.all += below.all;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::ids::SnapshotId;
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::{corrupt, from_json, to_json};
 use crate::{
@@ -31,12 +31,16 @@ pub(super) fn insert(
     record: &SnapshotRecord,
     limit: u32,
 ) -> Result<()> {
-    let name_taken = transaction
-        .prepare_cached("SELECT 1 FROM snapshots WHERE owner = ?1 AND name = ?2")?
-        .exists([record.owner.as_str(), record.name.as_str()])?;
-    if name_taken {
-        let name = &record.name;
-        let message = format!("a snapshot named {:?} exists", name.as_str());
+    let name = &record.name;
+    let state: Option<String> = transaction
+        .prepare_cached("SELECT state FROM snapshots WHERE owner = ?1 AND name = ?2")?
+        .query_row([record.owner.as_str(), name.as_str()], |row| row.get(0))
+        .optional()?;
+    if let Some(state) = state {
+        let message = match state == to_json(&SnapshotState::Ready)? {
+            true => format!("a snapshot named {:?} exists", name.as_str()),
+            false => format!("a snapshot named {:?} is being made or removed", name.as_str()),
+        };
         return Err(Error::new(Kind::SnapshotExists, message).hint(format!(
             "choose another name, or delete it first: bhatti snapshot delete {name}"
         )));

@@ -138,14 +138,14 @@ impl Vm {
 
     /// The layers below `top`, highest first.
     async fn lower_layers(&self, top: u32) -> Result<Vec<u32>, VmError> {
-        let nodes = self.command("query-named-block-nodes", json!({"flat": true})).await?;
-        let mut layers: Vec<(u64, u32)> = nodes
+        let nodes = self.command("query-named-block-nodes", json!({})).await?;
+        let mut layers: Vec<(usize, u32)> = nodes
             .as_array()
             .into_iter()
             .flatten()
             .filter_map(|node| {
                 let number = layer_number(node["node-name"].as_str()?)?;
-                Some((node["backing_file_depth"].as_u64()?, number))
+                Some((backing_images(&node["image"]), number))
             })
             // One that is only prepared has nothing below it.
             .filter(|(depth, number)| *depth > 0 && *number != top)
@@ -205,6 +205,11 @@ impl Vm {
             ended = self.ended() => Err(ended),
         }
     }
+}
+
+/// How many images lie below this one. The monitor's own number is always 0.
+fn backing_images(image: &Value) -> usize {
+    std::iter::successors(image.get("backing-image"), |image| image.get("backing-image")).count()
 }
 
 fn refused(command: &str, reason: &str) -> VmError {

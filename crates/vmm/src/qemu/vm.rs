@@ -37,6 +37,8 @@ pub(super) const NOTICE_SOCKET: &str = "notice.sock";
 
 /// How long a monitor may take to answer a command that needs no work.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
+/// How long a monitor that does not answer any more may take to be gone.
+const DYING: Duration = Duration::from_millis(50);
 /// How long the loading of a device state may take.
 const LOAD: Duration = Duration::from_secs(30);
 /// Number of the descriptor set through which device states are written.
@@ -112,7 +114,7 @@ impl Vm {
         match limited.await.map_err(io::Error::other).flatten() {
             Ok(()) => Ok(()),
             // A monitor that is gone cannot be moved; that it is gone says more.
-            Err(error) => match timeout(Duration::from_millis(50), self.ended()).await {
+            Err(error) => match timeout(DYING, self.ended()).await {
                 Ok(ended) => Err(ended),
                 Err(_) => Err(VmError::io("limit the monitor's resources")(error)),
             },
@@ -151,6 +153,11 @@ impl Vm {
     pub async fn ended(&self) -> VmError {
         let exit = self.process.exited().await;
         VmError::Ended { exit, stderr: self.stderr_tail() }
+    }
+
+    /// How it ended, if it has, or is about to: that it cannot be talked to is seen a little earlier.
+    pub async fn gone(&self) -> Option<VmError> {
+        timeout(DYING, self.ended()).await.ok()
     }
 
     /// The end of what the monitor wrote to stderr.
@@ -276,6 +283,19 @@ impl Vm {
         GuestMemory::of(self.process.pid(), self.ram.clone())
     }
 
+    /// What the guest's memory takes on the host besides its template's, and a little more: bytes.
+    pub fn private_bytes(&self) -> Result<u64, VmError> {
+        let path = format!("/proc/{}/status", self.process.pid());
+        let text = fs_err::read_to_string(path).map_err(VmError::io("look at the monitor"))?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        };
+        // Of a child the shared pages are its template's.
+        let shared = if self.shares_template() { 0 } else { field("RssShmem:").unwrap_or(0) };
+        Ok((field("RssAnon:").unwrap_or(0) + shared) << 10)
+    }
+
     /// Whether the VM is a child of a template, and not one that booted by itself.
     pub fn shares_template(&self) -> bool {
         self.ram.is_sealed()
@@ -333,7 +353,7 @@ impl Vm {
         match timeout(limit, raced).await {
             // A broken connection is how a death is seen first; the death itself says more.
             Ok(Err(error)) if !matches!(error, VmError::Ended { .. }) => {
-                match timeout(Duration::from_millis(50), self.ended()).await {
+                match timeout(DYING, self.ended()).await {
                     Ok(ended) if is_disconnect(&error) => Err(ended),
                     _ => Err(error),
                 }

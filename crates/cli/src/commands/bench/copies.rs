@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::{
     Bench,
     bare::Kit,
-    rounds::{WARM_UP_VMS, timed},
+    rounds::{WARM_UP_VMS, exec_true, timed},
     rows::Row::{
         self, Fork1, Fork10, SnapshotMb0, SnapshotMb50, SnapshotMb300, SnapshotStall0,
         SnapshotStall50, SnapshotStall300, SnapshotTotal0, SnapshotTotal50, SnapshotTotal300,
@@ -92,6 +92,7 @@ impl Bench<'_> {
 
     async fn snapshot_round(&mut self, kit: &Kit, snapshots: &Snapshots) -> Result<()> {
         let id = self.create().await?.id;
+        exec_true(&mut self.client, &id).await?;
         if snapshots.dirty > 0 {
             let noise = Noise::new(snapshots.dirty * MIB);
             self.client.file_write(&id, DIRT, None, noise).await.context("fill memory")?;
@@ -127,6 +128,7 @@ impl Bench<'_> {
 
     async fn fork_round(&mut self, kit: &Kit, row: Row, count: u32) -> Result<()> {
         let id = self.create().await?.id;
+        exec_true(&mut self.client, &id).await?;
         self.floor(kit).await?;
         let request = ForkSandbox { name: None, count: Some(count) };
         let (time, made) = timed(self.client.fork(&id, &request)).await?;

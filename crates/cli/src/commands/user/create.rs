@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use api::CreateUser;
 
-use super::print_key;
+use super::{limits::Limits, print_key};
 use crate::app::{App, DONE};
 
 /// Create a user and show the key, once
@@ -15,25 +15,21 @@ pub(crate) struct Args {
     /// Let the user manage users and images
     #[arg(long)]
     admin: bool,
-    /// Most sandboxes at a time
-    #[arg(long, value_name = "N")]
-    max_sandboxes: Option<u32>,
-    /// Most vCPUs of one sandbox
-    #[arg(long, value_name = "N")]
-    max_cpus: Option<u32>,
-    /// Most memory of one sandbox in MB
-    #[arg(long, value_name = "MB")]
-    max_memory: Option<u64>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
+    let limits = &args.limits;
     let request = CreateUser {
         name: args.name.clone(),
         admin: args.admin,
-        max_sandboxes: args.max_sandboxes,
-        max_cpus_per_sandbox: args.max_cpus,
-        max_memory_mb_per_sandbox: args.max_memory,
-        ..CreateUser::default()
+        max_sandboxes: limits.max_sandboxes,
+        max_cpus_per_sandbox: limits.max_cpus,
+        max_memory_mb_per_sandbox: limits.max_memory,
+        max_snapshots: limits.max_snapshots,
+        idle_warm_sec: limits.idle.warm,
+        idle_cold_sec: limits.idle.cold,
     };
     let key = app.with_client(async |client| Ok(client.create_user(&request).await?))?;
     print_key(app.printer(), &key, "created")?;

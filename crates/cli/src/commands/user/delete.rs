@@ -7,7 +7,7 @@ use crate::{
     prompt,
 };
 
-/// Delete a user who has no sandboxes
+/// Delete a user who has no sandboxes and snapshots
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name or id

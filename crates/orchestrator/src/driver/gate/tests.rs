@@ -46,7 +46,7 @@ async fn nobody_is_in_the_guest_while_it_sleeps_and_everybody_is_served() {
         let (sandbox, stop) = (sandbox.clone(), Arc::clone(&stop));
         clients.spawn(async move {
             let mut served = 0;
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) || served == 0 {
                 sandbox.ports().await.unwrap();
                 served += 1;
                 tokio::task::yield_now().await;

@@ -88,12 +88,17 @@ impl Bench {
             empty_layer(&file);
             Layer { number: *number, file: open(&file, index + 1 == layers.len()) }
         });
-        let (base, modules) = (open(&path("base"), false), open(&path("modules"), false));
-        let layers = layers.collect();
+        let layers: Vec<Layer> = layers.collect();
+        let disks = Disks {
+            base: open(&path("base"), false),
+            modules: open(&path("modules"), false),
+            scratch: open(&path("scratch"), layers.is_empty()),
+            layers,
+        };
         let plan = Plan {
             machine: Machine { cpus: 1, memory_mib: 32 },
             ram: Ram::fresh(32).unwrap(),
-            disks: Disks { base, modules, scratch: open(&path("scratch"), true), layers },
+            disks,
             boot: Boot::Cold {
                 kernel: open(&path("kernel"), false),
                 initramfs: open(&path("initramfs"), false),

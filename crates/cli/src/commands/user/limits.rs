@@ -1,0 +1,22 @@
+//! What users may have, as flags say it.
+
+use crate::commands::idle::Idle;
+
+/// The flags.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Limits {
+    /// Most sandboxes at a time
+    #[arg(long, value_name = "N")]
+    pub(crate) max_sandboxes: Option<u32>,
+    /// Most vCPUs of one sandbox
+    #[arg(long, value_name = "N")]
+    pub(crate) max_cpus: Option<u32>,
+    /// Most memory of one sandbox in MB
+    #[arg(long, value_name = "MB")]
+    pub(crate) max_memory: Option<u64>,
+    /// Most named snapshots at a time
+    #[arg(long, value_name = "N")]
+    pub(crate) max_snapshots: Option<u32>,
+    #[command(flatten)]
+    pub(crate) idle: Idle,
+}
