@@ -74,7 +74,13 @@ impl PageFile {
     /// Opens a page file and checks its footer and run table; the data is checked while it is
     /// read. `template` is the key of the template that the pages belong on.
     pub fn open(path: &Path, template: &[u8; 32], guest_pages: u64) -> Result<Self, VmError> {
-        let mut file = fs_err::File::open(path).map_err(VmError::io("open the page file"))?.into();
+        let mut file = match fs_err::File::open(path) {
+            Ok(file) => file.into(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(corrupt(path, "it is missing"));
+            }
+            Err(error) => return Err(VmError::io("open the page file")(error)),
+        };
         let (table, table_at) = read_table(&mut file, path, template, guest_pages)?;
         let runs = decode_runs(&table, guest_pages).map_err(|why| corrupt(path, why))?;
         let data = stats(&runs).stored * PAGE as u64;
