@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use api::{ErrorCode, Sandbox, StartedFrom, Status, client::ClientError};
-use e2e::{Content, Found, Guest, Node, Options, agreed, create_request, refused, sh};
+use e2e::{Content, Found, Guest, Node, Options, Passing, agreed, create_request, refused, sh};
 
 use crate::operation::{Before, KEPT, MADE, Operation, TAKEN, resume_snapshot, start, take};
 
@@ -93,22 +93,23 @@ impl Rounds {
 
     /// The places that the operation passes when nothing goes wrong, and how often.
     async fn places(&mut self) -> BTreeMap<String, usize> {
-        self.succeeds("nothing goes wrong").await;
         let mut places = BTreeMap::new();
-        for passing in self.node.faults().passed() {
+        for passing in self.succeeds("nothing goes wrong").await {
             *places.entry(passing.place).or_default() += 1;
         }
         eprintln!("{:?} passes {places:?}", self.operation);
         places
     }
 
-    /// Does it, and nothing goes wrong.
-    async fn succeeds(&mut self, when: &str) {
+    /// Does it, and nothing goes wrong. Gives the places that were passed.
+    async fn succeeds(&mut self, when: &str) -> Vec<Passing> {
         self.prepare().await;
         self.node.faults().arm("");
         self.act().await.unwrap_or_else(|error| panic!("{when}: {:?}: {error}", self.operation));
         self.node.faults().disarm();
+        let passed = self.node.faults().passed();
         self.judge(&Outcome { when: when.to_owned(), action: None, succeeded: true }).await;
+        passed
     }
 
     async fn round(&mut self, place: &str, nth: usize, action: Action) {
@@ -129,7 +130,13 @@ impl Rounds {
             self.node.restart();
         }
         let action = happened.then_some(action);
-        let end = Outcome { when, action, succeeded: outcome.is_ok() };
+        let mut succeeded = outcome.is_ok();
+        if self.operation.removes().is_some() && matches!(outcome, Err(ClientError::Api(_))) {
+            // What is half removed is good for nothing but to be removed.
+            succeeded = self.act().await.is_ok();
+            assert!(succeeded, "{when}, and again");
+        }
+        let end = Outcome { when, action, succeeded };
         self.judge(&end).await;
         if let (Err(ClientError::Api(body)), Some(action)) = (&outcome, action) {
             let clear = match action {

@@ -18,9 +18,7 @@ impl Driver {
     pub(super) async fn recover(&mut self) -> bool {
         match self.record.state.clone() {
             State::Creating | State::Destroying => {
-                self.phase = Phase::Gone;
-                self.remove_all().await;
-                return false;
+                return self.remove_all().await.is_err();
             }
             State::Stopped { .. } | State::Failed(_) => {
                 if let Ok(Some(snapshot)) = self.directory.snapshot() {

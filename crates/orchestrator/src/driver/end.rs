@@ -1,10 +1,18 @@
 //! The end of a VM that nobody asked for, and of a sandbox.
 
 use base::{clock, fault, process::Exit};
-use vmm::VmError;
+use vmm::{Vm, VmError};
 
 use super::{Driver, Phase};
 use crate::{Error, Kind, Result, model::Failure, node::blocking, record::State};
+
+/// Why something could not be done with a VM: if it is gone, that is why.
+pub(super) async fn blame(vm: &Vm, error: Error) -> Error {
+    match error.kind {
+        Kind::Internal => vm.gone().await.map_or(error, Error::from),
+        _ => error,
+    }
+}
 
 impl Driver {
     /// The VM is gone and nobody asked for it.
@@ -37,23 +45,22 @@ impl Driver {
         }
     }
 
+    /// Removes the sandbox. From the moment that this is recorded it can only be repeated, by its
+    /// owner or by the next start of the daemon.
     pub(super) async fn destroy(&mut self) -> Result<()> {
-        self.enter(State::Destroying).await?;
-        fault::point("destroy.recorded")?;
+        if !matches!(self.record.state, State::Destroying) {
+            self.enter(State::Destroying).await?;
+        }
+        let _ = fault::point("destroy.recorded");
+        self.remove_all().await
+    }
+
+    /// Removes everything that there is of the sandbox. What cannot be removed now keeps its row.
+    pub(super) async fn remove_all(&mut self) -> Result<()> {
         if let Some(live) = self.phase.take_live() {
             live.vm.kill().await;
         }
         self.phase = Phase::Gone;
-        self.remove_all().await;
-        Ok(())
-    }
-
-    /// Removes everything that there is of the sandbox. What cannot be removed now keeps its row,
-    /// so that the next start of the daemon tries again.
-    pub(super) async fn remove_all(&mut self) {
-        if let Some(live) = self.phase.take_live() {
-            live.vm.kill().await;
-        }
         let name = self.record.id.as_str().to_owned();
         self.node.clean_run(&name);
         let _ = fault::point("destroy.killed");
@@ -63,14 +70,15 @@ impl Driver {
             Ok(()) => self.node.store.delete_sandbox(&self.record.id).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = removed {
-            tracing::error!(
+        match &removed {
+            Ok(()) => self.node.registry.remove(&self.record.id),
+            Err(error) => tracing::error!(
                 sandbox = name,
-                error = base::chain(&error),
+                error = base::chain(error),
                 "a destroyed sandbox is not wholly removed yet"
-            );
+            ),
         }
-        self.node.registry.remove(&self.record.id);
+        removed
     }
 
     pub(super) fn not_running(&self, what: &str) -> Error {

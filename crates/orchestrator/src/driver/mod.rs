@@ -147,12 +147,10 @@ impl Driver {
         }
     }
 
-    /// Tells how a new sandbox's beginning ended. After a failure nothing of it stays.
+    /// Tells how a new sandbox's beginning ended. After a failure nothing of it stays, or if that
+    /// cannot be, its owner may destroy it.
     async fn begun(&mut self, begun: Result<()>, reply: oneshot::Sender<Result<()>>) -> bool {
-        let goes_on = begun.is_ok();
-        if !goes_on {
-            self.remove_all().await;
-        }
+        let goes_on = begun.is_ok() || self.remove_all().await.is_err();
         let _ = reply.send(begun);
         goes_on
     }

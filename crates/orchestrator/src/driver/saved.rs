@@ -12,7 +12,7 @@ use vmm::{
     memory::{Capture, PAGE, PageFile, Ram},
 };
 
-use super::{Driver, launch::BootFiles};
+use super::{Driver, end::blame, launch::BootFiles};
 use crate::{
     Result,
     copying::Room,
@@ -119,6 +119,13 @@ impl Driver {
     pub(super) async fn launch_saved(&self, opened: Opened, layers: &[u32]) -> Result<Vm> {
         let Opened { engine, files, pages, connected } = opened;
         let vm = self.launch(&engine, files, layers)?;
+        match self.load(&vm, pages, connected).await {
+            Ok(()) => Ok(vm),
+            Err(error) => Err(blame(&vm, error).await),
+        }
+    }
+
+    async fn load(&self, vm: &Vm, pages: Pages, connected: bool) -> Result<()> {
         fault::point("saved.launched")?;
         vm.answers().await?;
         let memory = vm.memory()?;
@@ -141,7 +148,7 @@ impl Driver {
         {
             tracing::debug!(sandbox = %self.record.id, "a copy did not notice that it is one");
         }
-        Ok(vm)
+        Ok(())
     }
 }
 

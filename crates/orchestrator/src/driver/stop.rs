@@ -6,7 +6,7 @@ use base::{fault, files};
 use proto::message::Resting;
 use vmm::Vm;
 
-use super::{Driver, Live, Phase};
+use super::{Driver, Live, Phase, end::blame};
 use crate::{
     Result,
     model::StoppedBy,
@@ -44,17 +44,26 @@ impl Driver {
         {
             tracing::debug!(sandbox = %self.record.id, "the guest did not notice that we hung up");
         }
-        match self.save(&vm, by, resting.as_deref()).await {
+        // Recorded while the VM could still go on, so that what cannot be recorded has not happened.
+        let saved = match self.save(&vm, by, resting.as_deref()).await {
+            Ok(snapshot) => {
+                let since = snapshot.manifest.facts.taken_at;
+                self.enter(State::Stopped { since, by }).await.map(|()| snapshot)
+            }
+            Err(error) => Err(error),
+        };
+        match saved {
             Ok(snapshot) => {
                 self.shorten(&vm, &snapshot).await;
                 vm.kill().await;
                 self.node.clean_run(self.record.id.as_str());
                 self.phase = Phase::Cold;
                 self.set_resting(resting);
-                let since = snapshot.manifest.facts.taken_at;
-                self.enter(State::Stopped { since, by }).await
+                self.show();
+                Ok(())
             }
             Err(error) => {
+                let error = blame(&vm, error).await;
                 self.go_on_after_failed_stop(vm).await;
                 Err(error)
             }

@@ -155,6 +155,14 @@ impl SandboxDir {
         let directory = self.generation(number);
         files::commit_directory(temporary, &directory)?;
         fault::point("snapshot.renamed")?;
+        self.remove_older()?;
+        Ok(Snapshot { directory, manifest })
+    }
+
+    /// Removes the snapshots before the newest. The last before it is kept if it is small.
+    pub(super) fn remove_older(&self) -> Result<()> {
+        let mut older = self.numbered("snapshot-", "")?;
+        older.pop();
         let last = older.last().copied();
         for number in older {
             let kept = last == Some(number)
@@ -163,7 +171,7 @@ impl SandboxDir {
                 self.remove_generation(number);
             }
         }
-        Ok(Snapshot { directory, manifest })
+        Ok(())
     }
 
     /// The layers that any snapshot needs.

@@ -127,10 +127,10 @@ impl SandboxDir {
         usage(&self.path)
     }
 
-    /// Removes what a crash left half-made.
+    /// Removes what a crash left half-made or half-removed.
     pub(crate) fn sweep(&self) -> Result<()> {
         files::sweep_temporary(&self.path)?;
-        Ok(())
+        self.remove_older()
     }
 
     /// Removes everything.

@@ -39,7 +39,7 @@ pub(super) const SEGMENT_PAGES: u64 = (SEGMENT / PAGE) as u64;
 /// Length of a segment's checksum, bytes.
 const SUM: usize = 8;
 /// Segments that another thread is worth for.
-pub(super) const WORTH: usize = 4;
+pub(super) const SEGMENTS_WORTH: usize = 4;
 
 /// Pages that lie next to each other and are stored, or are all zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl PageFile {
 
     /// Reads everything once and checks it, without using it.
     pub fn verify(&self) -> Result<(), VmError> {
-        crew::each((0..self.segments()).collect(), WORTH, Vec::new, |buffer, index| {
+        crew::each((0..self.segments()).collect(), SEGMENTS_WORTH, Vec::new, |buffer, index| {
             self.segment(index, buffer).map(drop)
         })
     }

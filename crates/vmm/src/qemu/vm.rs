@@ -37,6 +37,8 @@ pub(super) const NOTICE_SOCKET: &str = "notice.sock";
 
 /// How long a monitor may take to answer a command that needs no work.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
+/// How long a monitor that does not answer any more may take to be gone.
+const DYING: Duration = Duration::from_millis(50);
 /// How long the loading of a device state may take.
 const LOAD: Duration = Duration::from_secs(30);
 /// Number of the descriptor set through which device states are written.
@@ -112,7 +114,7 @@ impl Vm {
         match limited.await.map_err(io::Error::other).flatten() {
             Ok(()) => Ok(()),
             // A monitor that is gone cannot be moved; that it is gone says more.
-            Err(error) => match timeout(Duration::from_millis(50), self.ended()).await {
+            Err(error) => match timeout(DYING, self.ended()).await {
                 Ok(ended) => Err(ended),
                 Err(_) => Err(VmError::io("limit the monitor's resources")(error)),
             },
@@ -151,6 +153,11 @@ impl Vm {
     pub async fn ended(&self) -> VmError {
         let exit = self.process.exited().await;
         VmError::Ended { exit, stderr: self.stderr_tail() }
+    }
+
+    /// How it ended, if it has, or is about to: that it cannot be talked to is seen a little earlier.
+    pub async fn gone(&self) -> Option<VmError> {
+        timeout(DYING, self.ended()).await.ok()
     }
 
     /// The end of what the monitor wrote to stderr.
@@ -346,7 +353,7 @@ impl Vm {
         match timeout(limit, raced).await {
             // A broken connection is how a death is seen first; the death itself says more.
             Ok(Err(error)) if !matches!(error, VmError::Ended { .. }) => {
-                match timeout(Duration::from_millis(50), self.ended()).await {
+                match timeout(DYING, self.ended()).await {
                     Ok(ended) if is_disconnect(&error) => Err(ended),
                     _ => Err(error),
                 }
