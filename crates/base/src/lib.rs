@@ -12,5 +12,7 @@ pub mod hash;
 pub mod ids;
 pub mod process;
 pub mod random;
+mod watch;
 
 pub use error::chain;
+pub use watch::watch;

@@ -22,6 +22,8 @@ use rustix::process::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
+use crate::watch;
+
 /// How much of a failed tool's stderr an error quotes, in bytes.
 const STDERR_QUOTED: usize = 2000;
 
@@ -218,10 +220,7 @@ impl Process {
     fn open(pid: Pid, ownership: Ownership) -> io::Result<Self> {
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
         let start_time = start_time(pid.as_raw_pid())?;
-        // SAFETY: the `OwnedFd` moves into the `AsyncFd` and is neither closed nor given away
-        // before it is deregistered on drop.
-        #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor's lifetime")]
-        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        let pidfd = watch(pidfd, Interest::READABLE)?;
         let ended = Mutex::new(None);
         Ok(Self { pid, start_time, pidfd, ownership, kill_on_drop: true, ended })
     }

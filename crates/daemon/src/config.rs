@@ -53,6 +53,8 @@ pub struct SandboxDefaults {
     pub idle_warm_sec: Option<IdleSetting>,
     /// When an idle sandbox goes to disk, seconds from the same moment.
     pub idle_cold_sec: Option<IdleSetting>,
+    /// Available memory of the host below which idle sandboxes go to disk early, MB.
+    pub memory_low_mb: Option<u64>,
 }
 
 impl SandboxDefaults {
@@ -75,6 +77,8 @@ pub struct Flags {
     pub insecure_listen: bool,
     /// `--idle-warm`.
     pub idle_warm: Option<IdleSetting>,
+    /// `--memory-low`.
+    pub memory_low_mb: Option<u64>,
     /// `--idle-cold`.
     pub idle_cold: Option<IdleSetting>,
 }
@@ -168,6 +172,7 @@ fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
     let mut sandbox = raw.sandbox;
     sandbox.idle_warm_sec = flags.idle_warm.or(sandbox.idle_warm_sec);
     sandbox.idle_cold_sec = flags.idle_cold.or(sandbox.idle_cold_sec);
+    sandbox.memory_low_mb = flags.memory_low_mb.or(sandbox.memory_low_mb);
     Ok(Config { data_dir, socket, listen, json_body_max, sandbox })
 }
 

@@ -53,6 +53,7 @@ impl Served {
                 disk_mib: 1024,
             },
             idle: orchestrator::model::IdlePolicy::default(),
+            memory_low_mib: Some(0),
         };
         let orchestrator = Orchestrator::open(settings).await.unwrap();
         orchestrator.store().ensure_admin().await.unwrap();

@@ -80,6 +80,7 @@ fn settings(data_dir: &Path) -> Settings {
             disk_mib: 1024,
         },
         idle: orchestrator::model::IdlePolicy::default(),
+        memory_low_mib: Some(0),
     }
 }
 

@@ -33,11 +33,19 @@ pub struct Options {
     /// Whether its daemon is the one in which [`Faults`] can make something go wrong. What it says
     /// of that in its log is no failure of the test then, unless it panics.
     pub faults: bool,
+    /// If set, available memory below which the daemon puts idle sandboxes on disk early, MB.
+    pub memory_low_mb: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kernels: true, recorded_templates: true, sandboxes_bytes: None, faults: false }
+        Self {
+            kernels: true,
+            recorded_templates: true,
+            sandboxes_bytes: None,
+            faults: false,
+            memory_low_mb: None,
+        }
     }
 }
 
@@ -49,6 +57,7 @@ pub struct Node {
     sandboxes: Option<Tmpfs>,
     binary: PathBuf,
     faults: Option<Faults>,
+    memory_low_mb: Option<u64>,
     logs: Vec<Arc<Log>>,
     keys: Mutex<Vec<String>>,
     expected: Mutex<Vec<&'static str>>,
@@ -82,6 +91,7 @@ impl Node {
             faults: options.faults.then(|| Faults::of(data.path())),
             logs: Vec::new(),
             keys: Mutex::default(),
+            memory_low_mb: options.memory_low_mb,
             expected: Mutex::default(),
             data,
         };
@@ -210,6 +220,8 @@ impl Node {
         self.terminate();
         let mut environment = self.faults.as_ref().map_or(Vec::new(), Faults::environment);
         environment.extend(fault.map(|fault| ("BHATTI_FAULT", fault.into())));
+        let low = self.memory_low_mb.map(|mb| ("BHATTI_MEMORY_LOW", mb.to_string().into()));
+        environment.extend(low);
         let daemon = Daemon::start(&self.binary, self.data(), &environment)?;
         self.logs.push(Arc::clone(&daemon.log));
         self.daemon = Some(daemon);

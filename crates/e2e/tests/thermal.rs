@@ -164,7 +164,7 @@ async fn what_is_kept_hot_stays_hot_and_edits_hold_at_once() {
     assert_eq!(node.admin().sandbox("renamed").await.unwrap().id, kept.id);
     assert_eq!(refused(node.admin().sandbox("dev").await).code, ErrorCode::SandboxNotFound);
     let taken = EditSandbox { name: Some("other".to_owned()), ..EditSandbox::default() };
-    assert_eq!(refused(kept.client.edit(&kept.id, &taken).await).code, ErrorCode::SandboxNameTaken);
+    assert_eq!(refused(kept.client.edit(&kept.id, &taken).await).code, ErrorCode::NameTaken);
 
     let keep = EditSandbox { keep_hot: Some(true), ..EditSandbox::default() };
     let woken = edit(&mut kept, keep.clone()).await;
@@ -381,4 +381,33 @@ async fn a_command_that_was_cut_off_by_a_long_stop_is_told_so() {
     };
     assert!(error.contains("stopped meanwhile") && error.contains("goes on as job"), "{error}");
     stop.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_short_of_memory_puts_the_idlest_on_disk_and_nobody_who_is_busy() {
+    // More than any host has, so that it is always short.
+    let options = Options { memory_low_mb: Some(1 << 30), ..Options::default() };
+    let node = Node::with(&options);
+    let never = IdleSetting::Never;
+    let mut idle = create(&node, "idle", IdleSetting::After(1), IdleSetting::After(3000)).await;
+    let mut kept = create(&node, "kept", never, never).await;
+    let mut busy = create(&node, "busy", never, IdleSetting::After(3000)).await;
+    idle.sh("echo kept > /dev/shm/memory").await;
+    let job = ExecRequest { keep_awake: true, ..sh("sleep 1000") };
+    busy.detach(&job).await;
+    becomes(&mut idle, Thermal::Warm).await;
+    // Long enough not to count as used this moment; nothing tells when that is over.
+    until("it has been idle for a while", async || {
+        let view = idle.view().await;
+        view.activity.is_none_or(|activity| activity.idle_sec >= 3).then_some(())
+    })
+    .await;
+    // Whoever starts another VM makes the host look.
+    let _another = create(&node, "another", never, never).await;
+    becomes(&mut idle, Thermal::Cold).await;
+    for awake in [&mut kept, &mut busy] {
+        assert_eq!(awake.view().await.thermal, Some(Thermal::Hot));
+    }
+    assert_eq!(idle.view().await.status, Status::Running);
+    assert_eq!(idle.sh("cat /dev/shm/memory").await, "kept");
 }

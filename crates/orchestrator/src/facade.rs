@@ -20,6 +20,7 @@ use crate::{
     recovery,
     sandbox::Sandbox,
     store::Store,
+    thermal::pressure,
 };
 
 /// How a node is set up.
@@ -33,6 +34,9 @@ pub struct Settings {
     pub defaults: Defaults,
     /// When sandboxes are put to sleep whose owners do not say.
     pub idle: IdlePolicy,
+    /// Available memory of the host below which idle sandboxes go to disk early, MiB; a twentieth of
+    /// all if absent.
+    pub memory_low_mib: Option<u64>,
 }
 
 /// What runs the VMs, for people.
@@ -117,6 +121,7 @@ impl Orchestrator {
     pub async fn open(settings: Settings) -> Result<Self> {
         let node = Arc::new(blocking(move || Node::open(settings)).await?);
         recovery::take_up(&node).await?;
+        tokio::spawn(pressure::watch(Arc::downgrade(&node)));
         Ok(Self { node })
     }
 

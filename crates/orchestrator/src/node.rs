@@ -31,6 +31,7 @@ use crate::{
     sandbox_dir::Origin,
     store::Store,
     template::{Shape, Templates},
+    thermal::pressure::Pressure,
 };
 
 /// When a control group that is still busy is looked at again.
@@ -62,6 +63,8 @@ pub(crate) struct Node {
     /// Held from looking a name up until it is taken.
     pub naming: Arc<tokio::sync::Mutex<()>>,
     starts: Arc<Semaphore>,
+    /// Who gives memory back when the host is short of it.
+    pub pressure: Arc<Pressure>,
     /// Memory that copies of running guests take.
     pub copying: Copying,
     /// Tells this node's control groups and processes from another node's on the same host.
@@ -129,6 +132,7 @@ pub fn node_tag(data_dir: &Path) -> String {
 impl Node {
     pub(crate) fn open(settings: Settings) -> Result<Self> {
         let layout = Layout::new(settings.data_dir.clone());
+        let memory_low_mib = settings.memory_low_mib;
         if let Some(reason) = layout.too_long() {
             return Err(Error::new(Kind::InvalidRequest, reason)
                 .hint("choose a shorter one with --data-dir"));
@@ -161,6 +165,7 @@ impl Node {
             registry: Registry::default(),
             naming: Arc::default(),
             starts: Arc::new(Semaphore::new(cpus * STARTS_PER_CPU)),
+            pressure: Arc::new(Pressure::new(memory_low_mib)),
             copying: Copying::default(),
             tag,
             cgroups: Hierarchy::detect(),

@@ -6,7 +6,7 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use base::ids::Name;
 use proto::{message::Resting, mux::Session};
@@ -18,7 +18,7 @@ use crate::{
     driver::{self, Begin, Command, Copied, Entry, Published},
     facade::{Progress, Started},
     guest::{Awake, Witness},
-    model::{Caller, Edit, SandboxView, SnapshotKind, Spec, StartFrom},
+    model::{Caller, Edit, SandboxView, SnapshotKind, Spec, StartFrom, Thermal},
     node::Node,
     record::Record,
     thermal::Rules,
@@ -145,6 +145,19 @@ impl Sandbox {
     pub(crate) async fn edit(&self, edit: Edit) -> Result<SandboxView> {
         self.ask(|reply| Command::Edit { edit, reply }).await?;
         Ok(self.view())
+    }
+
+    /// How long it has been idle, if it takes memory and may go to disk.
+    pub(crate) fn could_make_room(&self) -> Option<Duration> {
+        let thermal = self.shared.published.borrow().thermal?;
+        let policy = self.shared.published.borrow().policy;
+        let may = thermal != Thermal::Cold && self.shared.rules.sleeps(policy).cold.is_some();
+        self.shared.activity.idle().filter(|_| may)
+    }
+
+    /// Goes to disk if nothing is under way, and says whether it did.
+    pub(crate) async fn make_room(&self) -> Result<bool> {
+        self.ask(Command::MakeRoom).await
     }
 
     /// Makes directories that share its disk as it is now, and copies its memory if that is asked

@@ -41,6 +41,10 @@ pub(crate) struct Args {
     /// Idle time, from the same moment on, until it goes to disk [default: 30m]
     #[arg(long, value_name = "TIME", value_parser = idle::parse)]
     idle_cold: Option<IdleSetting>,
+    /// Available memory of the host below which idle sandboxes go to disk early, in MB [default: a
+    /// twentieth of all]
+    #[arg(long, value_name = "MB", env = "BHATTI_MEMORY_LOW")]
+    memory_low: Option<u64>,
     /// What to log: error, warn, info, debug, trace, or a filter
     #[arg(long, env = "BHATTI_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     log_level: String,
@@ -55,6 +59,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         insecure_listen: args.insecure_listen,
         idle_warm: args.idle_warm,
         idle_cold: args.idle_cold,
+        memory_low_mb: args.memory_low,
     })?;
     let sandbox = &config.sandbox;
     let settings = Settings {
@@ -66,6 +71,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
             disk_mib: sandbox.disk_size_mb.unwrap_or(DISK_MB),
         },
         idle: idle_policy(sandbox.idle()),
+        memory_low_mib: sandbox.memory_low_mb,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_io()

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Edit { edit: Edit, reply: oneshot::Sender<Result<()>> },
     /// Make directories that share its disk, and copy its memory.
     Copy { kind: SnapshotKind, into: Vec<PathBuf>, reply: oneshot::Sender<Result<Copied>> },
+    /// Go to disk before its time if nothing is under way.
+    MakeRoom(oneshot::Sender<Result<bool>>),
     /// Remove it.
     Destroy(oneshot::Sender<Result<()>>),
     /// Let go of it; the VM runs on.

@@ -35,7 +35,7 @@ impl Driver {
             scratch: template::disk(&template.directory),
             boot: Boot::Restore { state: template.devices()? },
         };
-        let vm = self.launch(&engine, files, &[0])?;
+        let vm = self.launch(&engine, files, &[0]).await?;
         fault::point("create.launched")?;
         let channel = self.identify(&vm, Patience::Running).await?;
         fault::point("create.identified")?;

@@ -13,6 +13,7 @@ use crate::{
     node::Engine,
     record::State,
     template,
+    thermal::pressure,
 };
 
 /// A host with less available memory than this starts no more VMs, MiB.
@@ -24,7 +25,17 @@ impl Driver {
     }
 
     /// Launches a VM over the given disk layers, the last of which it may write.
-    pub(super) fn launch(&self, engine: &Engine, files: BootFiles, layers: &[u32]) -> Result<Vm> {
+    ///
+    /// # Errors
+    /// [`Kind::HostOverloaded`] if the host has too little memory, though every sandbox that may
+    /// went to disk.
+    pub(super) async fn launch(
+        &self,
+        engine: &Engine,
+        files: BootFiles,
+        layers: &[u32],
+    ) -> Result<Vm> {
+        pressure::relieve(&self.node, RESERVE_MIB).await;
         if admission::available_mib().is_some_and(|mib| mib < RESERVE_MIB) {
             let message = "the host has not enough free memory to start another sandbox";
             return Err(Error::new(Kind::HostOverloaded, message)
@@ -45,7 +56,9 @@ impl Driver {
             confinement: Some(self.node.confinement(name, self.record.slot + 1, self.machine())?),
         };
         self.node.note_engine(name, &engine.qemu.fingerprint())?;
-        Ok(engine.qemu.launch(plan)?)
+        let vm = engine.qemu.launch(plan)?;
+        self.node.pressure.look();
+        Ok(vm)
     }
 
     /// Tells a guest that is nobody yet who it is.

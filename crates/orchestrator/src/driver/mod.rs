@@ -239,6 +239,12 @@ impl Driver {
             Command::Copy { kind, into, reply } => {
                 let _ = reply.send(self.copy(kind, into).await);
             }
+            Command::MakeRoom(reply) => {
+                if matches!(self.phase, Phase::Hot(_) | Phase::Warm(_)) {
+                    self.fall_asleep(Step::GoCold).await;
+                }
+                let _ = reply.send(Ok(matches!(self.phase, Phase::Cold)));
+            }
             Command::Destroy(reply) => {
                 let destroyed = self.destroy().await;
                 let gone = destroyed.is_ok();

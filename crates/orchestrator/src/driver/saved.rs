@@ -118,7 +118,7 @@ impl Driver {
     /// then, and its agent waits for a call.
     pub(super) async fn launch_saved(&self, opened: Opened, layers: &[u32]) -> Result<Vm> {
         let Opened { engine, files, pages, connected } = opened;
-        let vm = self.launch(&engine, files, layers)?;
+        let vm = self.launch(&engine, files, layers).await?;
         match self.load(&vm, pages, connected).await {
             Ok(()) => Ok(vm),
             Err(error) => Err(blame(&vm, error).await),

@@ -182,7 +182,7 @@ impl Driver {
         let before = self.directory.layers()?;
         let top = self.directory.add_layer(self.record.spec.disk_mib)?;
         let layers = [before.as_slice(), &[top]].concat();
-        let vm = self.launch(&engine, files, &layers)?;
+        let vm = self.launch(&engine, files, &layers).await?;
         fault::point("boot.launched")?;
         let begun = async {
             let channel = self.identify(&vm, Patience::Booting).await?;

@@ -7,6 +7,7 @@
 //! Every driver decides for its own sandbox, so all are decided at once and none is looked for.
 
 pub(crate) mod policy;
+pub(crate) mod pressure;
 pub(crate) mod schedule;
 
 use std::time::Duration;
