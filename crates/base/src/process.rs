@@ -14,6 +14,7 @@ use std::{
     },
     path::Path,
     process::{ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::process::{
@@ -203,6 +204,8 @@ pub struct Process {
     pidfd: AsyncFd<OwnedFd>,
     ownership: Ownership,
     kill_on_drop: bool,
+    /// How it ended, once somebody has reaped it: the kernel says it once.
+    ended: Mutex<Option<Exit>>,
 }
 
 impl fmt::Debug for Process {
@@ -219,7 +222,8 @@ impl Process {
         // before it is deregistered on drop.
         #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor's lifetime")]
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
-        Ok(Self { pid, start_time, pidfd, ownership, kill_on_drop: true })
+        let ended = Mutex::new(None);
+        Ok(Self { pid, start_time, pidfd, ownership, kill_on_drop: true, ended })
     }
 
     /// Takes up a process that an earlier daemon started. `None` if that very process, told by its
@@ -265,7 +269,7 @@ impl Process {
     }
 
     /// Waits until the process has exited, reaps it if it is ours, and says how it ended.
-    /// May be called again and gives [`Exit::Unknown`] then.
+    /// Whoever calls, however often, is told the same.
     pub async fn exited(&self) -> Exit {
         // The only failure is a runtime that is going away, in which case nobody looks any more.
         let _ = self.pidfd.readable().await;
@@ -283,14 +287,18 @@ impl Process {
         if self.ownership == Ownership::Adopted {
             return Exit::Unknown;
         }
-        match waitid(id, options) {
-            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => Exit::Code(code),
-                (_, Some(signal)) => Exit::Signal(signal),
-                _ => Exit::Unknown,
-            },
-            _ => Exit::Unknown,
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = *ended {
+            return known;
         }
+        let Ok(Some(status)) = waitid(id, options) else { return Exit::Unknown };
+        let exit = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (_, Some(signal)) => Exit::Signal(signal),
+            _ => Exit::Unknown,
+        };
+        *ended = Some(exit);
+        exit
     }
 }
 
@@ -341,7 +349,9 @@ mod tests {
     #[tokio::test]
     async fn an_exit_is_an_event_and_keeps_its_code() {
         let process = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
-        assert_eq!(process.exited().await, Exit::Code(7));
+        let (one, other) = tokio::join!(process.exited(), process.exited());
+        assert_eq!((one, other), (Exit::Code(7), Exit::Code(7)));
+        assert_eq!(process.exited().await, Exit::Code(7), "also later");
         let process = Command::new("sleep").arg("60").spawn().unwrap();
         assert_eq!(process.kill_and_wait().await, Exit::Signal(9));
     }

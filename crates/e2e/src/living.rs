@@ -8,7 +8,7 @@ use crate::{Guest, sh};
 /// disk and in a file system in memory; and one that counts only when it is asked and writes to a
 /// file that it has had open since it began.
 const PLANT: &str = "head -c 1000000 /dev/urandom > /tmp/kept; mkfifo /tmp/ask /tmp/answer; sync; \
-    (n=0; while :; do n=$((n+1)); echo $n >> /tmp/disk; echo $n >> /dev/shm/memory; usleep 20000; \
+    (n=0; while :; do n=$((n+1)); echo $n >> /tmp/disk; echo $n >> /dev/shm/memory; usleep 100000; \
     done) >/dev/null 2>&1 & \
     (exec 3>/tmp/open; n=0; while read x < /tmp/ask; do n=$((n+1)); echo $n >&3; \
     echo $n > /tmp/answer; done) >/dev/null 2>&1 & \
@@ -73,8 +73,8 @@ impl<'a> Counting<'a> {
     /// If it does not start.
     pub async fn begin(guest: &'a mut Guest) -> Self {
         let script = format!(
-            "n=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); echo $n; usleep 20000; done; \
-             exit {ENOUGH}"
+            "n=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); echo $n; echo $n > /tmp/last; \
+             usleep 50000; done; exit {ENOUGH}"
         );
         let started = guest.client.exec_stream(&guest.id, &sh(&script)).await;
         let mut events = started.expect("a command can be started");

@@ -58,7 +58,7 @@ async fn a_route_or_method_that_there_is_not_is_refused_in_the_same_form() {
         ("GET", "/", 404, "not_found"),
         ("POST", "/sandboxes/x/fly", 404, "not_found"),
         ("DELETE", "/sandboxes", 405, "method_not_allowed"),
-        ("PATCH", "/sandboxes/x", 405, "method_not_allowed"),
+        ("PUT", "/sandboxes/x", 405, "method_not_allowed"),
         ("GET", "/sandboxes/x/exec", 405, "method_not_allowed"),
         ("GET", "/sandboxes/no-such-sandbox", 404, "sandbox_not_found"),
         ("GET", "/sandboxes/..%2F..%2Fetc", 404, "sandbox_not_found"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub(crate) struct Agent {
     /// Nanoseconds that a small command took, the least seen; none yet if zero.
     small_command: AtomicU64,
     last_operation: Mutex<Instant>,
+    /// Whether the host has said that it will hang up.
+    hang_up: AtomicBool,
 }
 
 impl Agent {
@@ -96,6 +98,7 @@ impl Agent {
             identities: watch::Sender::new(0),
             small_command: AtomicU64::new(0),
             last_operation: Mutex::new(Instant::now()),
+            hang_up: AtomicBool::new(false),
         })
     }
 
@@ -163,6 +166,17 @@ impl Agent {
         if known == 0 || took < known {
             self.small_command.store(took, Ordering::Relaxed);
         }
+    }
+
+    /// Notes whether the host has said that it will hang up. One that does so without a word may
+    /// not have got what was said last: this may be a copy.
+    pub(crate) fn expect_hang_up(&self, expected: bool) {
+        self.hang_up.store(expected, Ordering::Relaxed);
+    }
+
+    /// See [`expect_hang_up`](Self::expect_hang_up).
+    pub(crate) fn expects_hang_up(&self) -> bool {
+        self.hang_up.load(Ordering::Relaxed)
     }
 
     pub(crate) fn activity(&self) -> Activity {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use proto::message::{ErrorCode, PortInfo, WireError};
 use tokio::task::spawn_blocking;
@@ -16,17 +17,18 @@ const LISTEN: &str = "0A";
 /// A socket that listens: its port and address, and its inode.
 type Listener = (u16, IpAddr, u64);
 
-/// All of them, lowest first.
+/// All of them, lowest first. Who listens is found by looking at every process; those that have not
+/// been looked at when `patience` ends are not named.
 ///
 /// # Errors
 /// The thread that looks was lost.
-pub(crate) async fn list() -> Result<Vec<PortInfo>, WireError> {
-    // Who listens is found by looking at every process.
-    let ports = spawn_blocking(|| find(Path::new("/proc"))).await;
+pub(crate) async fn list(patience: Duration) -> Result<Vec<PortInfo>, WireError> {
+    let ports = spawn_blocking(move || find(Path::new("/proc"), patience)).await;
     ports.map_err(|error| refuse(ErrorCode::Failed, format!("ports: {error}")))
 }
 
-fn find(proc: &Path) -> Vec<PortInfo> {
+fn find(proc: &Path, patience: Duration) -> Vec<PortInfo> {
+    let begin = Instant::now();
     let text = |name| fs::read_to_string(proc.join(name)).unwrap_or_default();
     let mut listeners = parse(&text("net/tcp"));
     listeners.extend(parse(&text("net/tcp6")));
@@ -35,7 +37,7 @@ fn find(proc: &Path) -> Vec<PortInfo> {
     listeners.dedup_by_key(|listener| (listener.0, listener.1));
     let mut owners = BTreeMap::new();
     if !listeners.is_empty() {
-        owners = find_owners(proc, &listeners);
+        owners = find_owners(proc, &listeners, || begin.elapsed() >= patience);
     }
     let info = |(port, address, inode): Listener| {
         let owner = owners.get(&inode);
@@ -80,8 +82,13 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// The process with the lowest id for each socket, and its name.
-fn find_owners(proc: &Path, listeners: &[Listener]) -> BTreeMap<u64, (i32, Option<String>)> {
+/// The process with the lowest id for each socket, and its name, as far as they are found before
+/// it is `late`.
+fn find_owners(
+    proc: &Path,
+    listeners: &[Listener],
+    late: impl Fn() -> bool,
+) -> BTreeMap<u64, (i32, Option<String>)> {
     let mut wanted: Vec<u64> = listeners.iter().map(|listener| listener.2).collect();
     let mut owners = BTreeMap::new();
     let processes = fs::read_dir(proc).into_iter().flatten().flatten();
@@ -104,7 +111,7 @@ fn find_owners(proc: &Path, listeners: &[Listener]) -> BTreeMap<u64, (i32, Optio
                 owners.insert(inode, (pid, name));
             }
         }
-        if wanted.is_empty() {
+        if wanted.is_empty() || late() {
             break;
         }
     }
@@ -122,7 +129,7 @@ mod tests {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = first.local_addr().unwrap().port();
         let second = TcpListener::bind("[::1]:0").ok();
-        let ports = find(Path::new("/proc"));
+        let ports = find(Path::new("/proc"), Duration::MAX);
         assert!(ports.is_sorted_by_key(|port| port.port));
         let found = ports.iter().find(|found| found.port == port).unwrap();
         assert_eq!(found.address, "127.0.0.1");
@@ -132,6 +139,8 @@ mod tests {
             let port = second.local_addr().unwrap().port();
             assert!(ports.iter().any(|found| found.port == port && found.address == "::1"));
         }
+        let ports = find(Path::new("/proc"), Duration::ZERO);
+        assert!(ports.iter().any(|found| found.port == port && found.pid.is_none()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::frame::FRAME_MAX;
 use proto::message::{ErrorCode, JobInfo, JobState, Resting, WireError};
@@ -16,6 +17,9 @@ use crate::ports;
 /// most of a frame to the jobs.
 const PORTS_MAX: usize = 1000;
 
+/// How long it is looked for who listens on them: somebody waits for the guest to stand still.
+const OWNERS_WITHIN: Duration = Duration::from_millis(20);
+
 /// Bytes of a frame for what is around the lists.
 const AROUND: usize = 256;
 
@@ -24,7 +28,7 @@ const AROUND: usize = 256;
 /// # Errors
 /// The ports cannot be looked at.
 pub(crate) async fn rest(agent: &Agent, hang_up: bool) -> Result<Resting, WireError> {
-    let mut ports = ports::list().await?;
+    let mut ports = ports::list(OWNERS_WITHIN).await?;
     ports.truncate(PORTS_MAX);
     let mut sessions = agent.sessions.list();
     if hang_up {

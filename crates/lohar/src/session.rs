@@ -179,7 +179,10 @@ impl Shared {
                 Response::Identified
             }),
             Request::Refresh(wanted) => identity::refresh(agent, &wanted).map(|()| Response::Done),
-            Request::Rest { hang_up } => rest::rest(agent, hang_up).await.map(Response::Resting),
+            Request::Rest { hang_up } => {
+                agent.expect_hang_up(hang_up);
+                rest::rest(agent, hang_up).await.map(Response::Resting)
+            }
             Request::Sync => rest::sync(agent).await.map(|()| Response::Done),
             Request::Ping => Ok(Response::Done),
             Request::Activity => Ok(Response::Activity(agent.activity())),
@@ -225,7 +228,9 @@ impl Shared {
             | Request::Watch { .. }
             | Request::Pack { .. }
             | Request::Unpack { .. } => return files::serve(agent, request, stream).await,
-            Request::Ports => ports::list().await.map(|ports| Response::Ports { ports }),
+            Request::Ports => {
+                ports::list(Duration::MAX).await.map(|ports| Response::Ports { ports })
+            }
             Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
         };
         Some((stream, response.unwrap_or_else(Response::Error)))
@@ -240,6 +245,7 @@ impl Shared {
 
     fn hello(&self, hello: &Hello) -> Result<Response, WireError> {
         let identity = self.agent.identity();
+        self.agent.expect_hang_up(false);
         let mut proof = None;
         match &identity {
             None => self.set_standing(Standing::Maker),

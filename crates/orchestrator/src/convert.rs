@@ -19,8 +19,8 @@ impl From<VmError> for Error {
             }
             VmError::Ended { .. } => Self::new(Kind::VmDied, error.to_string()),
             VmError::Corrupt { .. } => {
-                Self::new(Kind::SnapshotCorrupt, "the sandbox's memory snapshot does not verify")
-                    .hint("its disk is untouched: bhatti start NAME --from disk")
+                // Whoever knows the sandbox or the snapshot says what can be done.
+                Self::new(Kind::SnapshotCorrupt, "the memory snapshot does not verify")
                     .caused_by(error)
             }
             VmError::Silent { .. } => Self::new(Kind::Timeout, error.to_string()),

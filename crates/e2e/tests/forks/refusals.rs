@@ -66,7 +66,7 @@ async fn a_copy_that_cannot_become_somebody_else_is_never_handed_out() {
         ),
         (
             "/etc/hostname",
-            "umount /etc/hostname; mv /etc/hostname /etc/was; mkdir /etc/hostname",
+            "umount -l /etc/hostname; mv /etc/hostname /etc/was; mkdir /etc/hostname",
             "rmdir /etc/hostname; mv /etc/was /etc/hostname",
         ),
     ] {

@@ -30,7 +30,7 @@ const PARTS: [&str; 11] = [
     "OpenSSL",
     "boot id",
 ];
-/// The only part that copies share: they have not booted.
+/// The only part that copies share with a source that has ever looked at it: they have not booted.
 const SHARED: &str = "boot id";
 
 fn now() -> f64 {
@@ -78,7 +78,8 @@ async fn source(node: &Node) -> Guest {
         .root(
             "mkdir -p /opt; cd /tmp; mv ld.so openssl *.so.* /opt; chmod 755 /opt/*; \
                mkfifo ask answer; (exec 3</dev/urandom; while read x < ask; do \
-               head -c 16 <&3 | od -An -tx1 > answer; done) >/dev/null 2>&1 & :",
+               head -c 16 <&3 | od -An -tx1 > answer; done) >/dev/null 2>&1 & \
+               cat /proc/sys/kernel/random/boot_id",
         )
         .await;
     guest

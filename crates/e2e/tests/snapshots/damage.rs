@@ -74,7 +74,9 @@ async fn a_stopped_sandbox_whose_files_are_damaged_is_not_started_and_loses_no_m
         let file = file(&directory, end);
         let kept = std::fs::read(&file).unwrap();
         damage.to(&file);
-        let body = refused(guest.start(None).await);
+        let started = guest.start(None).await;
+        assert!(started.is_err(), "{end} {damage:?} goes unnoticed");
+        let body = refused(started);
         assert_eq!(body.code, ErrorCode::SnapshotCorrupt, "{end} {damage:?}: {body:?}");
         assert!(body.hint.is_some(), "{end} {damage:?}: {body:?}");
         let view = guest.view().await;

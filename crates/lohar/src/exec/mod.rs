@@ -12,6 +12,7 @@
 pub(crate) mod command;
 pub(crate) mod output;
 pub(crate) mod process;
+mod recent;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,7 @@ use tokio::time::{Instant, timeout_at};
 use self::command::Command;
 use self::output::Outputs;
 use self::process::Process;
+use self::recent::Recent;
 use crate::activity::Held;
 use crate::agent::Agent;
 use crate::jobs::Reserved;
@@ -48,6 +50,7 @@ struct Foreground {
     process: Process,
     /// The job that it becomes if the host is lost.
     job: Reserved,
+    recent: Recent,
     _running: Held,
 }
 
@@ -92,6 +95,9 @@ pub(crate) async fn serve(
         Served::Told => command.process.leave_behind(),
         Served::ClientGone => command.process.life.kill().await,
         Served::SessionLost => {
+            if !agent.expects_hang_up() {
+                command.keep_recent();
+            }
             let Foreground { process, job, .. } = command;
             jobs::adopt(agent, request, job.id(), process);
         }
@@ -103,11 +109,18 @@ impl Foreground {
         let running = agent.begin_command()?;
         let process = Process::start(agent, request, request.stdin)?;
         let job = jobs::reserve(agent, request, process.pid(), process.started);
-        Ok(Self { agent: Arc::clone(agent), process, job, _running: running })
+        let recent = Recent::default();
+        Ok(Self { agent: Arc::clone(agent), process, job, recent, _running: running })
     }
 
     fn started(&self) -> Response {
         Response::Started { pid: self.process.pid(), job: self.job.id().to_owned() }
+    }
+
+    /// What was said last may have gone nowhere.
+    fn keep_recent(&mut self) {
+        let unsent = std::mem::take(&mut self.process.unsent);
+        self.process.unsent = self.recent.take().chain(unsent).collect();
     }
 
     async fn attend(&mut self, send: &mut SendHalf, recv: &mut RecvHalf) -> Served {
@@ -151,7 +164,9 @@ impl Foreground {
         };
         let pumped = tokio::select! {
             biased;
-            pumped = pump(outputs, send, &mut ended) => pumped.map_err(Served::from),
+            pumped = pump(outputs, send, &mut self.recent, &mut ended) => {
+                pumped.map_err(Served::from)
+            }
             gone = feed => Err(gone),
             never = supervise => Err(never),
         };
@@ -190,13 +205,17 @@ impl Foreground {
 async fn pump(
     outputs: &mut Outputs,
     send: &mut SendHalf,
+    recent: &mut Recent,
     ended: &mut oneshot::Receiver<Exited>,
 ) -> Result<Exited, MuxError> {
     loop {
         tokio::select! {
             biased;
             Ok(exited) = &mut *ended => return Ok(exited),
-            (kind, piece) = outputs.next() => send.send_data(kind, piece).await?,
+            (kind, piece) = outputs.next() => {
+                send.send_data(kind, piece).await?;
+                recent.push(kind, piece);
+            }
         }
         outputs.told();
     }

@@ -36,7 +36,7 @@ impl Orchestrator {
         progress: Progress,
     ) -> Result<Vec<SandboxView>> {
         let source = sandbox.view();
-        let names = names(&source.name, request)?;
+        let (called, names) = (source.name.clone(), names(&source.name, request)?);
         allowed(&source.spec, owner.limits)?;
         self.node.engine().await?;
         let spec = Arc::new(source.spec);
@@ -51,7 +51,14 @@ impl Orchestrator {
             drop(naming);
             all_or_none(begin(&node, &source, records, &progress).await?).await
         });
-        forked.await.map_err(|error| Error::internal("a task failed", error))?
+        let forked = forked.await.map_err(|error| Error::internal("a task failed", error))?;
+        forked.map_err(|error| match (error.kind, &error.hint) {
+            (Kind::SnapshotCorrupt, None) => error.hint(format!(
+                "{called} sleeps and cannot be woken from it either: bhatti start {called} --from \
+                 disk boots its disk, and loses only what was in memory"
+            )),
+            _ => error,
+        })
     }
 }
 

@@ -127,6 +127,7 @@ impl Orchestrator {
         let record = copy_of(&owner.id, name, &from.spec, Policy::default());
         let naming = Arc::clone(&self.node.naming).lock_owned().await;
         let (node, limit) = (Arc::clone(&self.node), owner.limits.sandboxes);
+        let called = from.name.clone();
         let begun = tokio::spawn(async move {
             let record = node.store.insert_sandbox(&record, limit).await?;
             drop(naming);
@@ -147,7 +148,8 @@ impl Orchestrator {
                 Err(_) => Err(Error::new(Kind::Internal, "the sandbox's driver ended")),
             }
         });
-        begun.await.map_err(|error| Error::internal("a task failed", error))?
+        let begun = begun.await.map_err(|error| Error::internal("a task failed", error))?;
+        begun.map_err(|error| useless(error, &called))
     }
 }
 
@@ -173,6 +175,21 @@ async fn share(node: &Node, from: &SnapshotRecord, id: &SandboxId) -> Result<()>
         return Err(not_found(from.name.as_str()));
     }
     shared
+}
+
+/// What the owner of a snapshot can do that cannot be used.
+fn useless(error: Error, name: &Name) -> Error {
+    match error.kind {
+        Kind::SnapshotCorrupt => error.hint(format!(
+            "nothing can be made of it any more; what was made of it before is not affected. \
+             Remove it: bhatti snapshot delete {name}"
+        )),
+        Kind::SnapshotIncompatible => error.hint(format!(
+            "{name} can be resumed on a host that is like the one where it was taken; take another \
+             one for this host"
+        )),
+        _ => error,
+    }
 }
 
 fn no_memory() -> Error {

@@ -48,6 +48,7 @@ impl Driver {
             Memory::Captured(captured) => Saved::Memory(captured),
             Memory::Directory => match self.directory.snapshot()? {
                 Some(found) => {
+                    self.directory.has_newer_layers(&found.manifest)?;
                     snapshot = found;
                     Saved::File(&snapshot)
                 }

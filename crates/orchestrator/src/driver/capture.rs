@@ -160,9 +160,16 @@ impl Driver {
         }
         let Some(top) = live.vm.top_layer().await? else { return Ok(()) };
         live.vm.flatten_layers().await?;
+        // On the disk before what it replaces goes: first most of it, then what the monitor has in
+        // its caches, for which the guest has to stand still.
+        let flushing = self.directory.clone();
+        blocking(move || flushing.flush_layer(top)).await?;
+        live.vm.pause().await?;
+        if matches!(self.phase, Phase::Hot(_)) {
+            live.vm.resume().await?;
+        }
         let directory = self.directory.clone();
         blocking(move || {
-            // On the disk before what it replaces goes.
             directory.flush_layer(top)?;
             let mut keep = directory.layers_of_snapshots()?;
             keep.push(top);

@@ -100,6 +100,9 @@ impl Driver {
                     layers.last().copied().into_iter().collect::<Vec<u32>>()
                 }
             };
+            // The VM stands still already, but what it was told since then may be in the monitor's
+            // caches only.
+            vm.pause().await?;
             fault::point("stop.merged")?;
             let (directory, snapshot) = (self.directory.clone(), snapshot.clone());
             blocking(move || directory.layers_shortened(&snapshot, &rest)).await

@@ -140,7 +140,7 @@ impl Driver {
         let facts = &snapshot.manifest.facts;
         let mut opened = self.open_saved(Saved::File(snapshot)).await?;
         let _turn = self.node.turn().await?;
-        if self.directory.has_newer_layers(facts)? {
+        if self.directory.has_newer_layers(&snapshot.manifest)? {
             // They are about to be thrown away for the snapshot, so it had better be good.
             opened = opened.verify().await?;
             self.directory.keep_only(snapshot)?;
@@ -176,7 +176,7 @@ impl Driver {
         let _turn = self.node.turn().await?;
         if let Ok(Some(snapshot)) = self.directory.snapshot() {
             // Without one of its layers the disk would be something that never was.
-            self.directory.has_newer_layers(&snapshot.manifest.facts)?;
+            self.directory.has_newer_layers(&snapshot.manifest)?;
         }
         // A layer of its own, so that the snapshot's layers stay as they are if the boot fails.
         let before = self.directory.layers()?;

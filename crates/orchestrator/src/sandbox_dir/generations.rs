@@ -1,6 +1,7 @@
 //! The memory snapshots in a sandbox's directory.
 
 use std::{
+    io::ErrorKind,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -25,6 +26,8 @@ pub(crate) struct SnapshotManifest {
     pub format: u32,
     pub facts: Facts,
     pub devices_sha256: String,
+    /// How long the files of its layers are at least, bytes.
+    pub layer_bytes: Vec<u64>,
     /// What it takes on disk, bytes.
     pub bytes: u64,
 }
@@ -57,8 +60,13 @@ impl Snapshot {
     /// The checked device state.
     pub(crate) fn devices(&self) -> Result<OwnedFd> {
         let path = self.directory.join("devices");
-        if hash::file(&path)? != self.manifest.devices_sha256 {
-            return Err(damaged("its device state does not match its checksum"));
+        match hash::file(&path) {
+            Ok(sum) if sum == self.manifest.devices_sha256 => {}
+            Ok(_) => return Err(damaged("its device state does not match its checksum")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(damaged("its device state is missing"));
+            }
+            Err(error) => return Err(error.into()),
         }
         crate::template::open(&path)
     }
@@ -70,6 +78,17 @@ impl Snapshot {
 
     pub(crate) fn pages(&self) -> PathBuf {
         self.directory.join("pages")
+    }
+}
+
+/// Shares a file that a snapshot consists of.
+pub(super) fn link(from: &Path, to: &Path) -> Result<()> {
+    match fs_err::hard_link(from, to) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let name = from.file_name().unwrap_or_default().to_string_lossy();
+            Err(damaged(&format!("{name} is missing")).caused_by(error))
+        }
+        linked => Ok(linked?),
     }
 }
 
@@ -122,10 +141,12 @@ impl SandboxDir {
     pub(crate) fn commit_snapshot(&self, temporary: &Path, facts: Facts) -> Result<Snapshot> {
         let bytes = disk::sparse::allocated_bytes(&temporary.join("devices"))?
             + disk::sparse::allocated_bytes(&temporary.join("pages"))?;
+        let layer_bytes = self.lengths(&facts.layers)?;
         let manifest = SnapshotManifest {
             format: FORMAT,
             facts,
             devices_sha256: hash::file(&temporary.join("devices"))?,
+            layer_bytes,
             bytes,
         };
         sealed::write(&temporary.join("manifest.json"), &manifest)?;
@@ -186,6 +207,7 @@ impl SandboxDir {
         }
         let mut manifest = snapshot.manifest.clone();
         manifest.facts.layers = layers.to_vec();
+        manifest.layer_bytes = self.lengths(layers)?;
         sealed::write(&snapshot.directory.join("manifest.json"), &manifest)?;
         fault::point("layers.named")?;
         self.keep_layers(layers)
@@ -218,7 +240,7 @@ impl SandboxDir {
         fs_err::create_dir(&directory)?;
         for name in ["devices", "pages"] {
             fault::point("link.snapshot")?;
-            fs_err::hard_link(snapshot.directory.join(name), directory.join(name))?;
+            link(&snapshot.directory.join(name), &directory.join(name))?;
         }
         // A manifest is rewritten when layers are merged, so each has its own.
         sealed::write(&directory.join("manifest.json"), &snapshot.manifest)?;

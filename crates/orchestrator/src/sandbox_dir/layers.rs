@@ -11,9 +11,10 @@ use std::{
 };
 
 use base::{fault, files};
+use disk::qcow2::Qcow2Error;
 
-use super::{Facts, SandboxDir, damaged, sealed};
-use crate::{Error, Result};
+use super::{SandboxDir, SnapshotManifest, damaged, generations::link, sealed};
+use crate::{Error, Kind, Result};
 
 /// Clusters of 64 KiB, QEMU's own default.
 const CLUSTER_BITS: u32 = 16;
@@ -22,6 +23,10 @@ const CLUSTER_BITS: u32 = 16;
 /// costs as much as was written since the last time, reading through many layers costs a little
 /// each time.
 const MOST_OWN: usize = 4;
+
+/// What is left to do if not even the disk is whole.
+pub(super) const BACKUP: &str =
+    "bring the sandbox's directory back from a backup of the data directory";
 
 /// What a named snapshot says of its layers.
 const LAYERS: &str = "layers.json";
@@ -74,13 +79,14 @@ impl SandboxDir {
     /// # Errors
     /// [`Kind::SnapshotCorrupt`](crate::Kind::SnapshotCorrupt) if layers are missing that the
     /// snapshot needs.
-    pub(crate) fn has_newer_layers(&self, facts: &Facts) -> Result<bool> {
+    pub(crate) fn has_newer_layers(&self, manifest: &SnapshotManifest) -> Result<bool> {
         let there = self.layers()?;
-        if facts.layers.iter().any(|layer| !there.contains(layer)) {
-            return Err(damaged("it names disk layers that are not there")
-                .hint("bring the sandbox's directory back from a backup of the data directory"));
+        let layers = &manifest.facts.layers;
+        if layers.iter().any(|layer| !there.contains(layer)) {
+            return Err(damaged("it names disk layers that are not there").hint(BACKUP));
         }
-        Ok(there.len() > facts.layers.len())
+        self.check_lengths(layers, &manifest.layer_bytes)?;
+        Ok(there.len() > layers.len())
     }
 
     /// Opens layers in order, only the last for writing.
@@ -96,9 +102,14 @@ impl SandboxDir {
     /// monitor could have written anything.
     pub(crate) fn open_layer(&self, number: u32, write: bool) -> Result<OwnedFd> {
         let file = fs_err::OpenOptions::new().read(true).write(write).open(self.layer(number))?;
-        disk::qcow2::validate_header(file.file())
-            .map_err(|error| Error::internal("the sandbox's disk cannot be used", error))?;
-        Ok(file.into_parts().0.into())
+        match disk::qcow2::validate_header(file.file()) {
+            Ok(_) => Ok(file.into_parts().0.into()),
+            Err(Qcow2Error::Io(error)) => Err(error.into()),
+            Err(error) => {
+                let message = format!("layer {number} of the disk is damaged");
+                Err(Error::new(Kind::SnapshotCorrupt, message).hint(BACKUP).caused_by(error))
+            }
+        }
     }
 
     /// Whether and how the layers are to become fewer when the sandbox stops.
@@ -128,20 +139,41 @@ impl SandboxDir {
         }
         for number in numbers {
             fault::point("link.layer")?;
-            fs_err::hard_link(self.layer(*number), target.layer(*number))?;
+            link(&self.layer(*number), &target.layer(*number))?;
         }
         Ok(())
     }
 
     /// Writes down which layers a named snapshot consists of.
     pub(crate) fn seal_layers(&self) -> Result<()> {
-        sealed::write(&self.path.join(LAYERS), &self.layers()?)
+        let layers = self.layers()?;
+        let lengths = self.lengths(&layers)?;
+        sealed::write(&self.path.join(LAYERS), &(layers, lengths))
     }
 
     /// The layers that a named snapshot consists of.
     pub(crate) fn disk_layers(&self) -> Result<Vec<u32>> {
-        sealed::read(&self.path.join(LAYERS))
-            .map_err(|_| damaged("the list of its disk's layers cannot be read"))
+        let (layers, lengths): (Vec<u32>, Vec<u64>) = sealed::read(&self.path.join(LAYERS))
+            .map_err(|_| damaged("the list of its disk's layers cannot be read"))?;
+        self.check_lengths(&layers, &lengths)?;
+        Ok(layers)
+    }
+
+    /// How long the files of these layers are, bytes.
+    pub(super) fn lengths(&self, numbers: &[u32]) -> Result<Vec<u64>> {
+        numbers.iter().map(|number| Ok(fs_err::metadata(self.layer(*number))?.len())).collect()
+    }
+
+    /// That nothing of these layers was cut off. A merge that broke off may have made one longer.
+    fn check_lengths(&self, numbers: &[u32], lengths: &[u64]) -> Result<()> {
+        let there = self.lengths(numbers)?;
+        match there.iter().zip(lengths).position(|(there, wanted)| there < wanted) {
+            Some(at) => {
+                let message = format!("layer {} of the disk is cut off", numbers[at]);
+                Err(Error::new(Kind::SnapshotCorrupt, message).hint(BACKUP))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Has the content of a layer on the disk.

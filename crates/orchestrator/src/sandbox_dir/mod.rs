@@ -25,8 +25,11 @@ use serde::{Deserialize, Serialize};
 pub(crate) use generations::{Facts, Snapshot};
 pub(crate) use layers::Shorten;
 
-use self::generations::damaged;
-use crate::{Error, Result};
+use self::{
+    generations::{SnapshotManifest, damaged},
+    layers::BACKUP,
+};
+use crate::{Error, Kind, Result};
 
 const FORMAT: u32 = 2;
 const ORIGIN: &str = "origin.json";
@@ -82,8 +85,10 @@ impl SandboxDir {
     }
 
     pub(crate) fn origin(&self) -> Result<Origin> {
-        sealed::read(&self.path.join(ORIGIN))
-            .map_err(|error| Error::internal("the sandbox's own description cannot be read", error))
+        sealed::read(&self.path.join(ORIGIN)).map_err(|error| {
+            let message = format!("what the disk was made of ({ORIGIN}) cannot be read");
+            Error::new(Kind::SnapshotCorrupt, message).hint(BACKUP).caused_by(error)
+        })
     }
 
     /// A new directory at `path` that shares these layers. Not flushed.

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Capture, PAGE, PageFile, PageStats, Ram, crew,
-    pages::{SEGMENT, SEGMENT_PAGES, WORTH, Writer},
+    pages::{SEGMENT, SEGMENT_PAGES, SEGMENTS_WORTH, Writer},
     scan,
     spans::{self, Span, batches},
 };
@@ -19,6 +19,8 @@ use crate::VmError;
 
 /// How many pages one thread copies before it takes the next: 4 MiB.
 const BATCH: u64 = 1024;
+/// Batches that another thread is worth for.
+const WORTH: usize = 2;
 /// By how much a capture may be larger than what it was foreseen to be, as a part of it, and in
 /// bytes.
 const MARGIN: usize = 8;
@@ -152,11 +154,11 @@ impl GuestMemory {
         let memory = self.window(true).map_err(VmError::io(FILLING))?;
         let zeros = batches(&file.spans(true), SEGMENT_PAGES);
         let zeroed = || vec![0; SEGMENT];
-        crew::each(zeros, WORTH, zeroed, |zeros, batch| {
+        crew::each(zeros, SEGMENTS_WORTH, zeroed, |zeros, batch| {
             memory.write(&batch, zeros).map_err(VmError::io(FILLING))
         })?;
         let stored = (0..).zip(batches(&file.spans(false), SEGMENT_PAGES)).collect();
-        crew::each(stored, WORTH, Vec::new, |buffer, (index, batch): (u64, Vec<Span>)| {
+        crew::each(stored, SEGMENTS_WORTH, Vec::new, |buffer, (index, batch): (u64, Vec<Span>)| {
             let data = file.segment(index, buffer)?;
             memory.write(&batch, data).map_err(VmError::io(FILLING))
         })
@@ -240,19 +242,4 @@ fn locate(maps: &str, inode: u64, bytes: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_split_mapping_is_found_and_a_partial_one_is_not() {
-        let maps = "\
-7f0000000000-7f0000200000 rw-p 00000000 00:01 77   /memfd:other (deleted)
-7f1000000000-7f1000100000 rw-p 00000000 00:01 42   /memfd:bhatti-ram (deleted)
-7f1000100000-7f1000400000 rw-p 00100000 00:01 42   /memfd:bhatti-ram (deleted)
-7ffc00000000-7ffc00001000 rw-p 00000000 00:00 0    [stack]
-";
-        assert_eq!(locate(maps, 42, 4 << 20), Some(0x7f10_0000_0000));
-        assert_eq!(locate(maps, 42, 5 << 20), None);
-        assert_eq!(locate(maps, 43, 4 << 20), None);
-    }
-}
+mod tests;

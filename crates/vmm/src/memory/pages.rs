@@ -39,7 +39,7 @@ pub(super) const SEGMENT_PAGES: u64 = (SEGMENT / PAGE) as u64;
 /// Length of a segment's checksum, bytes.
 const SUM: usize = 8;
 /// Segments that another thread is worth for.
-pub(super) const WORTH: usize = 4;
+pub(super) const SEGMENTS_WORTH: usize = 4;
 
 /// Pages that lie next to each other and are stored, or are all zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,13 @@ impl PageFile {
     /// Opens a page file and checks its footer and run table; the data is checked while it is
     /// read. `template` is the key of the template that the pages belong on.
     pub fn open(path: &Path, template: &[u8; 32], guest_pages: u64) -> Result<Self, VmError> {
-        let mut file = fs_err::File::open(path).map_err(VmError::io("open the page file"))?.into();
+        let mut file = match fs_err::File::open(path) {
+            Ok(file) => file.into(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(corrupt(path, "it is missing"));
+            }
+            Err(error) => return Err(VmError::io("open the page file")(error)),
+        };
         let (table, table_at) = read_table(&mut file, path, template, guest_pages)?;
         let runs = decode_runs(&table, guest_pages).map_err(|why| corrupt(path, why))?;
         let data = stats(&runs).stored * PAGE as u64;
@@ -92,7 +98,7 @@ impl PageFile {
 
     /// Reads everything once and checks it, without using it.
     pub fn verify(&self) -> Result<(), VmError> {
-        crew::each((0..self.segments()).collect(), WORTH, Vec::new, |buffer, index| {
+        crew::each((0..self.segments()).collect(), SEGMENTS_WORTH, Vec::new, |buffer, index| {
             self.segment(index, buffer).map(drop)
         })
     }

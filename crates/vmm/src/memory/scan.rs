@@ -57,10 +57,12 @@ fn ask(
             first: (region.start - start) / PAGE as u64,
             pages: (region.end - region.start) / PAGE as u64,
         }));
-        if reached <= at {
-            return Err(Errno::IO);
+        // The kernel says how far it has come only if it ran out of room; otherwise that may be
+        // anywhere before the end.
+        match filled.last() {
+            Some(last) if filled.len() == ioctl::REGIONS => at = reached.max(last.end),
+            _ => break,
         }
-        at = reached;
     }
     Ok(spans)
 }
@@ -104,7 +106,7 @@ mod ioctl {
     const IS_SWAPPED: u64 = 1 << 4;
 
     /// Regions asked for at a time.
-    const REGIONS: usize = 4096;
+    pub(super) const REGIONS: usize = 4096;
 
     /// `struct page_region`.
     #[derive(Debug, Clone, Copy, Default)]
@@ -139,7 +141,8 @@ mod ioctl {
         _regions: &'a mut [Region],
     }
 
-    /// The anonymous pages from address `start` on, and up to where they were looked for. `regions`
+    /// The first [`REGIONS`] runs of anonymous pages from address `start` on, and up to where they
+    /// were looked for. `regions`
     /// is where they are put, whatever it has held.
     #[expect(unsafe_code, reason = "there is no other way to make this request")]
     pub(super) fn written<'a>(
@@ -192,6 +195,35 @@ mod ioctl {
             // SAFETY: this is the pointer that `as_ptr` has given.
             let argument = unsafe { &*argument.cast::<Argument>() };
             Ok((usize::try_from(out).unwrap_or(0), argument.walk_end))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_and_we_find_the_same() {
+        let pid = std::process::id();
+        let pagemap = File::from(fs_err::File::open(format!("/proc/{pid}/pagemap")).unwrap());
+        // Less than the kernel keeps before it hands it out, as much as we ask for, and more.
+        for regions in [500, 600, ioctl::REGIONS, 10_000] {
+            let pages = 2 * regions as u64;
+            let mut data = vec![0u8; usize::try_from(pages + 1).unwrap() * PAGE];
+            data.iter_mut().step_by(2 * PAGE).for_each(|byte| *byte = 1);
+            let start = (data.as_ptr().expose_provenance() as u64).next_multiple_of(PAGE as u64);
+            let part = Span { first: 0, pages };
+            let found = read(&pagemap, start, part).unwrap();
+            assert_eq!(found.len(), regions);
+            match ask(&pagemap, start, part, &mut Vec::new()) {
+                // An older kernel.
+                Err(error) => assert_eq!(error, Errno::NOTTY),
+                Ok(asked) => {
+                    assert!(asked == found, "{} are {} to the kernel", regions, asked.len())
+                }
+            }
+            drop(data);
         }
     }
 }
