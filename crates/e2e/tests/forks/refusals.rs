@@ -8,7 +8,7 @@ async fn alone(node: &Node, guest: &mut Guest, when: &str) {
     let all = guest.client.sandboxes(&[]).await.unwrap();
     assert_eq!(all.iter().map(|s| &s.id).collect::<Vec<_>>(), [&guest.id], "{when}");
     node.monitor(&guest.id);
-    assert_eq!((node.monitors().len(), node.groups().len() > 0), (1, true), "{when}");
+    assert_eq!((node.monitors().len(), !node.groups().is_empty()), (1, true), "{when}");
     for directory in ["sandboxes", "run"] {
         let entries = std::fs::read_dir(node.data().join(directory)).unwrap();
         let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();

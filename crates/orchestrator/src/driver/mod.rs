@@ -264,11 +264,17 @@ impl Driver {
 
     /// Keeps the new state, then shows it.
     async fn enter(&mut self, state: State) -> Result<()> {
+        self.keep(state).await?;
+        self.show();
+        Ok(())
+    }
+
+    /// Keeps the new state, which is shown later.
+    async fn keep(&mut self, state: State) -> Result<()> {
         let generation = self.record.generation + 1;
         self.node.store.update_state(&self.record.id, generation, &state).await?;
         self.record.generation = generation;
         self.record.state = state;
-        self.show();
         Ok(())
     }
 

@@ -48,7 +48,7 @@ impl Driver {
         let saved = match self.save(&vm, by, resting.as_deref()).await {
             Ok(snapshot) => {
                 let since = snapshot.manifest.facts.taken_at;
-                self.enter(State::Stopped { since, by }).await.map(|()| snapshot)
+                self.keep(State::Stopped { since, by }).await.map(|()| snapshot)
             }
             Err(error) => Err(error),
         };

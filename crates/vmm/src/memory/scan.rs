@@ -220,7 +220,7 @@ mod tests {
                 // An older kernel.
                 Err(error) => assert_eq!(error, Errno::NOTTY),
                 Ok(asked) => {
-                    assert!(asked == found, "{} are {} to the kernel", regions, asked.len())
+                    assert!(asked == found, "{} are {} to the kernel", regions, asked.len());
                 }
             }
             drop(data);
