@@ -17,7 +17,7 @@ const GAPLESS: &str = "for f in /tmp/disk /dev/shm/memory; do \
 const LINES: u64 = 20_000;
 
 /// A file on the disk of a sandbox and a process in its memory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Content {
     hash: String,
 }
