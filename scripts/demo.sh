@@ -38,6 +38,13 @@ table() {
     done
 }
 
+clear_away() {
+    for name in dev try-1 try-2 later; do
+        "$bhatti" destroy -y "$name" >/dev/null 2>&1 || true
+    done
+    "$bhatti" snapshot delete -y base >/dev/null 2>&1 || true
+}
+
 finish() {
     local code=$?
     trap - EXIT
@@ -46,7 +53,7 @@ finish() {
         echo "the daemon's log:" >&2
         tail -n 30 "$daemon_log" >&2
     fi
-    "$bhatti" destroy -y dev >/dev/null 2>&1 || true
+    clear_away
     stop_daemon
     exit "$code"
 }
@@ -59,7 +66,7 @@ names+=("daemon start")
 times+=($((${EPOCHREALTIME/[.,]/} - start)))
 cat "$daemon_log"
 # An earlier demo may have been killed halfway.
-"$bhatti" destroy -y dev >/dev/null 2>&1 || true
+clear_away
 
 step "create" "bhatti create --name dev --cpus 2 --memory 1024"
 step "exec" "bhatti exec dev -- uname -a"
@@ -67,7 +74,15 @@ step "file write" "echo 'still here' | bhatti file write dev /tmp/x"
 step "file read" "bhatti file read dev /tmp/x"
 step "stop (all of it on disk)" "bhatti stop dev"
 step "exec (wakes it)" "bhatti exec dev -- cat /tmp/x"
+step "snapshot (it runs on)" "bhatti snapshot create dev --name base"
+step "two forks (it runs on)" "bhatti fork dev --name try --count 2"
+step "exec in a fork" "bhatti exec try-2 -- sh -c 'hostname; cat /tmp/x'"
+step "resume the snapshot" "bhatti snapshot resume base --name later"
 step "list" "bhatti list"
 step "inspect" "bhatti inspect dev"
 step "destroy" "bhatti destroy -y dev"
+step "snapshots" "bhatti snapshot list"
+step "a fork needs nobody" "bhatti exec try-1 -- cat /tmp/x"
+step "destroy" "bhatti destroy -y try-1 && bhatti destroy -y try-2 && bhatti destroy -y later"
+step "delete the snapshot" "bhatti snapshot delete -y base"
 table
