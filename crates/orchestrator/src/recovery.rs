@@ -49,7 +49,9 @@ async fn settle_snapshots(node: &Arc<Node>) -> Result<HashSet<String>> {
         match record.state {
             SnapshotState::Ready => drop(known.insert(record.id.as_str().to_owned())),
             SnapshotState::Making | SnapshotState::Removing => {
-                copies::remove(node, &record.id).await;
+                if copies::remove(node, &record.id).await.is_err() {
+                    known.insert(record.id.as_str().to_owned());
+                }
             }
         }
     }

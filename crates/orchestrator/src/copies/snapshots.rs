@@ -25,6 +25,9 @@ use crate::{
     template,
 };
 
+/// The state of snapshots that can be used.
+const READY: [SnapshotState; 1] = [SnapshotState::Ready];
+
 impl Orchestrator {
     /// Keeps what a sandbox is now under a name. It goes on after a moment. Goes on to its end even
     /// if the caller leaves.
@@ -63,7 +66,7 @@ impl Orchestrator {
                     Ok(SnapshotTaken { snapshot: view(&node, record).await?, stall: copied.stall })
                 }
                 Err(error) => {
-                    remove(&node, &record.id).await;
+                    let _ = remove(&node, &record.id).await;
                     Err(error)
                 }
             }
@@ -74,7 +77,7 @@ impl Orchestrator {
     /// The owner's snapshots by name.
     pub async fn snapshots(&self, owner: &User) -> Result<Vec<SnapshotView>> {
         let mut views = Vec::new();
-        for record in ready(&self.node, owner).await? {
+        for record in those(&self.node, owner, &READY).await? {
             views.push(view(&self.node, record).await?);
         }
         views.sort_by(|a, b| a.name.cmp(&b.name));
@@ -86,7 +89,7 @@ impl Orchestrator {
     /// # Errors
     /// [`Kind::SnapshotNotFound`], also for what belongs to somebody else.
     pub async fn snapshot(&self, owner: &User, name_or_id: &str) -> Result<SnapshotView> {
-        view(&self.node, find(&self.node, owner, name_or_id).await?).await
+        view(&self.node, find(&self.node, owner, name_or_id, &READY).await?).await
     }
 
     /// Removes a snapshot. What was made of it goes on.
@@ -94,13 +97,14 @@ impl Orchestrator {
     /// # Errors
     /// [`Kind::SnapshotNotFound`].
     pub async fn delete_snapshot(&self, owner: &User, name_or_id: &str) -> Result<SnapshotView> {
-        let record = find(&self.node, owner, name_or_id).await?;
+        // One that could be removed only in part can be removed again.
+        let removable = [SnapshotState::Ready, SnapshotState::Removing];
+        let record = find(&self.node, owner, name_or_id, &removable).await?;
         let (node, id) = (Arc::clone(&self.node), record.id.clone());
         let shown = view(&node, record).await?;
         let removing = tokio::spawn(async move {
             node.store.update_snapshot(&id, SnapshotState::Removing).await?;
-            remove(&node, &id).await;
-            Ok::<_, Error>(())
+            remove(&node, &id).await
         });
         removing.await.map_err(|error| Error::internal("a task failed", error))??;
         Ok(shown)
@@ -117,7 +121,7 @@ impl Orchestrator {
         name: Option<String>,
         progress: Progress,
     ) -> Result<SandboxView> {
-        let from = find(&self.node, owner, snapshot).await?;
+        let from = find(&self.node, owner, snapshot, &READY).await?;
         allowed(&from.spec, owner.limits)?;
         self.node.engine().await?;
         let name: Name = match name {
@@ -254,26 +258,33 @@ fn write_new(from: &OwnedFd, path: &Path) -> Result<()> {
 
 /// Removes what there is of a snapshot. What cannot be removed now keeps its row, so that the next
 /// start of the daemon tries again.
-pub(crate) async fn remove(node: &Node, id: &SnapshotId) {
+pub(crate) async fn remove(node: &Node, id: &SnapshotId) -> Result<()> {
     let place = node.layout.snapshot(id);
     let removed = match blocking(move || Ok(files::remove_any(&place)?)).await {
         Ok(()) => node.store.delete_snapshot(id).await,
         Err(error) => Err(error),
     };
-    if let Err(error) = removed {
-        tracing::error!(snapshot = %id, error = base::chain(&error),
+    if let Err(error) = &removed {
+        tracing::error!(snapshot = %id, error = base::chain(error),
             "a snapshot is not wholly removed yet");
     }
+    removed
 }
 
-async fn ready(node: &Node, owner: &User) -> Result<Vec<SnapshotRecord>> {
+/// The owner's snapshots that are in one of these states.
+async fn those(node: &Node, owner: &User, states: &[SnapshotState]) -> Result<Vec<SnapshotRecord>> {
     let mut records = node.store.snapshots().await?;
-    records.retain(|r| r.owner == owner.id && r.state == SnapshotState::Ready);
+    records.retain(|r| r.owner == owner.id && states.contains(&r.state));
     Ok(records)
 }
 
-async fn find(node: &Node, owner: &User, name_or_id: &str) -> Result<SnapshotRecord> {
-    let records = ready(node, owner).await?;
+async fn find(
+    node: &Node,
+    owner: &User,
+    name_or_id: &str,
+    states: &[SnapshotState],
+) -> Result<SnapshotRecord> {
+    let records = those(node, owner, states).await?;
     let by_name = records.iter().position(|r| r.name.as_str() == name_or_id);
     let found = by_name.or_else(|| records.iter().position(|r| r.id.as_str() == name_or_id));
     let found = found.and_then(|index| records.into_iter().nth(index));
