@@ -123,8 +123,9 @@ fn incomplete(sandbox: &Sandbox, there: &[String]) -> Vec<String> {
 /// Whether a directory has what every disk has, and nothing strange.
 fn well_formed(there: &[String]) -> bool {
     let (origins, layers) = (count(there, "origin.json"), count(there, "layer-"));
-    let strange = there.len() - layers - count(there, "snapshot-") - origins;
-    origins == 1 && layers > 0 && strange == 0
+    let lists = count(there, "layers.json");
+    let strange = there.len() - layers - count(there, "snapshot-") - origins - lists;
+    origins == 1 && layers > 0 && lists < 2 && strange == 0
 }
 
 fn count(names: &[String], prefix: &str) -> usize {
