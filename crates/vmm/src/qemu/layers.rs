@@ -128,7 +128,12 @@ impl Vm {
         if lower.is_empty() {
             return Ok(());
         }
-        let job = json!({"job-id": FLATTEN, "device": layer_node(top), "base-node": RAW_DISK});
+        // Without a name of ours the monitor writes its own for the base into the layer, and what
+        // names a backing file is refused.
+        let job = json!({
+            "job-id": FLATTEN, "device": layer_node(top), "base-node": RAW_DISK,
+            "backing-file": "",
+        });
         self.run_job("block-stream", FLATTEN, job).await?;
         for layer in lower {
             self.drop_layer(layer).await?;
