@@ -67,9 +67,7 @@ impl Act {
             Self::Create(name) => client.create(&create_request(name), drop).await.map(drop),
             Self::Check(name) => client.exec(name, &e2e::sh("true")).await.map(drop),
             Self::Stop(name) => client.stop(name, drop).await.map(drop),
-            Self::Start(name) => {
-                client.start(name, &StartSandbox::default(), drop).await.map(drop)
-            }
+            Self::Start(name) => client.start(name, &StartSandbox::default(), drop).await.map(drop),
             Self::Pause(name) => client.pause(name).await.map(drop),
             Self::Destroy(name) => client.destroy(name).await.map(drop),
             Self::Fork(from, name) => {
@@ -185,14 +183,15 @@ impl Soak {
         self.troubles += 1;
         if self.dice.roll(2) == 0 {
             let after_ms = self.dice.roll(SOON_MS);
-            let (daemon, monitor) =
-                [(true, false), (false, true), (true, true)][usize::try_from(self.dice.roll(3)).unwrap()];
+            let (daemon, monitor) = [(true, false), (false, true), (true, true)]
+                [usize::try_from(self.dice.roll(3)).unwrap()];
             return Some(Trouble::Death { after_ms, daemon, monitor });
         }
         let places: Vec<String> =
             self.node.faults().passed().into_iter().map(|passing| passing.place).collect();
         let place = self.dice.pick(&places)?.clone();
-        let action = ["kill", "vmm", "both", "enospc", "eio"][usize::try_from(self.dice.roll(5)).unwrap()];
+        let action =
+            ["kill", "vmm", "both", "enospc", "eio"][usize::try_from(self.dice.roll(5)).unwrap()];
         Some(Trouble::Armed(format!("{place}={action}")))
     }
 
@@ -286,8 +285,7 @@ impl Soak {
     }
 
     async fn started_again(&mut self, sandbox: &Sandbox, when: &str) {
-        let started =
-            self.node.admin().start(&sandbox.name, &StartSandbox::default(), drop).await;
+        let started = self.node.admin().start(&sandbox.name, &StartSandbox::default(), drop).await;
         let started = started.unwrap_or_else(|error| {
             panic!("{when}: {} cannot be started: {:?}", sandbox.name, error.to_body())
         });
