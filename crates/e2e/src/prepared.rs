@@ -60,16 +60,21 @@ fn prepare() -> io::Result<Prepared> {
     fs::create_dir_all(&home)?;
     remove_unused(&home, &key)?;
     let lock = open_lock(&home, &key)?;
-    // Exclusive first, so that of several processes one records and the others wait for it.
-    flock(&lock, FlockOperation::LockExclusive)?;
     let directory = home.join(&key);
+    let complete = directory.join("complete");
+    flock(&lock, FlockOperation::LockShared)?;
+    if !complete.exists() {
+        // Of several processes one records and the others wait for it. Whoever only uses what is
+        // there must not wait for others who do.
+        flock(&lock, FlockOperation::LockExclusive)?;
+    }
     let prepared = Prepared {
         binary: directory.join("bhatti"),
         data,
         directory: directory.clone(),
         _in_use: lock,
     };
-    if !directory.join("complete").exists() {
+    if !complete.exists() {
         base::files::remove_any(&directory)?;
         fs::create_dir_all(directory.join("templates"))?;
         fs::copy(&binary, &prepared.binary)?;
@@ -77,7 +82,7 @@ fn prepare() -> io::Result<Prepared> {
             fs::copy(&faulty, directory.join("faulty"))?;
         }
         record(&prepared)?;
-        fs::write(directory.join("complete"), "")?;
+        fs::write(complete, "")?;
     }
     flock(&prepared._in_use, FlockOperation::LockShared)?;
     Ok(prepared)

@@ -139,7 +139,14 @@ impl Soak {
         {
             panic!("{when}: {:?}", error.to_body());
         }
-        self.recover(&when).await;
+        if matches!(act, Act::Destroy(_) | Act::Forget(_))
+            && matches!(outcome, Err(ClientError::Api(_)))
+        {
+            // What is half removed is good for nothing but to be removed.
+            let again = self.carry_out(&act, None).await;
+            again.unwrap_or_else(|error| panic!("{when}, again: {:?}", error.to_body()));
+        }
+        self.recover(trouble.as_ref(), &when).await;
         self.note(&act, outcome.is_ok(), &when).await;
         self.look(&when).await;
     }
@@ -204,7 +211,7 @@ impl Soak {
         let doing = act.clone();
         let doing = tokio::spawn(async move { doing.carry_out(&mut client).await });
         if let Some(Trouble::Death { after_ms, daemon, monitor }) = trouble {
-            // What is to be hit is a moment that nothing tells of.
+            #[expect(clippy::disallowed_methods, reason = "a moment that nothing tells of")]
             tokio::time::sleep(Duration::from_millis(*after_ms)).await;
             let monitors = self.node.monitors();
             if *monitor && let Some((pid, _)) = self.dice.pick(&monitors) {
@@ -221,8 +228,19 @@ impl Soak {
     }
 
     /// A daemon serves again, and what it says is so.
-    async fn recover(&mut self, when: &str) {
-        if self.node.ended().is_some() {
+    async fn recover(&mut self, trouble: Option<&Trouble>, when: &str) {
+        let died = match trouble {
+            Some(Trouble::Death { daemon, .. }) => *daemon,
+            Some(Trouble::Armed(fault)) if self.node.faults().happened() => {
+                let died = fault.ends_with("=kill") || fault.ends_with("=both");
+                if died {
+                    drop(self.node.ended());
+                }
+                died
+            }
+            _ => false,
+        };
+        if died {
             self.node.restart();
         }
         agreed(&self.node, when).await;
