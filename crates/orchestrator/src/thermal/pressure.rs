@@ -25,10 +25,11 @@ use tokio::{
 
 use crate::{admission, node::Node, sandbox::Sandbox};
 
-/// Where the kernel tells, and after what: some process waited for memory for 150 ms of a second.
-/// See Documentation/accounting/psi.rst of the kernel.
+/// Where the kernel tells, and after what: some process waited for memory for 300 ms of two seconds,
+/// the shortest time that it watches for everybody. See Documentation/accounting/psi.rst of the
+/// kernel.
 const TOLD_AT: &str = "/proc/pressure/memory";
-const TOLD_WHEN: &[u8] = b"some 150000 1000000\0";
+const TOLD_WHEN: &[u8] = b"some 300000 2000000\0";
 
 /// A sandbox that was used this moment is likely to be used again.
 const YOUNG: Duration = Duration::from_secs(2);
