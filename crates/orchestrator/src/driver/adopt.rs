@@ -77,6 +77,10 @@ impl Driver {
 
     /// The VM is gone: what is on disk says what the sandbox is now.
     pub(super) async fn settle_without_vm(&mut self, cause: String) {
+        if let Err(error) = self.directory.drop_blank_layers() {
+            tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
+                "the disk's layers could not be looked through");
+        }
         match self.complete_snapshot() {
             Some(snapshot) => self.finish_stop(&snapshot).await,
             None => self.fail(cause).await,

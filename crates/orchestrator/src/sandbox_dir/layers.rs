@@ -54,13 +54,36 @@ impl SandboxDir {
     pub(crate) fn add_layer(&self, disk_mib: u64) -> Result<u32> {
         let number = self.layers()?.last().map_or(0, |last| last + 1);
         let path = self.layer(number);
-        let file = fs_err::OpenOptions::new().write(true).create_new(true).open(&path)?;
-        let made = disk::qcow2::create_overlay(file.file(), disk_mib << 20, CLUSTER_BITS);
-        if let Err(error) = made {
-            let _ = fs_err::remove_file(&path);
-            return Err(std::io::Error::from(error).into());
+        // What has the name of a layer is one: whoever dies here leaves none that is half-made.
+        let temporary = files::temporary_sibling(&path);
+        let made = (|| {
+            let file = fs_err::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+            disk::qcow2::create_overlay(file.file(), disk_mib << 20, CLUSTER_BITS)
+                .map_err(std::io::Error::from)?;
+            fs_err::rename(&temporary, &path)
+        })();
+        if made.is_err() {
+            let _ = fs_err::remove_file(&temporary);
         }
+        made?;
         Ok(number)
+    }
+
+    /// Removes layers on top of which nothing has reached the disk, not even what makes them layers:
+    /// the host lost its power. Their guest was never told that anything in them was safe.
+    pub(crate) fn drop_blank_layers(&self) -> Result<()> {
+        let named = self.layers_of_snapshots().unwrap_or_default();
+        for number in self.layers()?.into_iter().rev() {
+            let mut head = [0; 4];
+            let file = fs_err::File::open(self.layer(number))?;
+            let read = std::os::unix::fs::FileExt::read_at(file.file(), &mut head, 0)?;
+            if named.contains(&number) || head[..read].iter().any(|byte| *byte != 0) {
+                break;
+            }
+            tracing::warn!(layer = number, "a layer that never reached the disk is removed");
+            self.remove_layer(number)?;
+        }
+        Ok(())
     }
 
     /// Removes the layers that are not in `keep`.
@@ -221,6 +244,20 @@ mod tests {
         parent.remove().unwrap();
         assert_eq!(child.shorten(&nine).unwrap(), Some(Shorten::Into(0)), "all are its own now");
         child.open_layers(&nine).unwrap();
+    }
+
+    #[test]
+    fn a_layer_that_never_reached_the_disk_goes_and_others_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let sandbox = directory(root.path().join("sandbox"));
+        sandbox.add_layer(64).unwrap();
+        for (number, length) in [(2, 0), (3, 262_144)] {
+            fs_err::File::create(sandbox.layer(number)).unwrap().set_len(length).unwrap();
+        }
+        sandbox.drop_blank_layers().unwrap();
+        assert_eq!(sandbox.layers().unwrap(), [0, 1]);
+        sandbox.drop_blank_layers().unwrap();
+        assert_eq!(sandbox.layers().unwrap(), [0, 1]);
     }
 
     #[test]
