@@ -237,7 +237,7 @@ impl Soak {
             Some(Trouble::Armed(fault)) if self.node.faults().happened() => {
                 let died = fault.ends_with("=kill") || fault.ends_with("=both");
                 if died {
-                    drop(self.node.ended());
+                    let _how = self.node.ended();
                 }
                 died
             }
