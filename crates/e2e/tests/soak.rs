@@ -220,6 +220,11 @@ impl Soak {
             if *monitor && let Some((pid, _)) = self.dice.pick(&monitors) {
                 // It may just have ended by itself.
                 let _ = kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL);
+                // Until then nobody can know that it is dead.
+                e2e::until("the monitor is gone", async || {
+                    e2e::process_start(*pid).is_err().then_some(())
+                })
+                .await;
             }
             if *daemon {
                 self.node.kill9();
