@@ -5,6 +5,7 @@
 //! meet the clock is another matter each time.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stderr, reason = "what was done last says why it failed")]
 
 use std::{
     collections::BTreeMap,
