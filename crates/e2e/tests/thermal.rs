@@ -285,7 +285,11 @@ async fn commands_are_served_whatever_pauses_or_stops_it_at_that_moment() {
         let (put_away, said) = tokio::time::timeout(HANGS, both)
             .await
             .unwrap_or_else(|_| panic!("round {round} hangs"));
-        put_away.unwrap();
+        // A pause that comes before the command has woken what was stopped has nothing to pause.
+        let fits = put_away
+            .as_ref()
+            .map_or_else(|error| error.api_code() == Some(&ErrorCode::WrongState), |()| true);
+        assert!(fits, "round {round}: {put_away:?}");
         assert_eq!(said, round.to_string());
     }
 }
