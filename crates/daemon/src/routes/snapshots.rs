@@ -27,6 +27,9 @@ use crate::{
     show,
 };
 
+// What clients are told is what they get.
+const _: () = assert!(api::MAX_FORKS == orchestrator::MOST_COPIES);
+
 pub(crate) async fn checkpoint(
     State(app): State<App>,
     Caller(user): Caller,

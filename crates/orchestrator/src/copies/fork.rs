@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Most copies that are made at once.
-pub(crate) const MOST_COPIES: u32 = 100;
+pub const MOST_COPIES: u32 = 100;
 
 impl Orchestrator {
     /// Makes copies of a sandbox as it is now: all, or after an error none. The sandbox goes on

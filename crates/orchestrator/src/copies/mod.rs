@@ -16,6 +16,7 @@ use base::{
     ids::{Name, SandboxId, UserId},
 };
 
+pub use self::fork::MOST_COPIES;
 pub(crate) use self::snapshots::remove;
 
 use crate::{

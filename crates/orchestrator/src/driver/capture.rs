@@ -11,7 +11,7 @@ use std::{
 };
 
 use base::{clock, fault};
-use vmm::Vm;
+use vmm::{Vm, memory::GuestMemory};
 
 use super::{Driver, Phase, saved::Captured};
 use crate::{
@@ -34,6 +34,13 @@ pub(crate) struct Copied {
     pub memory: Option<Arc<Captured>>,
     /// How long the guest stood still, if it ran.
     pub stall: Option<Duration>,
+}
+
+/// What copying the memory takes.
+struct Plan {
+    facts: Facts,
+    memory: GuestMemory,
+    room: Room,
 }
 
 /// What came of the moment in which the guest stood still.
@@ -120,7 +127,11 @@ impl Driver {
         let plan = match kind {
             SnapshotKind::Memory => {
                 let room = self.node.copying.reserve(vm.private_bytes()?)?;
-                Some((self.facts(vm, layers.clone(), connected)?, room))
+                Some(Plan {
+                    facts: self.facts(vm, layers.clone(), connected)?,
+                    memory: ready(vm).await?,
+                    room,
+                })
             }
             SnapshotKind::Disk => None,
         };
@@ -260,19 +271,29 @@ impl Driver {
     }
 }
 
+/// The guest's memory, with the host's taken that its copy will need: a page costs more to take than
+/// to copy, and until here the guest runs.
+async fn ready(vm: &Vm) -> Result<GuestMemory> {
+    let memory = vm.memory()?;
+    blocking(move || {
+        memory.make_room()?;
+        Ok(memory)
+    })
+    .await
+}
+
 /// What happens while the guest stands still. It runs again afterwards, if it did before.
-async fn stand_still(vm: &Vm, hot: bool, number: u32, plan: Option<(Facts, Room)>) -> Stood {
+async fn stand_still(vm: &Vm, hot: bool, number: u32, plan: Option<Plan>) -> Stood {
     let began = Instant::now();
     let captured = async {
         if hot {
             vm.pause().await?;
         }
         fault::point("copy.paused")?;
-        let Some((facts, room)) = plan else {
+        let Some(Plan { facts, memory, room }) = plan else {
             vm.switch_to_layer(number).await?;
             return Ok(None);
         };
-        let memory = vm.memory()?;
         let rest = async {
             let devices = vm.device_state().await?;
             vm.switch_to_layer(number).await?;
