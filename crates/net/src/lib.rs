@@ -13,4 +13,8 @@
 //! ([`address`]), so what should be there can be said without looking, and compared.
 
 pub mod address;
+mod dns;
+pub mod egress;
 pub mod policy;
+
+pub use dns::Upstreams;
