@@ -52,7 +52,10 @@ pub enum Upstreams {
 pub(super) enum Outcome {
     Records(Vec<Record>),
     /// There is no such name, or nothing of that type, and how long that counts.
-    Nothing { code: ResponseCode, soa: Option<Record> },
+    Nothing {
+        code: ResponseCode,
+        soa: Option<Record>,
+    },
     /// Nobody answered, or not in a way that could be understood.
     Failed,
 }
@@ -142,9 +145,9 @@ impl Current {
     /// Reads the file again if it changed. It is small and on a local disk.
     fn look(&mut self, path: &Path) {
         self.looked = Some(Instant::now());
-        let stamp = std::fs::metadata(path).ok().map(|meta: Metadata| {
-            (meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec())
-        });
+        let stamp = std::fs::metadata(path)
+            .ok()
+            .map(|meta: Metadata| (meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec()));
         // While it is being replaced it may be missing; the servers of before are better than none.
         if stamp.is_none() || stamp == self.stamp {
             return;

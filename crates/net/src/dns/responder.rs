@@ -68,9 +68,8 @@ impl Responder {
         };
         let say = |reply| Step::Answer(message::write(&question, reply, transport));
         let guard = &self.guard;
-        let known = guard
-            .locate(source)
-            .and_then(|place| Some((place, guard.directory.policy(place)?)));
+        let known =
+            guard.locate(source).and_then(|place| Some((place, guard.directory.policy(place)?)));
         let Some((place, policy)) = known else { return say(Reply::code(ResponseCode::Refused)) };
         let policy = Arc::clone(&policy.borrow());
         match names::route(&question.query, place, &policy, &guard.directory) {
@@ -142,13 +141,7 @@ impl Responder {
         Reply { answers: records, ..Reply::default() }
     }
 
-    fn note(
-        &self,
-        place: Place,
-        question: &Question,
-        address: Option<Ipv4Addr>,
-        verdict: Verdict,
-    ) {
+    fn note(&self, place: Place, question: &Question, address: Option<Ipv4Addr>, verdict: Verdict) {
         let host = names::host_name(&question.query.name);
         self.guard.log.record(place, Target { address, ..Target::name(&host, verdict) });
     }

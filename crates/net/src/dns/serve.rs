@@ -134,8 +134,7 @@ async fn connection(
 /// The next question; none at the end. What was read of it is kept if this is not waited for.
 async fn next(from: &mut OwnedReadHalf, bytes: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     loop {
-        if let Some(size) = bytes.first_chunk().map(|size| usize::from(u16::from_be_bytes(*size)))
-        {
+        if let Some(size) = bytes.first_chunk().map(|size| usize::from(u16::from_be_bytes(*size))) {
             if size > QUESTION_MAX {
                 return Err(io::ErrorKind::InvalidData.into());
             }
@@ -152,5 +151,4 @@ async fn next(from: &mut OwnedReadHalf, bytes: &mut Vec<u8>) -> io::Result<Optio
 }
 
 #[cfg(test)]
-#[path = "serve/tests.rs"]
 mod tests;

@@ -173,7 +173,8 @@ mod tests {
         for index in 0..PAIRS_MAX * 3 {
             tokio::time::advance(Duration::from_millis(1)).await;
             assert!(bindings.names(place(2), ONE).contains(&"kept".into()));
-            bindings.bind(place(2), &format!("n{index}"), &[(ONE, TTL_MIN)]);
+            let address = Ipv4Addr::from(0x0800_0000 + u32::try_from(index).unwrap());
+            bindings.bind(place(2), "flood", &[(address, TTL_MIN)]);
             let table = &bindings.lock()[&place(2)];
             assert!(table.pairs <= PAIRS_MAX);
             assert_eq!(table.pairs, table.addresses.values().map(Vec::len).sum::<usize>());

@@ -212,14 +212,17 @@ mod tests {
         use Verdict::{Allowed, Denied};
         let policy = policy(&["api.example.com", "*.cdn.example"], &[]);
         let to = "203.0.113.1:443";
-        let at = |bound: &[&str], said| judge(&policy, bound, to, said);
+        let at = |bound: &[&str], said: &Said| judge(&policy, bound, to, said);
         assert_eq!(at(&["api.example.com"], &tls("API.example.com.")), Allowed(Host));
         assert_eq!(at(&["api.example.com"], &tls("evil.example")), Denied(HostNotAllowed));
         assert_eq!(at(&["api.example.com"], &tls("a.cdn.example")), Denied(HostNotBound));
         assert_eq!(at(&[], &tls("api.example.com")), Denied(HostNotBound));
         assert_eq!(at(&["api.example.com"], &Said::Tls(None)), Denied(Unnamed));
         assert_eq!(at(&["api.example.com"], &Said::Unknown), Denied(Unreadable));
-        assert_eq!(at(&["api.example.com"], &Said::Http("203.0.113.1".into())), Denied(HostNotAllowed));
+        assert_eq!(
+            at(&["api.example.com"], &Said::Http("203.0.113.1".into())),
+            Denied(HostNotAllowed)
+        );
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use super::quota::{Quota, Turn};
 use super::{
     Locate, bindings::Bindings, decide::Verdict, directory::Directory, forbidden, log::Log,
     log::Target,
 };
-pub(crate) use super::quota::{Quota, Turn};
 use crate::{
     address::Place,
     dns::{Forwarder, Upstreams},

@@ -110,5 +110,4 @@ fn http(bytes: &[u8]) -> Start {
 }
 
 #[cfg(test)]
-#[path = "hello/tests.rs"]
-mod tests;
+pub(crate) mod tests;

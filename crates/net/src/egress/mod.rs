@@ -25,6 +25,8 @@ mod relay;
 mod request;
 mod service;
 mod suggest;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{net::SocketAddr, time::Duration};
 

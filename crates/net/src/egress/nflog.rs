@@ -171,9 +171,8 @@ pub fn parse(packet: &[u8]) -> Option<Packet> {
         return None;
     }
     let header_size = usize::from(header[0] & 15) * 4;
-    let address = |at: usize| {
-        Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3])
-    };
+    let address =
+        |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
     let protocol = match header[9] {
         1 => Protocol::Icmp,
         6 => Protocol::Tcp,
@@ -254,10 +253,13 @@ mod tests {
             [message(7, "bhatti: private\n", &UDP), message(8, "", &UDP), vec![1, 2, 3]].concat();
         let packet = parse(&UDP).unwrap();
         let reason = |code: &str| Reason::Rule(code.into());
-        assert_eq!(packets(&bytes), [
-            (packet, Verdict::Denied(reason("bhattiprivate"))),
-            (packet, Verdict::Allowed(reason("rule"))),
-        ]);
+        assert_eq!(
+            packets(&bytes),
+            [
+                (packet, Verdict::Denied(reason("bhattiprivate"))),
+                (packet, Verdict::Allowed(reason("rule"))),
+            ]
+        );
     }
 
     proptest! {

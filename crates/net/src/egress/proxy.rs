@@ -368,5 +368,4 @@ fn reset(client: &TcpStream) {
 }
 
 #[cfg(test)]
-#[path = "proxy/tests.rs"]
 mod tests;

@@ -37,7 +37,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, Broken> {
     let Status::Complete(size) = request.parse(bytes).map_err(|_| Broken)? else { return Ok(None) };
     // A line that ends with a bare line feed is a line to some and not to others.
     let head = &bytes[..size];
-    let bare = head.iter().enumerate().any(|(at, b)| *b == b'\n' && (at == 0 || head[at - 1] != b'\r'));
+    let bare =
+        head.iter().enumerate().any(|(at, b)| *b == b'\n' && (at == 0 || head[at - 1] != b'\r'));
     let leading = head.first().is_none_or(|byte| matches!(byte, b'\r' | b'\n'));
     let (Some(method), Some(target), Some(version)) =
         (request.method, request.path, request.version)
@@ -212,5 +213,4 @@ impl Chunk {
 }
 
 #[cfg(test)]
-#[path = "request/tests.rs"]
 mod tests;

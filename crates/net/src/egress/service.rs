@@ -67,12 +67,8 @@ impl Service {
         let guard = Arc::new(Guard::new(Directory::new(pool), locate, upstreams));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let responder = Arc::new(dns::Responder::new(Arc::clone(&guard)));
-        let udp = dns::serve_udp(
-            Arc::clone(&responder),
-            sockets.dns_udp,
-            stop.clone(),
-            tasks.clone(),
-        );
+        let udp =
+            dns::serve_udp(Arc::clone(&responder), sockets.dns_udp, stop.clone(), tasks.clone());
         tasks.spawn(udp);
         tasks.spawn(dns::serve_tcp(responder, sockets.dns_tcp, stop.clone(), tasks.clone()));
         let proxy = Arc::new(Proxy { guard: Arc::clone(&guard), original, dial });

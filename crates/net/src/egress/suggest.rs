@@ -70,8 +70,11 @@ fn widen(hosts: BTreeMap<String, HostPattern>) -> Vec<HostPattern> {
     for parent in hosts.keys().filter_map(|name| parent(name)) {
         *siblings.entry(parent).or_default() += 1;
     }
-    let wide: BTreeSet<&str> =
-        siblings.into_iter().filter(|(_, count)| *count >= SIBLINGS).map(|(name, _)| name).collect();
+    let wide: BTreeSet<&str> = siblings
+        .into_iter()
+        .filter(|(_, count)| *count >= SIBLINGS)
+        .map(|(name, _)| name)
+        .collect();
     let patterns = wide.iter().filter_map(|parent| format!("*.{parent}").parse().ok());
     let single = hosts
         .iter()

@@ -64,22 +64,14 @@ fn a_hello_in_many_records_is_read_as_one() {
 
 /// A `ClientHello` with these extensions.
 fn hello_with(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
-    let long = |bytes: &[u8]| {
-        [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
-    };
+    let long =
+        |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
     let extensions: Vec<u8> = extensions
         .iter()
         .flat_map(|(kind, value)| [&kind.to_be_bytes()[..], &long(value)].concat())
         .collect();
-    let body = [
-        &[3, 3][..],
-        &[7; 32],
-        &[0],
-        &long(&[0x13, 0x01]),
-        &[1, 0],
-        &long(&extensions),
-    ]
-    .concat();
+    let body =
+        [&[3, 3][..], &[7; 32], &[0], &long(&[0x13, 0x01]), &[1, 0], &long(&extensions)].concat();
     let size = u32::try_from(body.len()).unwrap().to_be_bytes();
     records(&[&[1], &size[1..], &body].concat(), 16_000)
 }

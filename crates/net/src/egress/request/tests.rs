@@ -18,7 +18,10 @@ fn a_request_says_its_host_and_how_long_it_is() {
     assert_eq!(head.body, Body::Sized(12));
     assert_eq!(&text[head.size..], "hello");
     assert_eq!(host("GET / HTTP/1.0\r\n\r\n"), Ok(None));
-    assert_eq!(host("GET http://a.test/x HTTP/1.1\r\nhost: A.test\r\n\r\n"), Ok(Some("a.test".into())));
+    assert_eq!(
+        host("GET http://a.test/x HTTP/1.1\r\nhost: A.test\r\n\r\n"),
+        Ok(Some("a.test".into()))
+    );
     assert!(parse(b"GET / HTTP/1.1\r\nHost: a").unwrap().is_none());
 }
 
