@@ -54,7 +54,7 @@ pub(super) enum Outcome {
     /// There is no such name, or nothing of that type, and how long that counts.
     Nothing {
         code: ResponseCode,
-        soa: Option<Record>,
+        soa: Vec<Record>,
     },
     /// Nobody answered, or not in a way that could be understood.
     Failed,
@@ -110,7 +110,7 @@ impl Forwarder {
             {
                 Outcome::Nothing {
                     code: nothing.response_code,
-                    soa: nothing.soa.map(|soa| soa.into_record_of_rdata()),
+                    soa: nothing.soa.into_iter().map(|soa| soa.into_record_of_rdata()).collect(),
                 }
             }
             Ok(Err(error)) => {

@@ -81,12 +81,12 @@ impl Responder {
                     Mode::Deny => Reason::Closed,
                     Mode::Open | Mode::Allowlist => Reason::NameNotAllowed,
                 };
-                self.note(place, &question, None, Verdict::Denied(reason));
+                self.note(place, &question, None, &Verdict::Denied(reason));
                 say(Reply::code(ResponseCode::Refused))
             }
             Route::Forward => match guard.questions.take(place) {
                 None => {
-                    self.note(place, &question, None, Verdict::Denied(Reason::Limit));
+                    self.note(place, &question, None, &Verdict::Denied(Reason::Limit));
                     say(Reply::code(ResponseCode::ServFail))
                 }
                 Some(turn) => {
@@ -101,9 +101,7 @@ impl Responder {
         let query = &asking.question.query;
         let reply = match self.guard.forwarder.ask(query.name.clone(), query.query_type).await {
             Outcome::Records(records) => self.judge(&asking, records),
-            Outcome::Nothing { code, soa } => {
-                Reply { code, authorities: soa.into_iter().collect(), ..Reply::default() }
-            }
+            Outcome::Nothing { code, soa } => Reply { code, authorities: soa, ..Reply::default() },
             Outcome::Failed => Reply::code(ResponseCode::ServFail),
         };
         message::write(&asking.question, reply, asking.transport)
@@ -126,7 +124,7 @@ impl Responder {
         });
         let bound: Vec<_> = addresses(&records).collect();
         if let Some(address) = blocked {
-            self.note(*place, question, Some(address), Verdict::Denied(Reason::Rebinding));
+            self.note(*place, question, Some(address), &Verdict::Denied(Reason::Rebinding));
         }
         if blocked.is_some() && bound.is_empty() {
             return Reply::default();
@@ -136,12 +134,18 @@ impl Responder {
             self.guard.bindings.bind(*place, &host, &bound);
         }
         if !records.is_empty() {
-            self.note(*place, question, None, Verdict::Allowed(Reason::Name));
+            self.note(*place, question, None, &Verdict::Allowed(Reason::Name));
         }
         Reply { answers: records, ..Reply::default() }
     }
 
-    fn note(&self, place: Place, question: &Question, address: Option<Ipv4Addr>, verdict: Verdict) {
+    fn note(
+        &self,
+        place: Place,
+        question: &Question,
+        address: Option<Ipv4Addr>,
+        verdict: &Verdict,
+    ) {
         let host = names::host_name(&question.query.name);
         self.guard.log.record(place, Target { address, ..Target::name(&host, verdict) });
     }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket, tcp::OwnedReadHalf},
@@ -23,6 +24,8 @@ use crate::egress::{accept, guard::Quota};
 
 /// The largest question; what is larger is cut, and so is none.
 const QUESTION_MAX: usize = 4096;
+/// Room for questions that come at once.
+const BURST_SIZE: usize = 2 * 1024 * 1024;
 /// Most connections of one sandbox, and of all.
 const CONNECTIONS_EACH: usize = 16;
 const CONNECTIONS_ALL: usize = 1024;
@@ -38,6 +41,11 @@ pub(crate) async fn serve_udp(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
+    // Sandboxes that start together ask together. More than the host grants by default takes a
+    // right that a test may not have; what does not fit is asked again.
+    if sockopt::set_socket_recv_buffer_size_force(&socket, BURST_SIZE).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, BURST_SIZE);
+    }
     let socket = Arc::new(socket);
     let mut buffer = vec![0; QUESTION_MAX];
     loop {

@@ -64,7 +64,7 @@ struct Times {
 
 impl Target {
     /// A question to the name server.
-    pub(crate) fn name(name: &str, verdict: Verdict) -> Self {
+    pub(crate) fn name(name: &str, verdict: &Verdict) -> Self {
         Self {
             address: None,
             port: 0,
@@ -149,7 +149,7 @@ mod tests {
     use crate::address::Pool;
 
     fn target(name: &str) -> Target {
-        Target::name(name, Verdict::Denied(Reason::NameNotAllowed))
+        Target::name(name, &Verdict::Denied(Reason::NameNotAllowed))
     }
 
     #[test]

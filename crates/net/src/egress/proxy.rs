@@ -16,7 +16,7 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -179,6 +179,7 @@ impl Connection<'_> {
         // Who was silent at first was judged as that, and is judged again by what it says now.
         let verdict = self.judge(&said).await;
         if let Verdict::Denied(reason) = verdict {
+            drop(server);
             return farewell(client, &start, &self.page(&reason, &said)).await;
         }
         let server = match server {
@@ -353,7 +354,7 @@ fn said_host(said: &Said) -> Option<Arc<str>> {
 
 fn target(destination: SocketAddrV4, host: Option<Arc<str>>, verdict: &Verdict) -> Target {
     Target {
-        address: Some(Ipv4Addr::from(*destination.ip())),
+        address: Some(*destination.ip()),
         port: destination.port(),
         protocol: Protocol::Tcp,
         host,

@@ -45,7 +45,7 @@ pub fn suggest(attempts: &[Attempt], pool: Pool) -> Egress {
             (None, None) => {}
         }
     }
-    let hosts = widen(hosts);
+    let hosts = widen(&hosts);
     Egress { mode: Mode::Allowlist, hosts, cidrs: cidrs.into_iter().collect() }
 }
 
@@ -65,7 +65,7 @@ fn by_name(target: &Target, pool: Pool) -> bool {
 }
 
 /// Puts `*.parent` in the place of siblings.
-fn widen(hosts: BTreeMap<String, HostPattern>) -> Vec<HostPattern> {
+fn widen(hosts: &BTreeMap<String, HostPattern>) -> Vec<HostPattern> {
     let mut siblings: BTreeMap<&str, usize> = BTreeMap::new();
     for parent in hosts.keys().filter_map(|name| parent(name)) {
         *siblings.entry(parent).or_default() += 1;

@@ -43,6 +43,8 @@ pub(crate) fn allow(hosts: &[&str]) -> Egress {
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     asked: Mutex<HashMap<String, usize>>,
+    /// How many questions came at all.
+    count: watch::Sender<usize>,
     /// Names that begin with `slow` are answered once this is true.
     pub(crate) release: watch::Sender<bool>,
 }
@@ -59,6 +61,7 @@ impl Upstream {
         let upstream = Arc::new(Self {
             address: udp.local_addr().unwrap(),
             asked: Mutex::default(),
+            count: watch::Sender::new(0),
             release: watch::Sender::new(false),
         });
         let this = Arc::clone(&upstream);
@@ -103,13 +106,19 @@ impl Upstream {
 
     /// How many questions were asked at all.
     pub(crate) fn asked_in_all(&self) -> usize {
-        self.asked.lock().unwrap().values().sum()
+        *self.count.borrow()
+    }
+
+    /// Waits until so many questions have come.
+    pub(crate) async fn has_heard(&self, count: usize) {
+        self.count.subscribe().wait_for(|heard| *heard >= count).await.unwrap();
     }
 
     async fn answer(&self, question: Message, udp: bool) -> Option<Message> {
         let query = question.queries[0].clone();
         let name = query.name.to_ascii().to_lowercase();
         *self.asked.lock().unwrap().entry(name.clone()).or_default() += 1;
+        self.count.send_modify(|count| *count += 1);
         let mut message = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
         message.metadata.recursion_available = true;
         message.queries.push(query.clone());

@@ -7,8 +7,10 @@ use tokio::{
 };
 
 use crate::{
+    address::Pool,
     egress::{
         hello::tests::client_hello,
+        suggest,
         testing::{Bench, allow, place},
     },
     policy::{Egress, Mode},
@@ -238,6 +240,35 @@ async fn what_is_no_longer_allowed_is_cut_and_the_rest_is_not() {
     bench.service.set(place(2), "web", Egress { mode: Mode::Deny, ..Egress::default() });
     assert_eq!(read_all(server).await.unwrap_or_default(), b"");
     assert!(bench.codes(2).contains(&"closed".to_owned()));
+}
+
+#[tokio::test]
+async fn what_is_suggested_from_a_log_lets_the_same_through() {
+    let bench = Bench::start().await;
+    let nothing = Egress { mode: Mode::Allowlist, ..Egress::default() };
+    bench.service.set(place(2), "web", nothing);
+    for round in ["denied", "allowed"] {
+        for (name, to, said) in [
+            ("a.good.test", TLS, client_hello("a.good.test")),
+            ("www.other.test", WEB, get("www.other.test")),
+            ("git.test", "203.0.113.7:22", b"SSH-2.0-client\r\n".to_vec()),
+            ("none", "198.51.100.1:443", client_hello("198.51.100.1")),
+        ] {
+            bench.ask(2, &format!("{name}."), RecordType::A).await;
+            let mut client = bench.connect(2, to).await;
+            client.write_all(&said).await.unwrap();
+            if round == "allowed" {
+                let (mut server, _) = bench.server.accept().await.unwrap();
+                expect(&mut server, &said).await;
+            } else {
+                let _ = read_all(&mut client).await;
+            }
+        }
+        let suggested = suggest(&bench.service.attempts(place(2)), Pool::default());
+        let hosts: Vec<String> = suggested.hosts.iter().map(ToString::to_string).collect();
+        assert_eq!(hosts, ["a.good.test", "git.test", "www.other.test"], "{round}");
+        bench.service.set(place(2), "web", suggested);
+    }
 }
 
 #[tokio::test]
