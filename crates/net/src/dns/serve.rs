@@ -20,7 +20,7 @@ use super::{
     message::Transport,
     responder::{Responder, Step},
 };
-use crate::egress::{accept, guard::Quota};
+use crate::egress::{accept, guard::Quota, relent};
 
 /// The largest question; what is larger is cut, and so is none.
 const QUESTION_MAX: usize = 4096;
@@ -53,8 +53,10 @@ pub(crate) async fn serve_udp(
             () = stop.cancelled() => return,
             received = socket.recv_from(&mut buffer) => received,
         };
-        // An error is about an earlier answer that could not be delivered.
-        let Ok((size, from)) = received else { continue };
+        let Ok((size, from)) = received else {
+            relent(&stop).await;
+            continue;
+        };
         let IpAddr::V4(source) = from.ip() else { continue };
         match responder.begin(source, &buffer[..size], Transport::Udp) {
             Step::Answer(answer) => send(&socket, answer, from),

@@ -143,6 +143,9 @@ pub fn decide_early(policy: &Egress, pool: Pool, destination: SocketAddrV4) -> O
 /// A protocol in which no host is named (SSH, a mail server that speaks first, anything unknown)
 /// is judged by its address alone, so what shares an address with an allowed host can be reached
 /// by it; on ports 80 and 443 it is denied.
+///
+/// What is said inside TLS cannot be seen: a server that serves an allowed host may serve others to
+/// who asks for them there.
 pub fn decide(
     policy: &Egress,
     pool: Pool,

@@ -76,17 +76,18 @@ impl Guard {
             || !forbidden::is_forbidden(address, self.directory.pool())
     }
 
-    /// Asks where a name leads, and remembers it as if the sandbox had asked.
-    pub(crate) async fn bind_now(&self, place: Place, name: &str) {
+    /// Asks where names lead that are on a sandbox's list, and remembers it as if it had asked.
+    pub(crate) async fn bind_now(&self, place: Place, names: &[Arc<str>]) {
         let Some(policy) = self.directory.policy(place) else { return };
         let policy = Arc::clone(&policy.borrow());
         let Some(_turn) = self.questions.take(place) else { return };
-        if !policy.hosts.iter().any(|pattern| pattern.matches(name)) {
-            return;
+        for name in names {
+            if policy.hosts.iter().any(|pattern| pattern.matches(name)) {
+                let mut answers = self.forwarder.addresses(name).await;
+                answers.retain(|(address, _)| self.may_lead_to(&policy, *address));
+                self.bindings.bind(place, name, &answers);
+            }
         }
-        let mut answers = self.forwarder.addresses(name).await;
-        answers.retain(|(address, _)| self.may_lead_to(&policy, *address));
-        self.bindings.bind(place, name, &answers);
     }
 
     /// Notes a packet that the filter told of.

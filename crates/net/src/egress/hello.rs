@@ -36,7 +36,7 @@ pub(crate) enum Start {
 #[derive(Default)]
 pub(crate) struct Sniffer {
     tls: Acceptor,
-    /// How many bytes the above has seen.
+    /// How many bytes have been looked at.
     seen: usize,
 }
 
@@ -53,7 +53,10 @@ impl Sniffer {
         let start = match *bytes {
             [] | [HANDSHAKE] => Start::Incomplete,
             [HANDSHAKE, VERSION, ..] => self.hello(bytes),
-            _ => http(bytes),
+            _ => {
+                let seen = std::mem::replace(&mut self.seen, bytes.len());
+                http(bytes, seen)
+            }
         };
         match start {
             Start::Incomplete if bytes.len() >= HEAD_MAX => Start::Broken,
@@ -82,8 +85,9 @@ impl Sniffer {
     }
 }
 
-/// Whether this is an HTTP/1 request: a first line that ends with the version.
-fn http(bytes: &[u8]) -> Start {
+/// Whether this is an HTTP/1 request: a first line that ends with the version. The bytes before
+/// `seen` did not make a whole one.
+fn http(bytes: &[u8], seen: usize) -> Start {
     let end = bytes.iter().position(|byte| *byte == b'\n');
     let line = &bytes[..end.unwrap_or(bytes.len())];
     let method = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
@@ -101,6 +105,9 @@ fn http(bytes: &[u8]) -> Start {
     let version = line.trim_ascii_end();
     if !version.ends_with(b"HTTP/1.1") && !version.ends_with(b"HTTP/1.0") {
         return Start::Unknown;
+    }
+    if !request::may_end(bytes, seen) {
+        return Start::Incomplete;
     }
     match request::parse(bytes) {
         Ok(Some(head)) => Start::Http(head),

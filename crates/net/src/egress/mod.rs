@@ -48,7 +48,7 @@ pub use self::{
     suggest::{passes, suggest},
 };
 
-/// How long to let be when the host has no descriptors or memory for another connection.
+/// How long to let be when the host has no descriptors or memory.
 const PRESSURE_TIME: Duration = Duration::from_millis(200);
 
 /// The next connection; none once `stop` says so.
@@ -65,10 +65,13 @@ pub(crate) async fn accept(
             Ok(accepted) => return Some(accepted),
             Err(error) => {
                 tracing::debug!(%error, "a connection could not be accepted");
-                if timeout(PRESSURE_TIME, stop.cancelled()).await.is_ok() {
-                    return None;
-                }
+                relent(stop).await;
             }
         }
     }
+}
+
+/// Lets the host be for a moment after it could not do something.
+pub(crate) async fn relent(stop: &CancellationToken) {
+    let _ = timeout(PRESSURE_TIME, stop.cancelled()).await;
 }

@@ -47,6 +47,10 @@ const GRACE: Duration = Duration::from_millis(300);
 /// How long connecting to the destination may take.
 const DIAL_TIME: Duration = Duration::from_secs(30);
 
+/// How long asking where names lead may take, and how many are asked for at most.
+const RESOLVE_TIME: Duration = Duration::from_secs(5);
+const RESOLVE_MAX: usize = 32;
+
 /// Connects to a destination, from inside the namespace.
 pub type Dial = Arc<
     dyn Fn(SocketAddrV4) -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>
@@ -249,18 +253,28 @@ impl Connection<'_> {
     async fn judge(&self, said: &Said) -> Verdict {
         let guard = &self.proxy.guard;
         let verdict = self.decide_now(said);
-        let Verdict::Denied(Reason::HostNotBound) = verdict else {
-            self.note(said, &verdict);
-            return verdict;
-        };
         // The sandbox may know the address from before we were started, or for longer than we
-        // remember. What the name leads to now is as good.
-        if let Some(name) = said_host(said) {
-            guard.bind_now(self.place, &name).await;
-        }
-        let verdict = self.decide_now(said);
+        // remember. What its names lead to now is as good.
+        let names = match verdict {
+            Verdict::Denied(Reason::HostNotBound) => said_host(said).into_iter().collect(),
+            Verdict::Denied(Reason::NotBound) => self.exact_hosts(),
+            Verdict::Allowed(_) | Verdict::Denied(_) => Vec::new(),
+        };
+        let verdict = if names.is_empty() {
+            verdict
+        } else {
+            let _ = timeout(RESOLVE_TIME, guard.bind_now(self.place, &names)).await;
+            self.decide_now(said)
+        };
         self.note(said, &verdict);
         verdict
+    }
+
+    /// The hosts of the list that are said in full: what the others lead to cannot be asked.
+    fn exact_hosts(&self) -> Vec<Arc<str>> {
+        let policy = Arc::clone(&self.policy.borrow());
+        let names = policy.hosts.iter().map(ToString::to_string);
+        names.filter(|name| !name.starts_with('*')).take(RESOLVE_MAX).map(Into::into).collect()
     }
 
     /// The decision by what is known at this moment. Between it and what stands nothing is

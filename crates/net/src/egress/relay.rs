@@ -4,7 +4,10 @@
 use std::{io, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional},
+    io::{
+        AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+        copy_bidirectional_with_sizes, copy_buf,
+    },
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -21,6 +24,8 @@ use super::{
 
 /// How much is read at once.
 const READ_SIZE: usize = 16 * 1024;
+/// The same where nothing is looked at.
+const COPY_SIZE: usize = 32 * 1024;
 /// How long a request's head may take from its first byte on.
 pub(crate) const HEAD_TIME: Duration = Duration::from_secs(20);
 /// How long a server may take to answer what it was asked before a request was denied.
@@ -35,7 +40,7 @@ pub(crate) async fn plain(
     said: &[u8],
 ) -> io::Result<()> {
     server.write_all(said).await?;
-    copy_bidirectional(&mut client, &mut server).await.map(|_| ())
+    copy_bidirectional_with_sizes(&mut client, &mut server, COPY_SIZE, COPY_SIZE).await.map(|_| ())
 }
 
 /// Why no more requests are passed on.
@@ -115,7 +120,7 @@ async fn answers(
         }
         client.write_all(&first[before..]).await.ok()?;
     }
-    tokio::io::copy(&mut server, &mut client).await.ok()?;
+    copy_buf(&mut BufReader::with_capacity(COPY_SIZE, server), &mut client).await.ok()?;
     Some(client)
 }
 
@@ -175,13 +180,18 @@ impl Requests {
             return Err(End::Said);
         }
         let head = timeout(HEAD_TIME, async {
+            let mut seen = 0;
             loop {
-                match request::parse(&self.bytes) {
-                    Ok(Some(head)) => return Ok(head),
-                    Ok(None) if self.bytes.len() < HEAD_MAX => {}
-                    Ok(None) | Err(request::Broken) => {
-                        return Err(End::Denied(Reason::Unreadable));
+                if request::may_end(&self.bytes, seen) {
+                    match request::parse(&self.bytes) {
+                        Ok(Some(head)) => return Ok(head),
+                        Ok(None) => {}
+                        Err(request::Broken) => return Err(End::Denied(Reason::Unreadable)),
                     }
+                }
+                seen = self.bytes.len();
+                if seen >= HEAD_MAX {
+                    return Err(End::Denied(Reason::Unreadable));
                 }
                 if self.read().await.map_err(|_| End::Io)? == 0 {
                     return Err(End::Denied(Reason::Unreadable));

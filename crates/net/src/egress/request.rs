@@ -30,6 +30,13 @@ pub(crate) enum Body {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
 
+/// Whether the bytes from `seen` on can have ended a head: reading it anew with every byte that
+/// comes would cost more than it costs who sends them.
+pub(crate) fn may_end(bytes: &[u8], seen: usize) -> bool {
+    let fresh = bytes.get(seen.saturating_sub(3)..).unwrap_or_default();
+    fresh.windows(2).any(|pair| pair == b"\n\n") || fresh.windows(4).any(|four| four == b"\r\n\r\n")
+}
+
 /// The head at the start of these bytes; none if more are needed.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, Broken> {
     let mut fields = [EMPTY_HEADER; FIELDS_MAX];

@@ -93,6 +93,13 @@ async fn a_name_that_was_resolved_before_we_started_is_asked_for_again() {
     let (mut server, _) = bench.server.accept().await.unwrap();
     expect(&mut server, &hello).await;
     assert_eq!(bench.upstream.asked("unasked.good.test."), 1);
+    // SSH names nothing, so all names are asked for that are on the list in full.
+    bench.service.set(place(2), "web", allow(&["git.other.test"]));
+    let mut client = bench.connect(2, "203.0.113.7:22").await;
+    client.write_all(b"SSH-2.0-client\r\n").await.unwrap();
+    let (mut server, _) = bench.server.accept().await.unwrap();
+    expect(&mut server, b"SSH-2.0-client\r\n").await;
+    assert_eq!(bench.upstream.asked("git.other.test."), 1);
     // Nobody can have us ask for what is not on the list.
     let mut client = bench.connect(2, TLS).await;
     client.write_all(&client_hello("secret.tunnel.test")).await.unwrap();
@@ -121,6 +128,34 @@ async fn every_request_of_a_connection_is_checked() {
     drop(server);
     expect(&mut client, b"late").await;
     expect_refusal(&mut client, "host_not_allowed").await;
+}
+
+#[tokio::test]
+async fn requests_arrive_as_they_were_sent_in_pieces_of_any_size() {
+    let bench = bench().await;
+    let requests = [
+        &b"POST /x HTTP/1.1\r\nhOsT:  A.good.test \r\nX-Odd:\t y\r\nContent-Length: 5\r\n\r\nhello"[..],
+        b"PUT http://b.good.test/y HTTP/1.1\r\nHost: b.good.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+          2;ext\r\nab\r\n0\r\nTrailer: t\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: a.good.test\r\n\r\n",
+    ]
+    .concat();
+    for piece in [1, 7, 1000] {
+        let mut client = bench.connect(2, WEB).await;
+        client.set_nodelay(true).unwrap();
+        let (mut server, ()) =
+            tokio::join!(async { bench.server.accept().await.unwrap().0 }, async {
+                for part in requests.chunks(piece) {
+                    client.write_all(part).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                client.shutdown().await.unwrap();
+            });
+        assert_eq!(read_all(&mut server).await.unwrap(), requests);
+        server.write_all(b"HTTP/1.1 200 OK\r\n\r\nbody").await.unwrap();
+        drop(server);
+        assert_eq!(read_all(&mut client).await.unwrap(), b"HTTP/1.1 200 OK\r\n\r\nbody");
+    }
 }
 
 #[tokio::test]
