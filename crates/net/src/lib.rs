@@ -14,3 +14,4 @@
 
 pub mod address;
 pub mod policy;
+pub mod tap;

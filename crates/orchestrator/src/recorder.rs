@@ -8,7 +8,7 @@ use std::{
 };
 
 use base::files;
-use vmm::{Boot, Disks, Plan, Vm, memory::Ram};
+use vmm::{Boot, Disks, Nic, Plan, Vm, memory::Ram};
 
 use crate::{
     Error, Kind, Result,
@@ -76,6 +76,7 @@ async fn record_in(
             scratch: scratch.into_parts().0.into(),
             layers: Vec::new(),
         },
+        nic: Some(Nic::Tap(net::tap::loose()?)),
         boot: cold_boot(shape, &engine)?,
         run_dir: node.make_run(name)?,
         confinement: Some(node.confinement(name, 0, shape.machine)?),

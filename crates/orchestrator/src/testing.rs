@@ -24,7 +24,7 @@ use crate::{
     Orchestrator, Sandbox,
     driver::{Command, Entry, Published},
     model::{Policy, Spec, Status, StoppedBy, Thermal},
-    record::{Identity, Record, State},
+    record::{Address, Identity, Record, State},
 };
 
 /// Bytes that host and agent may have under way.
@@ -156,6 +156,7 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
         policy: Policy::default(),
         identity: Identity::random(),
         slot: 0,
+        address: Address::default(),
         generation: 0,
         state: State::Stopped { since: 0, by: StoppedBy::Owner },
         created_at: 0,
