@@ -61,18 +61,20 @@ impl Network {
         if fs::exists(&ipv6)? {
             fs::write(ipv6, "1")?;
         }
-        // Whoever knew the interface by another address hears of the new one at once.
-        fs::write(format!("/proc/sys/net/ipv4/conf/{NAME}/arp_notify"), "1")?;
         self.up(NAME)
     }
 
     /// Gives the interface its addresses and the route to everywhere else; whether they then are
-    /// as wanted. Those that it had are gone.
+    /// as wanted. Those that it had are gone; whoever knew them is told of the new ones. In a guest
+    /// that nobody knew there is nobody to tell, and it would take an emulated one 2 ms.
     pub(crate) fn configure(&self, wanted: &Interface) -> io::Result<bool> {
+        if self.get::<GET_ADDRESS>().is_ok() {
+            fs::write(format!("/proc/sys/net/ipv4/conf/{NAME}/arp_notify"), "1")?;
+        }
         let netmask = netmask(wanted.prefix);
         self.set::<SET_ADDRESS>(inet(wanted.address))?;
         self.set::<SET_NETMASK>(inet(netmask))?;
-        // After the address, because the kernel tells peers of both now.
+        // After the address, because that is when the kernel tells peers, of both.
         let mut mac = [0; 16];
         mac[..2].copy_from_slice(&ARPHRD_ETHER.to_ne_bytes());
         mac[2..8].copy_from_slice(&wanted.mac);

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
