@@ -13,5 +13,5 @@
 //! ([`address`]), so what should be there can be said without looking, and compared.
 
 pub mod address;
+pub mod fabric;
 pub mod policy;
-pub mod tap;

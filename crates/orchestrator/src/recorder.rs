@@ -76,7 +76,7 @@ async fn record_in(
             scratch: scratch.into_parts().0.into(),
             layers: Vec::new(),
         },
-        nic: Some(Nic::Tap(net::tap::loose()?)),
+        nic: Some(Nic::Tap(net::fabric::Tap::loose()?.into_fd())),
         boot: cold_boot(shape, &engine)?,
         run_dir: node.make_run(name)?,
         confinement: Some(node.confinement(name, 0, shape.machine)?),

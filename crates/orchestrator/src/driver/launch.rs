@@ -52,7 +52,7 @@ impl Driver {
                 scratch: template::open(&files.scratch)?,
                 layers: self.directory.open_layers(layers)?,
             },
-            nic: Some(Nic::Tap(net::tap::loose()?)),
+            nic: Some(Nic::Tap(net::fabric::Tap::loose()?.into_fd())),
             boot: files.boot,
             run_dir: self.node.make_run(name)?,
             confinement: Some(self.node.confinement(name, self.record.slot + 1, self.machine())?),
