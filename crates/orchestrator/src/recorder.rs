@@ -8,11 +8,12 @@ use std::{
 };
 
 use base::files;
-use vmm::{Boot, Disks, Nic, Plan, Vm, memory::Ram};
+use vmm::{Boot, Disks, Plan, Vm, memory::Ram};
 
 use crate::{
     Error, Kind, Result,
     guest::{Channel, Patience},
+    networking,
     node::{Engine, Node, blocking},
     template::{self, Shape, Template},
 };
@@ -76,7 +77,7 @@ async fn record_in(
             scratch: scratch.into_parts().0.into(),
             layers: Vec::new(),
         },
-        nic: Some(Nic::Tap(net::fabric::Tap::loose()?.into_fd())),
+        nic: Some(networking::loose().await?),
         boot: cold_boot(shape, &engine)?,
         run_dir: node.make_run(name)?,
         confinement: Some(node.confinement(name, 0, shape.machine)?),

@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     Orchestrator, Sandbox,
     driver::{Command, Entry, Published},
-    model::{Policy, Spec, Status, StoppedBy, Thermal},
+    model::{NetworkSpec, Policy, Spec, Status, StoppedBy, Thermal},
     record::{Address, Identity, Record, State},
 };
 
@@ -145,6 +145,7 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
         owner: owner.clone(),
         name: name.parse().unwrap(),
         spec: Arc::new(Spec {
+            network: NetworkSpec::default(),
             image: "debian".parse().unwrap(),
             cpus: 1,
             memory_mib: 256,

@@ -22,4 +22,4 @@ mod tsc;
 pub use error::VmError;
 pub use jail::{Confinement, NetworkNamespace, marked};
 pub use plan::{Boot, Disks, Layer, Machine, Nic, Plan};
-pub use qemu::{Console, GuestPort, PortWatch, Qemu, Vm, VmHandle};
+pub use qemu::{Console, GuestPort, PortWatch, Qemu, Vm, VmHandle, namespace_of};

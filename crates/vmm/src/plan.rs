@@ -40,9 +40,12 @@ pub struct Disks {
 /// Where a VM's network interface leads. Two VMs can only share memory snapshots if both have one, or
 /// neither has. The guest gives the interface its address, so all VMs' begin with the same.
 #[derive(Debug)]
-pub enum Nic {
-    /// To an interface of the host: a TAP descriptor that does not block, with `IFF_VNET_HDR`.
-    Tap(OwnedFd),
+pub struct Nic {
+    /// The other end, a TAP descriptor that does not block, with `IFF_VNET_HDR`.
+    pub tap: OwnedFd,
+    /// The network namespace that the tap is in, kept open for as long as the VM lives, so that it
+    /// can be found by way of the VM; see [`crate::namespace_of`].
+    pub namespace: Option<OwnedFd>,
 }
 
 /// How a VM begins.

@@ -235,8 +235,8 @@ impl Networks {
     ///
     /// # Errors
     /// What the kernel or nft refused.
-    pub async fn close(self) -> Result<(), NetError> {
-        let state = self.state.into_inner();
+    pub async fn close(&self) -> Result<(), NetError> {
+        let state = self.state.lock().await;
         match state.plan.settings.uplink {
             Uplink::None => Ok(()),
             Uplink::Host => self.host.close(&state.plan.settings).await,

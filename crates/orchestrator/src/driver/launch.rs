@@ -1,9 +1,8 @@
 //! What create, wake and cold boot have in common.
 
 use base::fault;
-use net::address::USER_PREFIX;
-use proto::message::{Identify, Interface};
-use vmm::{Boot, Disks, Machine, Nic, Plan, Vm, memory::Ram};
+use proto::message::Identify;
+use vmm::{Boot, Disks, Machine, Plan, Vm, memory::Ram};
 
 use super::{Driver, Live, Phase};
 use crate::{
@@ -12,7 +11,7 @@ use crate::{
     facade::Progress,
     guest::{self, Channel, Patience, fresh},
     node::Engine,
-    record::{Address, State},
+    record::State,
     template,
     thermal::pressure,
 };
@@ -52,7 +51,7 @@ impl Driver {
                 scratch: template::open(&files.scratch)?,
                 layers: self.directory.open_layers(layers)?,
             },
-            nic: Some(Nic::Tap(net::fabric::Tap::loose()?.into_fd())),
+            nic: Some(self.node.networking.connect(&self.record).await?),
             boot: files.boot,
             run_dir: self.node.make_run(name)?,
             confinement: Some(self.node.confinement(name, self.record.slot + 1, self.machine())?),
@@ -79,23 +78,9 @@ impl Driver {
             machine_id: identity.machine_id.clone(),
             token: identity.token.clone(),
             env: self.record.spec.env.clone(),
-            interface: self.interface(),
+            interface: self.node.networking.interface(&self.record),
             refresh: fresh(),
         }
-    }
-
-    /// What its network interface is to be told.
-    fn interface(&self) -> Option<Interface> {
-        let Address { network, host } = self.record.address;
-        let place = net::address::Pool::default().user(network).place(host)?;
-        let gateway = place.network().gateway();
-        Some(Interface {
-            mac: place.mac().0,
-            address: place.address(),
-            prefix: USER_PREFIX,
-            gateway,
-            name_server: gateway,
-        })
     }
 
     /// Gives a guest that has just booted, or looks like it, what its owner wants in it before

@@ -51,7 +51,7 @@ impl Qemu {
             base: fds.add(plan.disks.base),
             modules: fds.add(plan.disks.modules),
             scratch: fds.add(plan.disks.scratch),
-            tap: plan.nic.map(|Nic::Tap(fd)| fds.add(fd)),
+            tap: plan.nic.map(|nic| add_nic(&mut fds, nic)),
             layers: add_layers(&mut fds, plan.disks.layers)?,
         };
         let (start, later) = match plan.boot {
@@ -94,6 +94,13 @@ impl Qemu {
             None => vm,
         })
     }
+}
+
+fn add_nic(fds: &mut Fds, nic: Nic) -> RawFd {
+    if let Some(namespace) = nic.namespace {
+        fds.add(namespace);
+    }
+    fds.add(nic.tap)
 }
 
 /// The top layer comes with a second, read-only description of its file, because it must be
