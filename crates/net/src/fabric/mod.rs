@@ -24,8 +24,6 @@ mod rules;
 mod settings;
 mod sysctl;
 mod tap;
-#[cfg(test)]
-mod tests;
 mod uplink;
 
 use std::{

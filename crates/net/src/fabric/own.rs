@@ -89,9 +89,7 @@ impl Networks {
     }
 
     pub(super) async fn remove_bridge(&self, network: UserNetwork) -> Result<(), NetError> {
-        let mut bridges = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
-        bridges.remove(&network.index());
-        drop(bridges);
+        self.bridges.lock().unwrap_or_else(PoisonError::into_inner).remove(&network.index());
         let seen = self.links.all().await?;
         match seen.iter().find(|link| link.name == network.bridge()) {
             Some(link) => self.links.remove(link).await,
