@@ -234,7 +234,7 @@ fn links_that_were_changed_by_hand_are_mended() {
             .await
             .unwrap();
         check("bua is missing").await;
-        let stranger = rtnetlink::LinkDummy::new("stranger").up().build();
+        let stranger = rtnetlink::LinkBridge::new("stranger").up().build();
         own.link().add(stranger).execute().await.unwrap();
         check("stranger should not be there").await;
         networks.close().await.unwrap();
