@@ -99,6 +99,7 @@ impl Links {
             .stp_state(BridgeStpState::Disabled)
             .forward_delay(0)
             .mcast_snooping(false)
+            .no_linklocal_learn(true)
             .up()
             .build();
         let made = self.0.link().add(bridge).execute().await;
@@ -134,6 +135,14 @@ impl Links {
         let message = how(LinkUnspec::new_with_name(name)).build();
         let set = self.0.link().set(message).execute().await;
         set.map_err(|e| NetError::link(format!("set up {name}"), e))
+    }
+
+    /// Waits until an interface can send. One that has just got somebody at its other end, such
+    /// as a bridge its first port, loses everything until the kernel gets around to starting it;
+    /// being asked for its state, the kernel does so first.
+    pub(super) async fn settle(&self, index: u32) -> Result<(), NetError> {
+        let one: Result<Vec<_>, _> = all(self.0.link().get().match_index(index).execute()).await;
+        one.map(drop).map_err(|e| NetError::link("wait for an interface", e))
     }
 
     /// Removes an interface.

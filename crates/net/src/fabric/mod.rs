@@ -24,8 +24,6 @@ mod rules;
 mod settings;
 mod sysctl;
 mod tap;
-#[cfg(test)]
-mod tests;
 mod uplink;
 
 use std::{
@@ -178,6 +176,7 @@ impl Networks {
             Link::Network => {
                 self.links.change(tap.name(), |link| link.controller(bridge).up()).await?;
                 self.links.neighbour(bridge, place.address(), place.mac()).await?;
+                self.links.settle(bridge).await?;
             }
         }
         Ok(tap)
@@ -226,7 +225,6 @@ impl Networks {
             state.uncertain = true;
             self.remove_foreign_tables(&findings).await?;
             self.ensure(&mut state).await?;
-            self.reconnect(&state.plan).await?;
         }
         Ok(findings)
     }

@@ -17,7 +17,7 @@ use super::{
     plan::{Plan, UPLINK},
     ranges, rules, sysctl, uplink,
 };
-use crate::address::UserNetwork;
+use crate::address::{Place, UserNetwork};
 
 impl Networks {
     /// Makes everything so. What is so already is left alone, but for the tables, which are
@@ -35,6 +35,7 @@ impl Networks {
         for network in state.plan.networks.values() {
             self.ensure_bridge(*network).await?;
         }
+        self.reconnect(&state.plan).await?;
         match state.plan.uplink {
             None => Ok(()),
             Some(range) => {
@@ -89,9 +90,7 @@ impl Networks {
     }
 
     pub(super) async fn remove_bridge(&self, network: UserNetwork) -> Result<(), NetError> {
-        let mut bridges = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
-        bridges.remove(&network.index());
-        drop(bridges);
+        self.bridges.lock().unwrap_or_else(PoisonError::into_inner).remove(&network.index());
         let seen = self.links.all().await?;
         match seen.iter().find(|link| link.name == network.bridge()) {
             Some(link) => self.links.remove(link).await,
@@ -116,7 +115,7 @@ impl Networks {
 
     async fn link_differences(&self, plan: &Plan) -> Result<Vec<Finding>, NetError> {
         let seen = self.links.all().await?;
-        let named: BTreeMap<&str, &Seen> = seen.iter().map(|l| (l.name.as_str(), l)).collect();
+        let named = by_name(&seen);
         let mut findings = Vec::new();
         let mut wrong = |name: &str, problem| {
             findings.push(Finding::Link { name: name.to_owned(), problem });
@@ -124,7 +123,9 @@ impl Networks {
         for link in &seen {
             if foreign(plan, link) {
                 wrong(&link.name, Problem::Foreign);
-            } else if misconnected(plan, link, &named).is_some() {
+            } else if let Some(place) = tap_place(plan, &link.name)
+                && misconnected(place, link, &named).is_some()
+            {
                 wrong(&link.name, Problem::Changed);
             }
         }
@@ -168,17 +169,30 @@ impl Networks {
         if script.is_empty() { Ok(()) } else { nft::apply(&self.own, script).await }
     }
 
-    /// Connects sandboxes that were taken off their bridges.
-    pub(super) async fn reconnect(&self, plan: &Plan) -> Result<(), NetError> {
+    /// Connects sandboxes that were taken off their bridges, and says again who has which
+    /// address, which a bridge that was down or is new does not know.
+    async fn reconnect(&self, plan: &Plan) -> Result<(), NetError> {
         let seen = self.links.all().await?;
-        let named: BTreeMap<&str, &Seen> = seen.iter().map(|l| (l.name.as_str(), l)).collect();
+        let named = by_name(&seen);
         for link in &seen {
-            if let Some(bridge) = misconnected(plan, link, &named) {
+            let Some(place) = tap_place(plan, &link.name).filter(|_| !isolated(link)) else {
+                continue;
+            };
+            if let Some(bridge) = misconnected(place, link, &named) {
                 self.links.change(&link.name, |link| link.controller(bridge).up()).await?;
             }
+            let bridge = self.bridge(place.network())?;
+            self.links.neighbour(bridge, place.address(), place.mac()).await?;
+        }
+        for network in plan.networks.values() {
+            self.links.settle(self.bridge(*network)?).await?;
         }
         Ok(())
     }
+}
+
+fn by_name(seen: &[Seen]) -> BTreeMap<&str, &Seen> {
+    seen.iter().map(|link| (link.name.as_str(), link)).collect()
 }
 
 fn gateway(network: UserNetwork) -> Ipv4Net {
@@ -192,22 +206,25 @@ fn foreign(plan: &Plan, link: &Seen) -> bool {
     let known = match link.name.as_str() {
         "lo" => true,
         UPLINK => plan.uplink.is_some(),
-        name => (bridge && link.bridge) || tap_network(name).is_some(),
+        // Sandboxes of a network that was removed may still run.
+        name => (bridge && link.bridge) || name.starts_with("bt"),
     };
     !known && (link.up || bridge)
 }
 
 /// The bridge that a sandbox should be connected to and is not.
-fn misconnected(plan: &Plan, link: &Seen, named: &BTreeMap<&str, &Seen>) -> Option<u32> {
-    let network = plan.networks.get(&tap_network(&link.name)?)?;
-    let bridge = named.get(network.bridge().as_str())?.index;
-    let isolated = !link.arp && link.master.is_none();
-    (!isolated && (link.master != Some(bridge) || !link.up)).then_some(bridge)
+fn misconnected(place: Place, link: &Seen, named: &BTreeMap<&str, &Seen>) -> Option<u32> {
+    let bridge = named.get(place.network().bridge().as_str())?.index;
+    (!isolated(link) && (link.master != Some(bridge) || !link.up)).then_some(bridge)
 }
 
-/// The network of a sandbox's interface, by its name.
-fn tap_network(name: &str) -> Option<u16> {
+/// Whether a sandbox's interface is one that was made to lead nowhere.
+fn isolated(link: &Seen) -> bool {
+    !link.arp && link.master.is_none()
+}
+
+/// Whose interface this is, by its name, if its network is one of ours.
+fn tap_place(plan: &Plan, name: &str) -> Option<Place> {
     let (network, host) = name.strip_prefix("bt")?.split_once('-')?;
-    host.parse::<u16>().ok()?;
-    network.parse().ok()
+    plan.networks.get(&network.parse().ok()?)?.place(host.parse().ok()?)
 }

@@ -89,31 +89,17 @@ const BRIDGE: &str = "table bridge bhatti {
 ";
 
 fn inet(settings: &Settings) -> String {
-    let port = settings.proxy_port;
+    let (sets, judgement, refusals) = (inet_sets(settings), judgement(settings), refusals());
+    format!("table inet bhatti {{\n{sets}{judgement}{refusals}{OWN_TRAFFIC}}}\n")
+}
+
+/// What is looked up, and what happens to packets before it is known where they go.
+fn inet_sets(settings: &Settings) -> String {
     let own = settings.forbidden.iter().map(|range| range.trunc().to_string());
-    let forbidden: Vec<String> =
-        FORBIDDEN.iter().map(|range| (*range).to_owned()).chain(own).collect();
-    let forbidden = forbidden.join(", ");
-    let refusals: String = [
-        ("refuse_range", "deny range"),
-        ("refuse_policy", "deny policy"),
-        ("refuse_network", "deny network"),
-        ("refuse_host", "deny host"),
-    ]
-    .iter()
-    .map(|(chain, prefix)| {
-        format!(
-            "    chain {chain} {{
-        ct state new {LOG_RATE} log prefix \"{prefix}\" group {LOG_REFUSED}
-        drop
-    }}
-"
-        )
-    })
-    .collect();
+    let all: Vec<String> = FORBIDDEN.iter().map(|range| (*range).to_owned()).chain(own).collect();
+    let (forbidden, port) = (all.join(", "), settings.proxy_port);
     format!(
-        "table inet bhatti {{
-    set forbidden {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {forbidden} }}; }}
+        "    set forbidden {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {forbidden} }}; }}
     set allowed {{ type ipv4_addr . ipv4_addr; flags interval; }}
     set restricted {{ type ipv4_addr; }}
     set inspected {{ type ipv4_addr; }}
@@ -131,7 +117,16 @@ fn inet(settings: &Settings) -> String {
         ip saddr . ip daddr @allowed return
         meta l4proto tcp redirect to :{port}
     }}
-    chain input {{
+"
+    )
+}
+
+/// What may come in and what may pass. Whether a sandbox may send something is asked for each
+/// packet and not only for a connection's first, so that a new policy holds for all.
+fn judgement(settings: &Settings) -> String {
+    let port = settings.proxy_port;
+    format!(
+        "    chain input {{
         type filter hook input priority filter; policy drop;
         ct state established,related accept
         iifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 accept
@@ -156,20 +151,38 @@ fn inet(settings: &Settings) -> String {
         ct state new {LOG_RATE} log prefix \"open\" group {LOG_PASSED}
         accept
     }}
-{refusals}    chain output {{
-        type filter hook output priority filter; policy accept;
-        meta nfproto ipv6 drop
-        ct state established,related accept
-        oifname \"{UPLINK}\" ip daddr @forbidden drop
-    }}
-    chain translate {{
-        type nat hook postrouting priority srcnat; policy accept;
-        oifname \"{UPLINK}\" masquerade
-    }}
-}}
 "
     )
 }
+
+/// One chain for each reason, which the log names.
+fn refusals() -> String {
+    ["range", "policy", "network", "host"]
+        .map(|reason| {
+            format!(
+                "    chain refuse_{reason} {{
+        ct state new {LOG_RATE} log prefix \"deny {reason}\" group {LOG_REFUSED}
+        drop
+    }}
+"
+            )
+        })
+        .concat()
+}
+
+/// What the daemon itself sends from here: the proxy asks for names that guests choose, so it is
+/// not to reach what they are not.
+const OWN_TRAFFIC: &str = "    chain output {
+        type filter hook output priority filter; policy accept;
+        meta nfproto ipv6 drop
+        ct state established,related accept
+        oifname \"uplink\" ip daddr @forbidden drop
+    }
+    chain translate {
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname \"uplink\" masquerade
+    }
+";
 
 /// Our table in the host. It judges only what comes from or goes to our link. What somebody
 /// else's rules have sent to another place, such as a container's published port, is none of

@@ -94,6 +94,7 @@ impl Host {
             let seen = links.all().await?;
             if let Some(link) = seen.iter().find(|link| link.name == name) {
                 links.only_address(link, address).await?;
+                links.settle(link.index).await?;
             }
         }
         own.1.default_route(range.host().addr()).await?;
