@@ -13,5 +13,9 @@
 //! ([`address`]), so what should be there can be said without looking, and compared.
 
 pub mod address;
+mod dns;
+pub mod egress;
 pub mod fabric;
 pub mod policy;
+
+pub use dns::Upstreams;

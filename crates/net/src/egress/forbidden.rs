@@ -1,0 +1,64 @@
+//! Addresses that nobody reaches unless an owner's `cidrs` say so.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+
+use crate::{address::Pool, policy::Egress};
+
+/// What is not the internet, and cloud services that trust whoever can connect to them.
+pub const FORBIDDEN: [Ipv4Net; 12] = [
+    net([0, 0, 0, 0], 8),
+    net([10, 0, 0, 0], 8),
+    net([100, 64, 0, 0], 10),
+    net([127, 0, 0, 0], 8),
+    net([168, 63, 129, 16], 32),
+    net([169, 254, 0, 0], 16),
+    net([172, 16, 0, 0], 12),
+    net([192, 0, 0, 0], 24),
+    net([192, 168, 0, 0], 16),
+    net([198, 18, 0, 0], 15),
+    net([224, 0, 0, 0], 4),
+    net([240, 0, 0, 0], 4),
+];
+
+const fn net([a, b, c, d]: [u8; 4], prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+/// Whether an address is closed to everybody by default.
+pub fn is_forbidden(address: Ipv4Addr, pool: Pool) -> bool {
+    pool.range().contains(&address) || FORBIDDEN.iter().any(|range| range.contains(&address))
+}
+
+/// Whether the owner has opened this address by a range.
+pub fn is_in_cidrs(policy: &Egress, address: Ipv4Addr) -> bool {
+    policy.cidrs.iter().any(|range| range.contains(&IpAddr::V4(address)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_its_lan_and_metadata_are_forbidden() {
+        for address in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.100.100.200",
+            "127.0.0.53",
+            "168.63.129.16",
+            "169.254.169.254",
+            "172.31.255.255",
+            "192.0.0.192",
+            "192.168.1.1",
+            "224.0.0.251",
+            "255.255.255.255",
+        ] {
+            assert!(is_forbidden(address.parse().unwrap(), Pool::default()), "{address}");
+        }
+        for address in ["1.1.1.1", "172.32.0.1", "192.0.1.1", "100.63.0.1", "203.0.113.9"] {
+            assert!(!is_forbidden(address.parse().unwrap(), Pool::default()), "{address}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The one handle that the orchestrator has.
+
+use std::{fmt, net::Ipv4Addr, sync::Arc};
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    directory::Directory,
+    guard::Guard,
+    log::Attempt,
+    nflog::Nflog,
+    proxy::{Dial, Original, Proxy},
+};
+use crate::{
+    address::{Place, Pool},
+    dns::{self, Upstreams},
+    policy::Egress,
+};
+
+/// Says whose a source address is.
+pub type Locate = Arc<dyn Fn(Ipv4Addr) -> Option<Place> + Send + Sync>;
+
+/// Sockets in the namespace of the networks, where no source address can be forged.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Bound to port 53 of all addresses.
+    pub dns_udp: UdpSocket,
+    pub dns_tcp: TcpListener,
+    /// Where the packet filter redirects connections to.
+    pub proxy: TcpListener,
+    /// Where the packet filter tells of packets, if it can.
+    pub nflog: Option<Nflog>,
+}
+
+/// What the service needs from around it.
+#[derive(Clone)]
+pub struct Wiring {
+    /// Whose a source address is: [`Pool::find`], wherever sources are what they say.
+    pub locate: Locate,
+    /// Where a redirected connection was going: [`super::original_destination`].
+    pub original: Original,
+    /// Connects from inside the namespace.
+    pub dial: Dial,
+    /// Who answers for names of the outside; asked from the namespace of the caller.
+    pub upstreams: Upstreams,
+}
+
+impl fmt::Debug for Wiring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wiring").field("upstreams", &self.upstreams).finish_non_exhaustive()
+    }
+}
+
+/// Name server, egress proxy and log of all networks. They end with it.
+#[derive(Debug)]
+pub struct Service {
+    guard: Arc<Guard>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Service {
+    /// Starts to serve, knowing nobody yet. To be called within a runtime.
+    pub fn start(pool: Pool, sockets: Sockets, wiring: Wiring) -> Self {
+        let Wiring { locate, original, dial, upstreams } = wiring;
+        let guard = Arc::new(Guard::new(Directory::new(pool), locate, upstreams));
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let responder = Arc::new(dns::Responder::new(Arc::clone(&guard)));
+        let udp =
+            dns::serve_udp(Arc::clone(&responder), sockets.dns_udp, stop.clone(), tasks.clone());
+        tasks.spawn(udp);
+        tasks.spawn(dns::serve_tcp(responder, sockets.dns_tcp, stop.clone(), tasks.clone()));
+        let proxy = Arc::new(Proxy { guard: Arc::clone(&guard), original, dial });
+        tasks.spawn(proxy.run(sockets.proxy, stop.clone(), tasks.clone()));
+        if let Some(nflog) = sockets.nflog {
+            let (guard, stop) = (Arc::clone(&guard), stop.clone());
+            tasks.spawn(async move { nflog.run(&guard, stop).await });
+        }
+        Self { guard, stop, tasks }
+    }
+
+    /// Says who is at a place and what it may reach from now on. Connections through the proxy
+    /// that may no longer be are cut.
+    pub fn set(&self, place: Place, name: &str, egress: Egress) {
+        self.guard.set(place, name, egress);
+    }
+
+    /// Nobody is at this place any more: its connections are cut and its log goes.
+    pub fn forget(&self, place: Place) {
+        self.guard.forget(place);
+    }
+
+    /// What a sandbox tried to reach, the latest last.
+    pub fn attempts(&self, place: Place) -> Vec<Attempt> {
+        self.guard.log.attempts(place)
+    }
+
+    /// Ends all connections and waits for everything to end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
