@@ -24,6 +24,7 @@ need mke2fs e2fsprogs
 need mmdebstrap mmdebstrap
 need depmod kmod
 need unshare util-linux
+need nft nftables
 need mount mount
 need cc gcc
 need_file /usr/include/stdio.h libc6-dev

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prints what daemons and VMs leave behind on the host if they are not ended in good order, one a
-# line: processes, control groups, mounts.
+# line: processes, control groups, mounts, network interfaces and rules.
 set -euo pipefail
 shopt -s nullglob
 
@@ -20,4 +20,10 @@ done 2>/dev/null
 for group in /sys/fs/cgroup/bhatti/*/ /sys/fs/cgroup/*/bhatti/*/; do
     echo "control group ${group%/}"
 done
+for link in /sys/class/net/bu* /sys/class/net/bb* /sys/class/net/bt*; do
+    echo "network interface ${link##*/}"
+done
+if command -v nft >/dev/null; then
+    nft list tables 2>/dev/null | sed -n 's/^\(table .* bhatti.*\)/\1/p'
+fi
 grep -i bhatti /proc/self/mounts | cut -d ' ' -f 2 | sed 's/^/mount /' || true

@@ -101,6 +101,8 @@ text_enum! {
         Internal = "internal",
         /// The host has no room for more at the moment.
         HostOverloaded = "host_overloaded",
+        /// Sandboxes cannot be connected to their networks on this host.
+        NetworkUnavailable = "network_unavailable",
         /// Something is at that path already.
         FileExists = "file_exists",
         /// The directory still has entries.
@@ -175,7 +177,11 @@ impl ErrorCode {
             Self::QuotaSandboxes | Self::QuotaSnapshots => 429,
             Self::Internal | Self::Unknown(_) => 500,
             Self::VmDied | Self::AgentUnreachable | Self::PortClosed => 502,
-            Self::NoKernel | Self::EngineMissing | Self::EngineTooOld | Self::HostOverloaded => 503,
+            Self::NoKernel
+            | Self::EngineMissing
+            | Self::EngineTooOld
+            | Self::HostOverloaded
+            | Self::NetworkUnavailable => 503,
             Self::Timeout => 504,
             Self::GuestDiskFull | Self::HostDiskFull => 507,
         }

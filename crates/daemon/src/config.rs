@@ -8,10 +8,13 @@ use std::{
 
 use api::IdleSetting;
 use fs_err as fs;
-use orchestrator::model::IdlePolicy;
+use orchestrator::{NetworkSettings, model::IdlePolicy};
 use serde::Deserialize;
 
-use crate::idle;
+use crate::{
+    idle,
+    network::{self, NetworkMode},
+};
 
 /// The file that is read if nothing else is said; it need not exist.
 const DEFAULT_FILE: &str = "/etc/bhatti/config.toml";
@@ -37,6 +40,8 @@ pub struct Config {
     pub json_body_max: usize,
     /// What a sandbox gets that does not say, for whoever makes the orchestrator's settings.
     pub sandbox: SandboxDefaults,
+    /// How sandboxes are connected; not at all if absent.
+    pub network: Option<NetworkSettings>,
 }
 
 /// Defaults for sandboxes, as far as the file or a flag sets them.
@@ -81,6 +86,8 @@ pub struct Flags {
     pub memory_low_mb: Option<u64>,
     /// `--idle-cold`.
     pub idle_cold: Option<IdleSetting>,
+    /// `--network`.
+    pub network: Option<NetworkMode>,
 }
 
 /// Why there is no configuration.
@@ -108,6 +115,9 @@ pub enum ConfigError {
          (--insecure-listen) if the network itself is private"
     )]
     Insecure(SocketAddr),
+    /// The range for networks cannot be used.
+    #[error("network.pool: {0}")]
+    Pool(String),
 }
 
 /// The file as it is written.
@@ -123,6 +133,8 @@ struct Raw {
     limits: RawLimits,
     #[serde(default)]
     sandbox: SandboxDefaults,
+    #[serde(default)]
+    network: network::Section,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -173,7 +185,8 @@ fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
     sandbox.idle_warm_sec = flags.idle_warm.or(sandbox.idle_warm_sec);
     sandbox.idle_cold_sec = flags.idle_cold.or(sandbox.idle_cold_sec);
     sandbox.memory_low_mb = flags.memory_low_mb.or(sandbox.memory_low_mb);
-    Ok(Config { data_dir, socket, listen, json_body_max, sandbox })
+    let network = raw.network.resolve(flags.network)?;
+    Ok(Config { data_dir, socket, listen, json_body_max, sandbox, network })
 }
 
 fn parse_listen(text: String) -> Result<Option<SocketAddr>, ConfigError> {

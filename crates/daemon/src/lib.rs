@@ -20,6 +20,7 @@ mod idle;
 mod lead;
 mod limits;
 mod listen;
+mod network;
 mod notify;
 mod routes;
 mod running;
@@ -34,4 +35,5 @@ mod tests;
 mod websocket;
 
 pub use config::{Config, ConfigError, Flags, SandboxDefaults};
+pub use network::NetworkMode;
 pub use serve::{Bound, ServeError, serve};

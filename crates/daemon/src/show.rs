@@ -23,7 +23,7 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         cpus: spec.cpus,
         memory_mb: spec.memory_mib,
         disk_size_mb: spec.disk_mib,
-        ip: None,
+        ip: view.ip.map(|ip| ip.to_string()),
         labels: spec.labels,
         created_by: view.owner.into(),
         created_at: time(view.created_at),

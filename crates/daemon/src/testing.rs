@@ -54,6 +54,7 @@ impl Served {
             },
             idle: orchestrator::model::IdlePolicy::default(),
             memory_low_mib: Some(0),
+            network: None,
         };
         let orchestrator = Orchestrator::open(settings).await.unwrap();
         orchestrator.store().ensure_admin().await.unwrap();

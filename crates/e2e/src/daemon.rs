@@ -86,7 +86,7 @@ impl Daemon {
             .env("BHATTI_CONFIG", "/dev/null")
             .arg("--data-dir")
             .arg(data)
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--network", "isolated"])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn_child()

@@ -9,13 +9,14 @@ mod files;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use proto::message::{ErrorCode, Identify, Refresh, WireError};
+use proto::message::{ErrorCode, Identify, Interface, Refresh, WireError};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 pub(crate) use self::files::{Generation, IdentityFiles, nameless_hosts};
 use self::files::{name_in_hosts, put};
 use crate::agent::{Agent, Identity, refuse};
+use crate::interface::Network;
 use crate::sys;
 
 /// How far the clock may be from what was set, when looked at again.
@@ -36,19 +37,23 @@ pub(crate) trait Kernel: Send + Sync {
     fn set_clock(&self, time_ns: u64) -> io::Result<()>;
     /// The wall clock.
     fn clock(&self) -> u64;
+    /// Gives the network interface its addresses; whether they then are as wanted.
+    fn set_interface(&self, wanted: &Interface) -> io::Result<bool>;
 }
 
 /// The kernel that runs this agent.
 #[derive(Debug)]
 pub(crate) struct Linux {
     random: OwnedFd,
+    network: Network,
 }
 
 impl Linux {
     /// # Errors
-    /// The random generator cannot be opened.
+    /// The random generator cannot be opened, or there is no network.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { random: open("/dev/urandom", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())? })
+        let random = open("/dev/urandom", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { random, network: Network::new()? })
     }
 }
 
@@ -77,6 +82,10 @@ impl Kernel for Linux {
         let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
         seconds.unwrap_or(0).saturating_mul(1_000_000_000) + nanos.unwrap_or(0)
     }
+
+    fn set_interface(&self, wanted: &Interface) -> io::Result<bool> {
+        self.network.configure(wanted)
+    }
 }
 
 /// Makes the guest the sandbox that the host says. One that was another, because its memory is a
@@ -95,6 +104,9 @@ pub(crate) fn identify(agent: &Agent, wanted: &Identify) -> Result<(), WireError
     let name = &wanted.hostname;
     let confirmed = agent.kernel.set_hostname(name).map(|()| agent.kernel.hostname() == *name);
     confirm("hostname", confirmed)?;
+    if let Some(interface) = &wanted.interface {
+        confirm("interface", agent.kernel.set_interface(interface))?;
+    }
     if agent.identity().is_none() {
         write_files(&agent.identity_files, wanted)?;
     } else {
@@ -117,6 +129,10 @@ fn write_files(files: &IdentityFiles, wanted: &Identify) -> Result<(), WireError
     confirm("/etc/hosts", put(&files.hosts, &name_in_hosts(&files.known_hosts, name)))?;
     let machine_id = format!("{}\n", wanted.machine_id);
     confirm("/etc/machine-id", put(&files.machine_id, &machine_id))?;
+    if let Some(Interface { name_server, .. }) = &wanted.interface {
+        let line = format!("nameserver {name_server}\n");
+        confirm("/etc/resolv.conf", put(&files.resolv_conf, &line))?;
+    }
     if let Some(dbus) = &files.dbus_machine_id {
         confirm("/var/lib/dbus/machine-id", put(dbus, &machine_id))?;
     }

@@ -14,6 +14,7 @@ mod boot;
 mod exec;
 mod files;
 mod identity;
+mod interface;
 mod jobs;
 mod log;
 mod port;

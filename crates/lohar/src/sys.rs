@@ -4,7 +4,7 @@
 //! page tables, and the faults that follow on both sides, are most of what a fork costs in an
 //! emulated guest. The child therefore runs on a stack of its own, calls nothing that allocates,
 //! and the caller sleeps until it is gone or is another program.
-#![expect(unsafe_code, reason = "clone, execve, signalfd and three ioctls have no safe wrapper")]
+#![expect(unsafe_code, reason = "clone, execve, signalfd and two ioctls have no safe wrapper")]
 
 use std::arch::asm;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -262,19 +262,6 @@ pub(crate) fn reseed(random: impl AsFd) -> io::Result<()> {
     let request = unsafe { ioctl::NoArg::<RESEED>::new() };
     // SAFETY: as above.
     unsafe { ioctl::ioctl(random, request) }.map_err(Into::into)
-}
-
-/// Brings the loopback interface up.
-pub(crate) fn loopback_up(socket: impl AsFd) -> io::Result<()> {
-    const SET_FLAGS: ioctl::Opcode = 0x8914;
-    const UP_AND_RUNNING: [u8; 2] = 0x41_u16.to_ne_bytes();
-    let mut request = [0_u8; 40];
-    request[..2].copy_from_slice(b"lo");
-    request[16..18].copy_from_slice(&UP_AND_RUNNING);
-    // SAFETY: the kernel reads an interface request: a name and flags in 40 bytes.
-    let request = unsafe { ioctl::Setter::<SET_FLAGS, _>::new(request) };
-    // SAFETY: as above.
-    unsafe { ioctl::ioctl(socket, request) }.map_err(Into::into)
 }
 
 fn check(result: isize) -> Result<isize, Errno> {

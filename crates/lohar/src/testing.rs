@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::frame::FrameKind;
-use proto::message::{ErrorCode, Exec, Exited, Hello, Identify, Refresh, Request, Response};
+use proto::message::{
+    ErrorCode, Exec, Exited, Hello, Identify, Interface, Refresh, Request, Response,
+};
 use proto::mux::{Session, Side, Stream, establish};
 use proto::preamble::{Role, prove};
 use tempfile::TempDir;
@@ -53,6 +56,7 @@ pub(crate) enum Part {
     Hostname,
     Entropy,
     Clock,
+    Interface,
 }
 
 impl Memory {
@@ -67,6 +71,7 @@ pub(crate) struct Memory {
     pub(crate) hostname: Mutex<String>,
     pub(crate) clock: AtomicU64,
     pub(crate) seeds: Mutex<Vec<[u8; 32]>>,
+    pub(crate) interface: Mutex<Option<Interface>>,
     /// The part that takes what it is given and does not become it.
     pub(crate) broken: Mutex<Option<Part>>,
 }
@@ -100,6 +105,14 @@ impl Kernel for Arc<Memory> {
 
     fn clock(&self) -> u64 {
         self.clock.load(Ordering::Relaxed)
+    }
+
+    fn set_interface(&self, wanted: &Interface) -> io::Result<bool> {
+        let holds = self.holds(Part::Interface);
+        if holds {
+            *self.interface.lock().unwrap() = Some(wanted.clone());
+        }
+        Ok(holds)
     }
 }
 
@@ -235,8 +248,15 @@ pub(crate) fn identity() -> Identify {
         machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
         token: TOKEN.to_owned(),
         env: [("FROM".to_owned(), "sandbox".to_owned())].into(),
+        interface: Some(interface([10, 208, 0, 2])),
         refresh: Refresh { time_ns: 1_700_000_000_000_000_000, seed: "ab".repeat(32) },
     }
+}
+
+pub(crate) fn interface(address: [u8; 4]) -> Interface {
+    let gateway = Ipv4Addr::new(10, 208, 0, 1);
+    let mac = [2, 0xbb, 0, 0, 0, address[3]];
+    Interface { mac, address: address.into(), prefix: 22, gateway, name_server: gateway }
 }
 
 /// The kind of failure that a request is answered with.

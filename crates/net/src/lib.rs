@@ -15,6 +15,7 @@
 pub mod address;
 mod dns;
 pub mod egress;
+pub mod fabric;
 pub mod policy;
 
 pub use dns::Upstreams;

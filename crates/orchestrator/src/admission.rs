@@ -64,8 +64,8 @@ pub(crate) fn admit(
     check_env(&request.env)?;
     check_labels(&request.labels)?;
     check_init(request.init.as_ref())?;
-    let CreateRequest { env, labels, init, .. } = request;
-    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init }))
+    let CreateRequest { env, labels, init, network, .. } = request;
+    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init, network }))
 }
 
 /// Whether a user may have another sandbox of this specification.

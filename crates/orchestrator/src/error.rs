@@ -98,6 +98,8 @@ pub enum Kind {
     Timeout,
     /// A limit of the guest agent is reached.
     GuestLimit,
+    /// Sandboxes cannot be connected to their networks on this host.
+    NetworkUnavailable,
     /// A defect of ours or of the host.
     Internal,
 }

@@ -14,9 +14,10 @@ use crate::{
     admission::{self, Defaults},
     contents::Contents,
     driver::Begin,
-    model::{CreateRequest, IdlePolicy, SandboxView, Spec, StartFrom, User},
+    model::{CreateRequest, IdlePolicy, SandboxView, Spec, StartFrom, Status, User},
+    networking::{self, NetworkSettings},
     node::{Node, blocking},
-    record::{Identity, Record, State},
+    record::{Address, Identity, Record, State},
     recovery,
     sandbox::Sandbox,
     store::Store,
@@ -37,6 +38,8 @@ pub struct Settings {
     /// Available memory of the host below which idle sandboxes go to disk early, MiB; a twentieth of
     /// all if absent.
     pub memory_low_mib: Option<u64>,
+    /// How sandboxes are connected; not at all if absent.
+    pub network: Option<NetworkSettings>,
 }
 
 /// What runs the VMs, for people.
@@ -119,7 +122,9 @@ impl Orchestrator {
     /// If the data directory cannot be used. A missing engine or kernel is told when a sandbox
     /// needs it.
     pub async fn open(settings: Settings) -> Result<Self> {
-        let node = Arc::new(blocking(move || Node::open(settings)).await?);
+        let networks = networking::numbers(settings.network.as_ref()).await?;
+        let node = Arc::new(blocking(move || Node::open(settings, networks)).await?);
+        node.networking.take_up(&node.store).await?;
         recovery::take_up(&node).await?;
         tokio::spawn(pressure::watch(Arc::downgrade(&node)));
         Ok(Self { node })
@@ -195,6 +200,7 @@ impl Orchestrator {
             policy,
             identity: Identity::random(),
             slot: 0,
+            address: Address::default(),
             generation: 0,
             state: State::Creating,
             created_at: clock::unix_seconds(),
@@ -285,8 +291,13 @@ impl Orchestrator {
 
     /// Lets go of everything. VMs run on and are taken up by the next daemon.
     pub async fn close(&self) {
-        for sandbox in self.node.registry.all() {
+        let sandboxes = self.node.registry.all();
+        let vms_run_on = sandboxes.iter().any(|sandbox| sandbox.view().status == Status::Running);
+        for sandbox in sandboxes {
             sandbox.release().await;
+        }
+        if !vms_run_on {
+            self.node.networking.close().await;
         }
     }
 }

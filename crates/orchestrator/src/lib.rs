@@ -20,6 +20,7 @@ mod fingerprint;
 mod guest;
 mod layout;
 pub mod model;
+mod networking;
 mod node;
 mod record;
 mod recorder;
@@ -44,6 +45,8 @@ pub use guest::{
     FileWriting, Hold, JobEvent, JobReading, Listing, Ready, Started as StartedCommand, Tunnel,
     Watching,
 };
+pub use net::{address::Pool, fabric::Uplink};
+pub use networking::NetworkSettings;
 pub use node::node_tag;
 pub use proto::message;
 pub use sandbox::Sandbox;

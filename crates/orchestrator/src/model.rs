@@ -28,6 +28,26 @@ pub struct Spec {
     /// What runs in it whenever it has booted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitSpec>,
+    /// How it is connected.
+    #[serde(default, skip_serializing_if = "NetworkSpec::is_default")]
+    pub network: NetworkSpec,
+}
+
+/// How a sandbox is connected.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Whether it has no network at all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
+    /// Where it may connect to, and how fast. Can be changed while it runs.
+    #[serde(flatten)]
+    pub policy: net::fabric::Policy,
+}
+
+impl NetworkSpec {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a sandbox is to run.
@@ -67,6 +87,8 @@ pub struct CreateRequest {
     pub init: Option<InitSpec>,
     /// When it may be put to sleep.
     pub policy: Policy,
+    /// How it is connected.
+    pub network: NetworkSpec,
 }
 
 /// Whether a sandbox's VM exists, as callers see it.
@@ -139,6 +161,8 @@ pub struct SandboxView {
     pub policy: Policy,
     /// What follows from that, from its owner's limits and from the node's.
     pub sleeps: Sleeps,
+    /// Its address in its owner's network, if it has one.
+    pub ip: Option<std::net::Ipv4Addr>,
 }
 
 /// Where a start takes the sandbox's state from.

@@ -27,9 +27,10 @@ use crate::{
     facade::Settings,
     layout::Layout,
     model::Spec,
+    networking::Networking,
     registry::Registry,
     sandbox_dir::Origin,
-    store::Store,
+    store::{Networks, Store},
     template::{Shape, Templates},
     thermal::pressure::Pressure,
 };
@@ -73,7 +74,10 @@ pub(crate) struct Node {
     /// Names of groups that are to go as soon as they can. Held while one is removed or made: a
     /// sandbox that is started again gets a group of the same name.
     doomed: Arc<Mutex<HashSet<String>>>,
+    /// The empty namespace that monitors are in.
     network: NetworkNamespace,
+    /// How sandboxes are connected.
+    pub networking: Networking,
     engine: RwLock<Option<Engine>>,
     choosing: tokio::sync::Mutex<()>,
     initramfs: Mutex<Option<(String, PathBuf)>>,
@@ -130,7 +134,7 @@ pub fn node_tag(data_dir: &Path) -> String {
 }
 
 impl Node {
-    pub(crate) fn open(settings: Settings) -> Result<Self> {
+    pub(crate) fn open(settings: Settings, networks: Networks) -> Result<Self> {
         let layout = Layout::new(settings.data_dir.clone());
         let memory_low_mib = settings.memory_low_mib;
         if let Some(reason) = layout.too_long() {
@@ -148,7 +152,7 @@ impl Node {
         for directory in private {
             fs_err::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
-        let store = Store::open(&layout.store())?;
+        let store = Store::open(&layout.store())?.with_networks(networks);
         files::sweep_temporary(&layout.templates())?;
         files::sweep_temporary(&layout.snapshots())?;
         disk::sweep(layout.data())?;
@@ -157,7 +161,9 @@ impl Node {
             Error::internal("no network namespace can be made", error)
                 .hint("the daemon has to run as root")
         })?;
+        let networking = Networking::new(settings.network.clone(), &tag);
         Ok(Self {
+            networking,
             settings,
             layout,
             store,

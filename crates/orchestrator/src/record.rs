@@ -24,12 +24,24 @@ pub struct Record {
     pub identity: Identity,
     /// A small number that no other living sandbox has; the VM's own uid follows from it.
     pub slot: u32,
+    /// Where its network interface is.
+    pub address: Address,
     /// Goes up by one with every change of state.
     pub generation: u64,
     /// What it is doing.
     pub state: State,
     /// Unix seconds.
     pub created_at: i64,
+}
+
+/// The numbers that the addresses of a sandbox's interface follow from; they stay the same for its whole
+/// life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Address {
+    /// Its owner's network.
+    pub network: u16,
+    /// Its number there, that no other living sandbox of its owner has.
+    pub host: u16,
 }
 
 /// What makes a guest different from its siblings and stays the same for its whole life.

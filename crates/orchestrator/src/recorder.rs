@@ -13,6 +13,7 @@ use vmm::{Boot, Disks, Plan, Vm, memory::Ram};
 use crate::{
     Error, Kind, Result,
     guest::{Channel, Patience},
+    networking,
     node::{Engine, Node, blocking},
     template::{self, Shape, Template},
 };
@@ -76,6 +77,7 @@ async fn record_in(
             scratch: scratch.into_parts().0.into(),
             layers: Vec::new(),
         },
+        nic: Some(networking::loose().await?),
         boot: cold_boot(shape, &engine)?,
         run_dir: node.make_run(name)?,
         confinement: Some(node.confinement(name, 0, shape.machine)?),

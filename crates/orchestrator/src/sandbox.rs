@@ -6,7 +6,7 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use base::ids::Name;
 use proto::{message::Resting, mux::Session};
@@ -37,6 +37,7 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct Shared {
     record: Record,
+    ip: Option<Ipv4Addr>,
     rules: Rules,
     commands: mpsc::Sender<Command>,
     published: watch::Receiver<Published>,
@@ -53,7 +54,8 @@ impl Sandbox {
         let counts = (Arc::clone(&activity), Arc::clone(&awake));
         let (driver, (commands, published)) =
             driver::prepare(Arc::clone(node), record.clone(), rules.clone(), counts);
-        let shared = Shared { record, rules, commands, published, activity, awake };
+        let ip = node.networking.interface(&record).map(|interface| interface.address);
+        let shared = Shared { record, ip, rules, commands, published, activity, awake };
         let sandbox = Self { shared: Arc::new(shared) };
         node.registry.insert(sandbox.clone());
         // Only now, because a driver that gives up takes its sandbox out of the registry.
@@ -71,7 +73,17 @@ impl Sandbox {
         let activity = Activity::new();
         let awake = Awake::new(Arc::clone(&activity));
         let rules = Rules::plain(record.owner.clone());
-        Self { shared: Arc::new(Shared { record, rules, commands, published, activity, awake }) }
+        Self {
+            shared: Arc::new(Shared {
+                record,
+                ip: None,
+                rules,
+                commands,
+                published,
+                activity,
+                awake,
+            }),
+        }
     }
 
     /// What it was made as. Its id, owner and identity never change; the rest may have.
@@ -103,6 +115,7 @@ impl Sandbox {
             activity: self.shared.activity.view(),
             policy: now.policy,
             sleeps: self.shared.rules.sleeps(now.policy),
+            ip: self.shared.ip,
         }
     }
 

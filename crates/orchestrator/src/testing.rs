@@ -23,8 +23,8 @@ use tokio::{
 use crate::{
     Orchestrator, Sandbox,
     driver::{Command, Entry, Published},
-    model::{Policy, Spec, Status, StoppedBy, Thermal},
-    record::{Identity, Record, State},
+    model::{NetworkSpec, Policy, Spec, Status, StoppedBy, Thermal},
+    record::{Address, Identity, Record, State},
 };
 
 /// Bytes that host and agent may have under way.
@@ -145,6 +145,7 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
         owner: owner.clone(),
         name: name.parse().unwrap(),
         spec: Arc::new(Spec {
+            network: NetworkSpec::default(),
             image: "debian".parse().unwrap(),
             cpus: 1,
             memory_mib: 256,
@@ -156,6 +157,7 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
         policy: Policy::default(),
         identity: Identity::random(),
         slot: 0,
+        address: Address::default(),
         generation: 0,
         state: State::Stopped { since: 0, by: StoppedBy::Owner },
         created_at: 0,

@@ -21,5 +21,5 @@ mod tsc;
 
 pub use error::VmError;
 pub use jail::{Confinement, NetworkNamespace, marked};
-pub use plan::{Boot, Disks, Layer, Machine, Plan};
-pub use qemu::{Console, GuestPort, PortWatch, Qemu, Vm, VmHandle};
+pub use plan::{Boot, Disks, Layer, Machine, Nic, Plan};
+pub use qemu::{Console, GuestPort, PortWatch, Qemu, Vm, VmHandle, namespace_of};

@@ -37,6 +37,17 @@ pub struct Disks {
     pub layers: Vec<Layer>,
 }
 
+/// Where a VM's network interface leads. Two VMs can only share memory snapshots if both have one, or
+/// neither has. The guest gives the interface its address, so all VMs' begin with the same.
+#[derive(Debug)]
+pub struct Nic {
+    /// The other end, a TAP descriptor that does not block, with `IFF_VNET_HDR`.
+    pub tap: OwnedFd,
+    /// The network namespace that the tap is in, kept open for as long as the VM lives, so that it
+    /// can be found by way of the VM; see [`crate::namespace_of`].
+    pub namespace: Option<OwnedFd>,
+}
+
 /// How a VM begins.
 #[derive(Debug)]
 pub enum Boot {
@@ -71,6 +82,8 @@ pub struct Plan {
     pub ram: Ram,
     /// Its disks.
     pub disks: Disks,
+    /// Its network interface, if it has one.
+    pub nic: Option<Nic>,
     /// How it begins.
     pub boot: Boot,
     /// Where its control sockets are made; must exist and be empty.

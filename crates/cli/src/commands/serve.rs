@@ -5,7 +5,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use api::IdleSetting;
-use daemon::{Bound, Config, Flags};
+use daemon::{Bound, Config, Flags, NetworkMode};
 use orchestrator::{
     Defaults, Settings,
     model::{IdleLimit, IdlePolicy},
@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// twentieth of all]
     #[arg(long, value_name = "MB", env = "BHATTI_MEMORY_LOW")]
     memory_low: Option<u64>,
+    /// How sandboxes are connected: nat, with a way out through this host; isolated, without one; off
+    #[arg(long, value_name = "HOW", env = "BHATTI_NETWORK")]
+    network: Option<NetworkMode>,
     /// What to log: error, warn, info, debug, trace, or a filter
     #[arg(long, env = "BHATTI_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     log_level: String,
@@ -60,6 +63,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         idle_warm: args.idle_warm,
         idle_cold: args.idle_cold,
         memory_low_mb: args.memory_low,
+        network: args.network,
     })?;
     let sandbox = &config.sandbox;
     let settings = Settings {
@@ -72,6 +76,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         },
         idle: idle_policy(sandbox.idle()),
         memory_low_mib: sandbox.memory_low_mb,
+        network: config.network.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_io()

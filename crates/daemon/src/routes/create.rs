@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use orchestrator::{
     Archive, ArchiveSender, Contents, NewFile, message as guest,
-    model::{CreateRequest, InitSpec, Policy},
+    model::{CreateRequest, InitSpec, NetworkSpec, Policy},
 };
 
 use super::sandboxes::watched;
@@ -111,6 +111,7 @@ fn understand(wanted: CreateSandbox) -> Result<(CreateRequest, Contents), Failur
     };
     let files = wanted.files.into_iter().map(file).collect::<Result<_, _>>()?;
     let request = CreateRequest {
+        network: NetworkSpec::default(),
         name: wanted.name,
         image: wanted.image,
         cpus: wanted.cpus,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use api::{Deleted, IdleTime, MAX_FORKS, Snapshot, SnapshotType};
 use base::ids::{SandboxId, SnapshotId};
 use orchestrator::{
-    model::{SnapshotKind, Spec},
+    model::{NetworkSpec, SnapshotKind, Spec},
     store::{Identity, Likeness, SnapshotRecord, SnapshotState},
 };
 
@@ -74,6 +74,7 @@ async fn keep(store: &Store, owner: &str, name: &str) -> String {
         kind: SnapshotKind::Disk,
         source: "dev".parse().unwrap(),
         spec: Arc::new(Spec {
+            network: NetworkSpec::default(),
             image: "minimal".parse().unwrap(),
             cpus: 1,
             memory_mib: 256,

@@ -5,13 +5,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use rustix::mount::{MountFlags, mount, mount_bind};
-use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::sethostname;
 
 use super::root::{make_directory, mount_on};
 use super::{BootError, Doing};
-use crate::{identity, log, sys};
+use crate::interface::Network;
+use crate::{identity, log};
 
 /// Until the guest is told its name.
 const HOSTNAME: &str = "bhatti";
@@ -50,9 +50,9 @@ pub(super) fn set_up(modules: Option<&Path>) -> Result<(), BootError> {
         mount(device, "/lib/modules", "erofs", MountFlags::RDONLY, c"")
             .doing(|| format!("mount {} on /lib/modules", device.display()))?;
     }
-    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)
-        .doing(|| "make a socket".to_owned())?;
-    sys::loopback_up(&socket).doing(|| "bring loopback up".to_owned())?;
+    let network = Network::new().doing(|| "make a socket".to_owned())?;
+    network.loopback_up().doing(|| "bring loopback up".to_owned())?;
+    network.prepare().doing(|| "bring the network interface up".to_owned())?;
     sethostname(HOSTNAME.as_bytes()).doing(|| "set the host name".to_owned())?;
     identity_files()?;
     let limit = Rlimit { current: Some(FILES.0), maximum: Some(FILES.1) };
@@ -83,6 +83,7 @@ fn identity_files() -> Result<(), BootError> {
     // As short as can be: what is only ever made longer need not be cut first.
     in_memory("hosts", &identity::nameless_hosts(&String::from_utf8_lossy(&hosts)))?;
     in_memory("hostname", "")?;
+    in_memory("resolv.conf", "")?;
     in_memory("machine-id", "")
 }
 

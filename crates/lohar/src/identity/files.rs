@@ -37,6 +37,7 @@ pub(crate) struct IdentityFiles {
     pub(super) hostname: File,
     pub(super) hosts: File,
     pub(super) machine_id: File,
+    pub(super) resolv_conf: File,
     pub(super) dbus_machine_id: Option<File>,
     /// What `/etc/hosts` said when it was opened.
     pub(super) known_hosts: String,
@@ -63,6 +64,7 @@ impl IdentityFiles {
             hostname: open("etc/hostname")?,
             hosts,
             machine_id: open("etc/machine-id")?,
+            resolv_conf: open("etc/resolv.conf")?,
             dbus_machine_id: dbus.then(|| open(DBUS)).transpose()?,
             known_hosts: String::from_utf8_lossy(&known_hosts).into_owned(),
         })

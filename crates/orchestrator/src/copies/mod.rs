@@ -22,7 +22,7 @@ pub(crate) use self::snapshots::remove;
 use crate::{
     Orchestrator, Result, admission,
     model::{Edit, Policy, SandboxView, Spec, UserLimits},
-    record::{Identity, Record, State},
+    record::{Address, Identity, Record, State},
     sandbox::Sandbox,
 };
 
@@ -43,6 +43,7 @@ fn copy_of(owner: &UserId, name: Name, spec: &Arc<Spec>, policy: Policy) -> Reco
         policy,
         identity: Identity::random(),
         slot: 0,
+        address: Address::default(),
         generation: 0,
         state: State::Creating,
         created_at: clock::unix_seconds(),

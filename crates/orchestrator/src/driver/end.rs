@@ -61,6 +61,7 @@ impl Driver {
             live.vm.kill().await;
         }
         self.phase = Phase::Gone;
+        self.node.networking.left(&self.record).await;
         let name = self.record.id.as_str().to_owned();
         self.node.clean_run(&name);
         let _ = fault::point("destroy.killed");

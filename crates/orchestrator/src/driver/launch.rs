@@ -51,6 +51,7 @@ impl Driver {
                 scratch: template::open(&files.scratch)?,
                 layers: self.directory.open_layers(layers)?,
             },
+            nic: Some(self.node.networking.connect(&self.record).await?),
             boot: files.boot,
             run_dir: self.node.make_run(name)?,
             confinement: Some(self.node.confinement(name, self.record.slot + 1, self.machine())?),
@@ -77,6 +78,7 @@ impl Driver {
             machine_id: identity.machine_id.clone(),
             token: identity.token.clone(),
             env: self.record.spec.env.clone(),
+            interface: self.node.networking.interface(&self.record),
             refresh: fresh(),
         }
     }

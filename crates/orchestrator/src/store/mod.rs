@@ -13,6 +13,7 @@
 //! before it opens the store.
 
 mod directory;
+mod networks;
 mod sandboxes;
 mod schema;
 mod snapshots;
@@ -24,10 +25,12 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use base::ids::{SandboxId, SnapshotId, UserId};
+use net::address::Pool;
 use rusqlite::{Row, Transaction};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
+pub(crate) use self::networks::Networks;
 use self::{directory::Directory, writer::Writer};
 pub use crate::record::{Identity, Likeness, Record, SnapshotRecord, SnapshotState, State};
 use crate::{
@@ -51,6 +54,7 @@ const ADMIN_LIMITS: UserLimits = UserLimits {
 pub struct Store {
     writer: Writer,
     directory: Arc<Directory>,
+    networks: Arc<Networks>,
 }
 
 impl Store {
@@ -61,7 +65,13 @@ impl Store {
         let reading = connection.transaction()?;
         directory.replace(users::list_with_keys(&reading)?);
         reading.finish()?;
-        Ok(Self { writer: Writer::start(connection)?, directory })
+        let networks = Networks { count: Pool::default().users(), taken: Vec::new() };
+        Ok(Self { writer: Writer::start(connection)?, directory, networks: Arc::new(networks) })
+    }
+
+    /// The same store with other numbers for users' networks.
+    pub(crate) fn with_networks(self, networks: Networks) -> Self {
+        Self { networks: Arc::new(networks), ..self }
     }
 
     /// All sandboxes of all users, oldest first.
@@ -70,17 +80,19 @@ impl Store {
     }
 
     /// Keeps a new sandbox if its name is free and its owner has less than `limit`, and returns
-    /// what was stored: `slot` is chosen here, the smallest that is free.
+    /// what was stored: `slot` and `address` are chosen here, the smallest that are free.
     pub async fn insert_sandbox(&self, record: &Record, limit: u32) -> Result<Record> {
-        let record = record.clone();
-        self.writer.transaction(move |t| sandboxes::insert(t, record, limit)).await
+        let (record, networks) = (record.clone(), Arc::clone(&self.networks));
+        self.writer.transaction(move |t| sandboxes::insert(t, record, limit, &networks)).await
     }
 
     /// Keeps several new sandboxes as [`insert_sandbox`](Self::insert_sandbox) does, all or none.
     pub async fn insert_sandboxes(&self, records: Vec<Record>, limit: u32) -> Result<Vec<Record>> {
+        let networks = Arc::clone(&self.networks);
         self.writer
             .transaction(move |t| {
-                records.into_iter().map(|record| sandboxes::insert(t, record, limit)).collect()
+                let insert = |record| sandboxes::insert(t, record, limit, &networks);
+                records.into_iter().map(insert).collect()
             })
             .await
     }

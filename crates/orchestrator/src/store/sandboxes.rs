@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{corrupt, from_json, to_json};
+use super::{corrupt, from_json, networks::Networks, to_json};
 use crate::{
     Error, Kind, Result,
-    record::{Record, State},
+    record::{Address, Record, State},
 };
 use base::ids::{Name, SandboxId};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
@@ -14,8 +14,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 pub(super) fn list(connection: &Connection) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let mut statement = connection.prepare_cached(
-        "SELECT id, owner, name, slot, generation, spec, policy, identity, state, created_at
-         FROM sandboxes ORDER BY created_at, rowid",
+        "SELECT sandboxes.id, owner, sandboxes.name, slot, network, host, generation, spec, policy,
+         identity, state, sandboxes.created_at
+         FROM sandboxes JOIN users ON users.id = owner
+         ORDER BY sandboxes.created_at, sandboxes.rowid",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -29,6 +31,7 @@ pub(super) fn insert(
     transaction: &Transaction<'_>,
     mut record: Record,
     limit: u32,
+    networks: &Networks,
 ) -> Result<Record> {
     check_owner_and_name(transaction, &record)?;
     let owned: u32 = transaction
@@ -40,11 +43,12 @@ pub(super) fn insert(
             .hint("destroy a sandbox that is not needed; stopped ones count too"));
     }
     record.slot = free_slot(transaction)?;
+    record.address = networks.free_address(transaction, &record.owner)?;
     transaction
         .prepare_cached(
             "INSERT INTO sandboxes
-             (id, owner, name, slot, generation, spec, identity, state, created_at, policy)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             (id, owner, name, slot, generation, spec, identity, state, created_at, policy, host)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute(params![
             record.id.as_str(),
@@ -57,6 +61,7 @@ pub(super) fn insert(
             to_json(&record.state)?,
             record.created_at,
             to_json(&record.policy)?,
+            record.address.host,
         ])?;
     Ok(record)
 }
@@ -173,6 +178,10 @@ fn read(row: &Row<'_>) -> Result<Record> {
         policy: from_json(row, "policy")?,
         identity: from_json(row, "identity")?,
         slot: row.get("slot")?,
+        address: Address {
+            network: row.get::<_, Option<u16>>("network")?.unwrap_or_default(),
+            host: row.get("host")?,
+        },
         generation: u64::try_from(generation).unwrap_or(0),
         state: from_json(row, "state")?,
         created_at: row.get("created_at")?,

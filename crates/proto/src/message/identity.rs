@@ -1,6 +1,7 @@
 //! Who the guest is, and who asks.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,8 +33,26 @@ pub struct Identify {
     /// Variables that every command in the sandbox sees.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Its network interface's addresses; absent if it has no interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Interface>,
     /// Clock and randomness.
     pub refresh: Refresh,
+}
+
+/// What a guest's network interface is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Its own address.
+    pub address: Ipv4Addr,
+    /// How many bits of it are the network's.
+    pub prefix: u8,
+    /// Where everything goes that is not for the network.
+    pub gateway: Ipv4Addr,
+    /// Who knows the addresses of names.
+    pub name_server: Ipv4Addr,
 }
 
 impl std::fmt::Debug for Identify {

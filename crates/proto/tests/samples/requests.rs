@@ -1,8 +1,8 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use proto::message::{
     Attach, AttachControl, Detach, Exec, FileList, FileRead, FileWrite, Hello, Identify, Init,
-    JobOutput, NewSession, Refresh, Request, RestartPolicy, Target, WindowSize,
+    Interface, JobOutput, NewSession, Refresh, Request, RestartPolicy, Target, WindowSize,
 };
 
 use super::{every, text, words};
@@ -125,6 +125,13 @@ fn identify() -> Identify {
         machine_id: text("0123"),
         token: text("beef"),
         env: env(),
+        interface: Some(Interface {
+            mac: [2, 0xbb, 0, 0, 0, 2],
+            address: Ipv4Addr::new(10, 208, 0, 2),
+            prefix: 22,
+            gateway: Ipv4Addr::new(10, 208, 0, 1),
+            name_server: Ipv4Addr::new(10, 208, 0, 1),
+        }),
         refresh: refresh(),
     }
 }

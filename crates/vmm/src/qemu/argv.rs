@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use crate::{Machine, accel::Accelerator};
 
 /// Bumped whenever the devices below change, which makes older templates and snapshots unusable.
-pub(crate) const LAYOUT: u32 = 2;
+pub(crate) const LAYOUT: u32 = 3;
 
 /// The host's name for the agent's port.
 const AGENT_PORT: &str = "bhatti.agent";
@@ -20,6 +20,8 @@ const NOTICE_PORT: &str = "bhatti.notice";
 const TRANSLATED_CPU: &str = "max,-erms,-fsrm";
 /// Translated code that TCG keeps, MiB.
 const TRANSLATION_CACHE_MIB: u32 = 128;
+/// The interface's address until the guest is told its own. Part of the device state, so all have it.
+const BLANK_MAC: &str = "02:bb:ff:ff:ff:ff";
 /// How much of the guest's console is kept, in bytes; a power of two.
 pub(crate) const CONSOLE_RING: usize = 1 << 16;
 
@@ -33,6 +35,7 @@ pub(crate) struct Numbers {
     pub base: RawFd,
     pub modules: RawFd,
     pub scratch: RawFd,
+    pub tap: Option<RawFd>,
     /// Lowest first.
     pub layers: Vec<LayerNumbers>,
 }
@@ -125,6 +128,9 @@ pub(crate) fn arguments(
     argv.pair("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
     argv.pair("-device", format!("virtserialport,chardev=notice,name={NOTICE_PORT}"));
     disks(&mut argv, numbers);
+    if let Some(tap) = numbers.tap {
+        network(&mut argv, tap);
+    }
     match start {
         Start::Cold { kernel, initramfs, command_line } => {
             argv.pair("-kernel", format!("/proc/self/fd/{kernel}"));
@@ -180,6 +186,16 @@ fn disks(argv: &mut Argv, numbers: &Numbers) {
     argv.pair("-device", format!("virtio-blk-device,drive={top},serial=bhatti-scratch"));
 }
 
+/// The guest is told by its agent when its address changes, and peers by the guest then; QEMU would
+/// have it announce an address that it has no more.
+fn network(argv: &mut Argv, tap: RawFd) {
+    argv.pair("-netdev", format!("tap,id=net,fd={tap},vhost=off"));
+    argv.pair(
+        "-device",
+        format!("virtio-net-device,netdev=net,mac={BLANK_MAC},guest_announce=off,mq=off"),
+    );
+}
+
 /// The protocol layer of a disk: a descriptor set, so that no path is opened. One driver owns each
 /// file, so QEMU's own locks would only cost time.
 fn file(set: impl std::fmt::Display) -> String {
@@ -219,6 +235,7 @@ mod tests {
             base: 6,
             modules: 7,
             scratch: 8,
+            tap: Some(15),
             layers,
         };
         let machine = Machine { cpus: 2, memory_mib: 256 };

@@ -19,7 +19,7 @@ use super::{
     argv::{LayerNumbers, Numbers, Start, arguments},
     vm::{AGENT_SOCKET, NOTICE_SOCKET, QMP_SOCKET, Stderr},
 };
-use crate::{Boot, Layer, Plan, VmError, jail};
+use crate::{Boot, Layer, Nic, Plan, VmError, jail};
 
 /// The first descriptor number that we hand to a monitor.
 const FIRST_FD: RawFd = 10;
@@ -51,6 +51,7 @@ impl Qemu {
             base: fds.add(plan.disks.base),
             modules: fds.add(plan.disks.modules),
             scratch: fds.add(plan.disks.scratch),
+            tap: plan.nic.map(|nic| add_nic(&mut fds, nic)),
             layers: add_layers(&mut fds, plan.disks.layers)?,
         };
         let (start, later) = match plan.boot {
@@ -93,6 +94,13 @@ impl Qemu {
             None => vm,
         })
     }
+}
+
+fn add_nic(fds: &mut Fds, nic: Nic) -> RawFd {
+    if let Some(namespace) = nic.namespace {
+        fds.add(namespace);
+    }
+    fds.add(nic.tap)
 }
 
 /// The top layer comes with a second, read-only description of its file, because it must be

@@ -3,6 +3,7 @@
 mod argv;
 mod launch;
 mod layers;
+mod namespace;
 mod qmp;
 mod vm;
 
@@ -13,6 +14,7 @@ use std::{
 
 use base::process::Command;
 
+pub use namespace::namespace_of;
 pub use vm::{Console, GuestPort, PortWatch, Vm, VmHandle};
 
 use crate::{

@@ -19,7 +19,7 @@ use proto::{
 };
 use serde::Deserialize;
 use tokio::{task::JoinHandle, time::timeout};
-use vmm::{Boot, Disks, Layer, Machine, Plan, Qemu, Vm, memory::Ram};
+use vmm::{Boot, Disks, Layer, Machine, Nic, Plan, Qemu, Vm, memory::Ram};
 
 /// Clusters as sandboxes have them.
 const CLUSTER_BITS: u32 = 16;
@@ -99,6 +99,7 @@ impl Kit {
                 scratch: open(&scratch)?,
                 layers: vec![Layer { number: 0, file: file.into_parts().0.into() }],
             },
+            nic: Some(Nic { tap: net::fabric::Tap::loose()?.into_fd(), namespace: None }),
             boot: Boot::Restore { state: open(&self.template.join("devices"))? },
             run_dir,
             confinement: None,
@@ -178,6 +179,7 @@ impl BareVm {
             machine_id: random::hex::<16>(),
             token: random::hex::<32>(),
             env: std::collections::BTreeMap::new(),
+            interface: None,
             refresh: Refresh { time_ns, seed: random::hex::<32>() },
         });
         match self.ask(&identify).await? {

@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
-use crate::testing::run;
+use crate::testing::{interface, run};
 
 const OTHER_TOKEN: &str = "ffeeddccbbaa99887766554433221100";
 
@@ -14,6 +14,7 @@ fn other(hostname: &str) -> Identify {
         machine_id: "f".repeat(32),
         token: OTHER_TOKEN.to_owned(),
         env: [("NEW".to_owned(), "variable".to_owned())].into(),
+        interface: Some(interface([10, 208, 0, 3])),
         refresh: Refresh { time_ns: 1_800_000_000_000_000_000, seed: "ef".repeat(32) },
     }
 }
@@ -108,15 +109,18 @@ async fn each_part_of_a_new_identity_that_does_not_hold_fails_the_whole_and_is_n
         assert_eq!((identity.sandbox_id.as_str(), error.code), ("one", ErrorCode::Failed));
         error.message
     };
-    for (part, name) in
-        [(Part::Clock, "clock"), (Part::Entropy, "entropy"), (Part::Hostname, "hostname")]
-    {
+    for (part, name) in [
+        (Part::Clock, "clock"),
+        (Part::Entropy, "entropy"),
+        (Part::Hostname, "hostname"),
+        (Part::Interface, "interface"),
+    ] {
         *guest.kernel.broken.lock().unwrap() = Some(part);
         let message = refused().await;
         assert!(message.starts_with(&format!("{name}: ")), "{message}");
     }
     *guest.kernel.broken.lock().unwrap() = None;
-    for name in ["hostname", "hosts", "machine-id"] {
+    for name in ["hostname", "hosts", "machine-id", "resolv.conf"] {
         let path = guest.path().join("etc").join(name);
         fs::remove_file(&path).unwrap();
         // Takes everything and keeps nothing; then cannot be written at all.

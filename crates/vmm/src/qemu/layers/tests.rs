@@ -99,6 +99,7 @@ impl Bench {
             machine: Machine { cpus: 1, memory_mib: 32 },
             ram: Ram::fresh(32).unwrap(),
             disks,
+            nic: None,
             boot: Boot::Cold {
                 kernel: open(&path("kernel"), false),
                 initramfs: open(&path("initramfs"), false),

@@ -1,0 +1,251 @@
+//! What should be there, as values.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::Ipv4Addr,
+};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::settings::{Caps, Known, Policy, Settings};
+use crate::{
+    address::{FIRST_HOST, LAST_HOST, Mac, Place, UserNetwork},
+    policy::Mode,
+};
+
+/// Our end of the way out.
+pub(super) const UPLINK: &str = "uplink";
+
+/// The most that a cap's burst is multiplied from: so long a pause can be made up for, as a
+/// fraction of a second.
+const BURST_DIVISOR: u32 = 10;
+/// A burst holds some frames of the largest size that a guest hands over.
+const LEAST_BURST_BYTES: u32 = 256 * 1024;
+/// As above, in packets.
+const LEAST_BURST_PACKETS: u32 = 64;
+
+/// Everything that follows from what the daemon says.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) settings: Settings,
+    pub(super) networks: BTreeMap<u16, UserNetwork>,
+    pub(super) policies: BTreeMap<(u16, u16), (Place, Policy)>,
+    /// The range of the link to the host, if there is one.
+    pub(super) uplink: Option<UplinkRange>,
+}
+
+/// A range with room for two: the host and us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct UplinkRange(pub(super) Ipv4Net);
+
+impl UplinkRange {
+    /// The host's address there.
+    pub(super) fn host(self) -> Ipv4Net {
+        self.address(1)
+    }
+
+    /// Our address there.
+    pub(super) fn own(self) -> Ipv4Net {
+        self.address(2)
+    }
+
+    fn address(self, number: u32) -> Ipv4Net {
+        let address = Ipv4Addr::from(u32::from(self.0.network()) + number);
+        Ipv4Net::new_assert(address, self.0.prefix_len())
+    }
+}
+
+/// A table of ours inside the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Table {
+    /// For frames.
+    Bridge,
+    /// For packets.
+    Inet,
+}
+
+impl Table {
+    /// Its family and its name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge bhatti",
+            Self::Inet => "inet bhatti",
+        }
+    }
+}
+
+/// An element of a set or map.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Element {
+    pub(super) table: Table,
+    pub(super) set: &'static str,
+    pub(super) text: String,
+}
+
+/// What one policy is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Items {
+    /// Names of limits in the bridge table, and what they say.
+    pub(super) limits: BTreeMap<String, String>,
+    pub(super) elements: BTreeSet<Element>,
+}
+
+impl Plan {
+    pub(super) fn new(settings: Settings, known: Known) -> Self {
+        let networks = known.networks.into_iter().map(|n| (n.index(), n)).collect();
+        let mut plan = Self { settings, networks, policies: BTreeMap::new(), uplink: None };
+        for (place, policy) in known.policies {
+            plan.set(place, policy);
+        }
+        plan
+    }
+
+    /// The policy of a place.
+    pub(super) fn policy(&self, place: Place) -> Policy {
+        self.policies.get(&key(place)).map(|(_, policy)| policy.clone()).unwrap_or_default()
+    }
+
+    /// Notes a policy; the default is not worth a note.
+    pub(super) fn set(&mut self, place: Place, policy: Policy) {
+        if policy == Policy::default() {
+            self.policies.remove(&key(place));
+        } else {
+            self.policies.insert(key(place), (place, policy));
+        }
+    }
+
+    /// Forgets a network and all policies in it.
+    pub(super) fn remove(&mut self, network: UserNetwork) {
+        self.networks.remove(&network.index());
+        self.policies.retain(|(index, _), _| *index != network.index());
+    }
+
+    /// The items of everything, in the order in which they have to be added.
+    pub(super) fn items(&self) -> Items {
+        let mut all = Items::default();
+        for network in self.networks.values() {
+            all.elements.extend(network_elements(*network));
+        }
+        for (place, policy) in self.policies.values() {
+            let items = policy_items(*place, policy);
+            all.limits.extend(items.limits);
+            all.elements.extend(items.elements);
+        }
+        all
+    }
+}
+
+fn key(place: Place) -> (u16, u16) {
+    (place.network().index(), place.host())
+}
+
+/// What makes a network known to the rules: its gateway, and who may say to be whom.
+pub(super) fn network_elements(network: UserNetwork) -> BTreeSet<Element> {
+    let gateway = format!("\"{}\" . {}", network.bridge(), network.gateway());
+    let places = (FIRST_HOST..=LAST_HOST).filter_map(|host| network.place(host));
+    places
+        .map(|place| {
+            let who = sender(&place.tap(), place.mac(), place.address());
+            Element { table: Table::Bridge, set: "places", text: who }
+        })
+        .chain([Element { table: Table::Inet, set: "gateways", text: gateway }])
+        .collect()
+}
+
+fn sender(tap: &str, mac: Mac, address: Ipv4Addr) -> String {
+    format!("\"{tap}\" . {mac} . {address}")
+}
+
+/// What a policy is made of; nothing if it is the default.
+pub(super) fn policy_items(place: Place, policy: &Policy) -> Items {
+    let mut items = cap_items(place, policy.caps);
+    let address = place.address();
+    let mut add = |set, text| items.elements.insert(Element { table: Table::Inet, set, text });
+    if policy.egress.mode != Mode::Open {
+        add("restricted", address.to_string());
+    }
+    if policy.egress.mode == Mode::Allowlist {
+        add("inspected", address.to_string());
+    }
+    for range in v4_ranges(&policy.egress.cidrs) {
+        add("allowed", format!("{address} . {range}"));
+    }
+    items
+}
+
+/// The ranges without those that lie in others, which the kernel's set would refuse. There is no
+/// IPv6 in the namespace, so a range of it allows nothing.
+fn v4_ranges(ranges: &[IpNet]) -> Vec<Ipv4Net> {
+    let v4 = ranges.iter().filter_map(|range| match range {
+        IpNet::V4(range) => Some(range.trunc()),
+        IpNet::V6(_) => None,
+    });
+    Ipv4Net::aggregate(&v4.collect())
+}
+
+/// A limit cannot be changed, so its name says its rate.
+fn cap_items(place: Place, caps: Caps) -> Items {
+    let mut items = Items::default();
+    let (network, host) = key(place);
+    for direction in ["from", "to"] {
+        let mut add = |set, letter: char, rate: u32, text: String| {
+            let name = format!("{direction}_{network}_{host}_{letter}{rate}");
+            let element = format!("\"{}\" : \"{name}\"", place.tap());
+            items.limits.insert(name, text);
+            items.elements.insert(Element { table: Table::Bridge, set, text: element });
+        };
+        let sets = if direction == "from" {
+            ("from_bytes", "from_packets")
+        } else {
+            ("to_bytes", "to_packets")
+        };
+        if let Some(rate) = caps.bytes_per_second {
+            let burst = (rate / BURST_DIVISOR).max(LEAST_BURST_BYTES);
+            add(sets.0, 'b', rate, format!("rate over {rate} bytes/second burst {burst} bytes"));
+        }
+        if let Some(rate) = caps.packets_per_second {
+            let burst = (rate / BURST_DIVISOR).max(LEAST_BURST_PACKETS);
+            add(sets.1, 'p', rate, format!("rate over {rate}/second burst {burst} packets"));
+        }
+    }
+    items
+}
+
+/// The commands that lead from one policy of a place to another.
+pub(super) fn change(old: &Items, new: &Items) -> String {
+    let mut script = String::new();
+    let gone = old.elements.difference(&new.elements).cloned().collect();
+    remove_elements(&mut script, &gone);
+    for (name, _) in old.limits.iter().filter(|(name, _)| !new.limits.contains_key(*name)) {
+        let _ = writeln!(script, "delete limit {} {name}", Table::Bridge.name());
+    }
+    for (name, rate) in new.limits.iter().filter(|(name, _)| !old.limits.contains_key(*name)) {
+        let _ = writeln!(script, "add limit {} {name} {{ {rate}; }}", Table::Bridge.name());
+    }
+    let come = new.elements.difference(&old.elements).cloned().collect();
+    add_elements(&mut script, &come);
+    script
+}
+
+/// The command that adds elements to their sets; they may be there already.
+pub(super) fn add_elements(script: &mut String, elements: &BTreeSet<Element>) {
+    on_elements(script, "add", elements);
+}
+
+/// The command that removes elements; they may be gone already.
+pub(super) fn remove_elements(script: &mut String, elements: &BTreeSet<Element>) {
+    on_elements(script, "add", elements);
+    on_elements(script, "delete", elements);
+}
+
+fn on_elements(script: &mut String, verb: &str, elements: &BTreeSet<Element>) {
+    let mut sets: BTreeMap<(Table, &str), Vec<&str>> = BTreeMap::new();
+    for element in elements {
+        sets.entry((element.table, element.set)).or_default().push(&element.text);
+    }
+    for ((table, set), texts) in sets {
+        let table = table.name();
+        let _ = writeln!(script, "{verb} element {table} {set} {{ {} }}", texts.join(", "));
+    }
+}

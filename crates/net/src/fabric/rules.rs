@@ -1,0 +1,224 @@
+//! The rules, as text for `nft -f`. Each script is one transaction.
+//!
+//! A frame from a sandbox meets the bridge table first, which lets through only IPv4 and ARP with
+//! the sender's own addresses. Packets that leave their network then meet the inet table. Rules
+//! never change: sets do, so what a packet passes does not grow with the number of sandboxes.
+
+use std::fmt::Write as _;
+
+use super::{
+    plan::{Plan, UPLINK, UplinkRange, add_elements},
+    settings::{LOG_PASSED, LOG_REFUSED, Settings},
+};
+
+/// What no sandbox may reach: this host, its LAN, link-local addresses with the metadata of
+/// clouds, and what is no address of a host.
+const FORBIDDEN: [&str; 11] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+];
+
+/// A log line costs the daemon time, so a sandbox that is refused all the time is not told of
+/// each time.
+const LOG_RATE: &str = "limit rate 200/second burst 400 packets";
+
+/// Both tables of the namespace, made or replaced as a whole. Connections live on: what is known
+/// of them is not part of a table.
+pub(super) fn namespace(plan: &Plan) -> String {
+    let items = plan.items();
+    let mut script = String::from(
+        "add table bridge bhatti\ndelete table bridge bhatti\n\
+         add table inet bhatti\ndelete table inet bhatti\n",
+    );
+    script.push_str(BRIDGE);
+    script.push_str(&inet(&plan.settings));
+    for (name, rate) in &items.limits {
+        let _ = writeln!(script, "add limit bridge bhatti {name} {{ {rate}; }}");
+    }
+    add_elements(&mut script, &items.elements);
+    script
+}
+
+/// The input hook is there for frames to link-local groups, which do not pass the one before.
+const BRIDGE: &str = "table bridge bhatti {
+    counter refused { }
+    set places { type ifname . ether_addr . ipv4_addr; }
+    map from_bytes { type ifname : limit; }
+    map from_packets { type ifname : limit; }
+    map to_bytes { type ifname : limit; }
+    map to_packets { type ifname : limit; }
+    chain from {
+        type filter hook prerouting priority filter; policy drop;
+        limit name iifname map @from_packets drop
+        limit name iifname map @from_bytes drop
+        ether type vmap { ip : jump packet, arp : jump neighbour }
+        counter name refused
+    }
+    chain local {
+        type filter hook input priority filter; policy drop;
+        ether type vmap { ip : jump packet, arp : jump neighbour }
+        counter name refused
+    }
+    chain packet {
+        iifname . ether saddr . ip saddr @places accept
+    }
+    chain neighbour {
+        arp htype != 1 return
+        arp ptype != ip return
+        arp hlen != 6 return
+        arp plen != 4 return
+        arp operation != { request, reply } return
+        iifname . ether saddr . arp saddr ip != @places return
+        iifname . arp saddr ether . arp saddr ip @places accept
+    }
+    chain to {
+        type filter hook postrouting priority filter; policy accept;
+        limit name oifname map @to_packets drop
+        limit name oifname map @to_bytes drop
+    }
+}
+";
+
+fn inet(settings: &Settings) -> String {
+    let (sets, judgement, refusals) = (inet_sets(settings), judgement(settings), refusals());
+    format!("table inet bhatti {{\n{sets}{judgement}{refusals}{OWN_TRAFFIC}}}\n")
+}
+
+/// What is looked up, and what happens to packets before it is known where they go.
+fn inet_sets(settings: &Settings) -> String {
+    let own = settings.forbidden.iter().map(|range| range.trunc().to_string());
+    let all: Vec<String> = FORBIDDEN.iter().map(|range| (*range).to_owned()).chain(own).collect();
+    let (forbidden, port) = (all.join(", "), settings.proxy_port);
+    format!(
+        "    set forbidden {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {forbidden} }}; }}
+    set allowed {{ type ipv4_addr . ipv4_addr; flags interval; }}
+    set restricted {{ type ipv4_addr; }}
+    set inspected {{ type ipv4_addr; }}
+    set gateways {{ type ifname . ipv4_addr; }}
+    chain early {{
+        type filter hook prerouting priority raw; policy accept;
+        meta nfproto ipv6 drop
+        iifname \"bt*\" drop
+    }}
+    chain divert {{
+        type nat hook prerouting priority dstnat; policy accept;
+        iifname != \"bb*\" return
+        ip saddr != @inspected return
+        ip daddr @forbidden return
+        ip saddr . ip daddr @allowed return
+        meta l4proto tcp redirect to :{port}
+    }}
+"
+    )
+}
+
+/// What may come in and what may pass. Whether a sandbox may send something is asked for each
+/// packet and not only for a connection's first, so that a new policy holds for all.
+fn judgement(settings: &Settings) -> String {
+    let port = settings.proxy_port;
+    format!(
+        "    chain input {{
+        type filter hook input priority filter; policy drop;
+        ct state established,related accept
+        iifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 accept
+        iifname . ip daddr @gateways icmp type echo-request accept
+        iifname \"bb*\" ct status dnat tcp dport {port} accept
+        iifname \"bb*\" goto refuse_host
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+        iifname \"bb*\" oifname \"{UPLINK}\" goto egress
+        iifname \"{UPLINK}\" oifname \"bb*\" ct state established,related accept
+        iifname \"bb*\" goto refuse_network
+    }}
+    chain egress {{
+        ct state invalid drop
+        ip saddr . ip daddr @allowed goto pass
+        ip daddr @forbidden goto refuse_range
+        ip saddr @restricted goto refuse_policy
+        goto pass
+    }}
+    chain pass {{
+        ct state new {LOG_RATE} log prefix \"open\" group {LOG_PASSED}
+        accept
+    }}
+"
+    )
+}
+
+/// One chain for each reason, which the log names.
+fn refusals() -> String {
+    ["range", "policy", "network", "host"]
+        .map(|reason| {
+            format!(
+                "    chain refuse_{reason} {{
+        ct state new {LOG_RATE} log prefix \"deny {reason}\" group {LOG_REFUSED}
+        drop
+    }}
+"
+            )
+        })
+        .concat()
+}
+
+/// What the daemon itself sends from here: the proxy asks for names that guests choose, so it is
+/// not to reach what they are not.
+const OWN_TRAFFIC: &str = "    chain output {
+        type filter hook output priority filter; policy accept;
+        meta nfproto ipv6 drop
+        ct state established,related accept
+        oifname \"uplink\" ip daddr @forbidden drop
+    }
+    chain translate {
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname \"uplink\" masquerade
+    }
+";
+
+/// Our table in the host. It judges only what comes from or goes to our link. What somebody
+/// else's rules have sent to another place, such as a container's published port, is none of
+/// the internet.
+pub(super) fn host(settings: &Settings, range: UplinkRange) -> String {
+    let (table, link, range) = (settings.host_table(), settings.host_link(), range.0);
+    format!(
+        "add table inet {table}
+delete table inet {table}
+table inet {table} {{
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iifname != \"{link}\" return
+        ct state established,related accept
+        drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        oifname \"{link}\" ct state established,related accept
+        oifname \"{link}\" drop
+        iifname != \"{link}\" return
+        meta nfproto ipv6 drop
+        ip saddr != {range} drop
+        ct status dnat drop
+    }}
+    chain translate {{
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr {range} oifname != \"{link}\" masquerade
+    }}
+}}
+"
+    )
+}
+
+/// Removes our table from the host, also if it is not there.
+pub(super) fn no_host(settings: &Settings) -> String {
+    let table = settings.host_table();
+    format!("add table inet {table}\ndelete table inet {table}\n")
+}

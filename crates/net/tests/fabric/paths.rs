@@ -1,0 +1,163 @@
+//! Where a guest's packets get and where not, with no policy but the default.
+
+use std::net::Ipv4Addr;
+
+use net::fabric::{Link, Uplink};
+
+use crate::{
+    frames::{Guest, arp, has},
+    rig::{self, HOST, INTERNET, LAN, METADATA, PORT, World, guest, networks, on_a_host, place},
+};
+
+#[test]
+fn guests_of_one_user_meet_and_guests_of_two_do_not() {
+    on_a_host(|| async {
+        let networks = networks("a", Uplink::None).await;
+        let (one, two) = (guest(&networks, 0, 2).await, guest(&networks, 0, 1022).await);
+        let other = guest(&networks, 1, 2).await;
+        one.send(&one.bridged(&other, b"evil").frame());
+        one.say((other.place.address(), 4000), b"evil");
+        one.ping(other.place.address());
+        one.send(&one.bridged(&two, b"hello").frame());
+        two.until(b"hello");
+        let neighbour = guest(&networks, 1, 3).await;
+        neighbour.send(&neighbour.bridged(&other, b"marker").frame());
+        let heard = other.until(b"marker");
+        assert!(!heard.iter().any(|frame| has(frame, b"evil") || has(frame, b"ping")));
+    });
+}
+
+#[test]
+fn the_internet_answers_through_two_translations() {
+    on_a_host(|| async {
+        let world = World::new().await;
+        let networks = networks("a", Uplink::Host).await;
+        let guest = guest(&networks, 0, 2).await;
+        world.round_trip(&guest, "hello");
+        networks.close().await.unwrap();
+    });
+}
+
+#[test]
+fn nothing_private_is_reached() {
+    on_a_host(|| async {
+        let world = World::new().await;
+        let networks = networks("a", Uplink::Host).await;
+        let guest = guest(&networks, 0, 2).await;
+        let link = rig::link_addresses("bua").await;
+        let forbidden = [LAN, METADATA, Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST]
+            .into_iter()
+            .chain(HOST)
+            .chain(link)
+            .chain([guest.place.network().gateway(), place(1, 2).network().gateway()]);
+        for target in forbidden {
+            guest.say((target, PORT), b"evil");
+            guest.syn((target, PORT), 5000);
+            if target != guest.place.network().gateway() {
+                guest.ping(target);
+            }
+        }
+        guest.say((INTERNET, PORT), b"marker");
+        let (said, from) = rig::hear(&world.internet);
+        assert_eq!(said, "marker");
+        world.internet.send_to(b"answer", from).unwrap();
+        // Neither a reply to a ping nor a refusal came, of anybody.
+        let heard = guest.until(b"answer");
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        world.assert_quiet();
+        networks.close().await.unwrap();
+    });
+}
+
+#[test]
+fn nobody_outside_reaches_a_guest() {
+    on_a_host(|| async {
+        let world = World::new().await;
+        let networks = networks("a", Uplink::Host).await;
+        let guest = guest(&networks, 0, 2).await;
+        // The host knows no way to the guests; a neighbour of ours who says there is one is told
+        // nothing either.
+        let gateway = rig::link_addresses("bua").await[0];
+        let own = Ipv4Addr::from(u32::from(gateway) + 1);
+        rig::route("10.208.0.0/22".parse().unwrap(), own).await;
+        for from in [&world.host, &world.lan] {
+            let _ = from.send_to(b"evil", (guest.place.address(), PORT));
+            let _ = from.send_to(b"evil", (own, PORT));
+        }
+        world.round_trip(&guest, "marker");
+        world.assert_quiet();
+        networks.close().await.unwrap();
+    });
+}
+
+#[test]
+fn the_gateway_answers_pings_and_names_and_nothing_else() {
+    on_a_host(|| async {
+        let networks = networks("a", Uplink::None).await;
+        let guest = guest(&networks, 0, 2).await;
+        let gateway = guest.place.network().gateway();
+        let everywhere = Ipv4Addr::UNSPECIFIED;
+        let names = networks.bind_udp(std::net::SocketAddrV4::new(gateway, 53)).await.unwrap();
+        let other = networks.bind_udp(std::net::SocketAddrV4::new(everywhere, 54)).await.unwrap();
+        let _tcp = networks.bind_tcp(std::net::SocketAddrV4::new(gateway, 53)).await.unwrap();
+        let _ssh = networks.bind_tcp(std::net::SocketAddrV4::new(everywhere, 22)).await.unwrap();
+        guest.send(&arp(
+            guest.place.mac().0,
+            1,
+            (guest.place.mac().0, guest.place.address()),
+            gateway,
+        ));
+        guest.until(&guest.place.network().gateway_mac().0);
+        guest.say((gateway, 54), b"evil");
+        guest.syn((gateway, 22), 5022);
+        guest.syn((gateway, rig::PROXY_PORT), 5023);
+        guest.say((gateway, 53), b"name?");
+        let mut question = [0; 100];
+        let (length, from) = names.recv_from(&mut question).await.unwrap();
+        assert_eq!(&question[..length], b"name?");
+        names.send_to(b"address", from).await.unwrap();
+        guest.until(b"address");
+        guest.syn((gateway, 53), 5053);
+        assert!(guest.accepted(5053), "and nobody else had an answer before");
+        guest.ping(gateway);
+        guest.until(b"ping");
+        assert!(other.try_recv(&mut question).is_err());
+    });
+}
+
+#[test]
+fn the_daemon_connects_to_a_guest_without_asking_who_it_is() {
+    on_a_host(|| async {
+        let networks = networks("a", Uplink::None).await;
+        let guest = guest(&networks, 0, 2).await;
+        let from = std::net::SocketAddrV4::new(guest.place.network().gateway(), 0);
+        let socket = networks.bind_udp(from).await.unwrap();
+        socket.send_to(b"hello", (guest.place.address(), 80)).await.unwrap();
+        let frames = guest.until(b"hello");
+        assert!(frames.iter().all(|frame| frame[12..14] == [8, 0]), "no ARP was needed");
+    });
+}
+
+#[test]
+fn who_is_isolated_is_alone() {
+    on_a_host(|| async {
+        let world = World::new().await;
+        let networks = networks("a", Uplink::Host).await;
+        let (alone, place) = (place(0, 2), place(0, 2));
+        let alone = Guest::new(networks.attach(alone, Link::Isolated).await.unwrap(), place);
+        let other = guest(&networks, 0, 3).await;
+        let gateway = place.network().gateway();
+        alone.send(&arp(place.mac().0, 1, (place.mac().0, place.address()), gateway));
+        alone.ping(gateway);
+        alone.say((INTERNET, PORT), b"evil");
+        alone.send(&alone.bridged(&other, b"evil").frame());
+        // The interface itself is not the way in, either.
+        let own = networks.inside(|| fs_err::read_to_string("/proc/thread-self/net/dev")).await;
+        assert!(own.unwrap().contains("bt0-2:"));
+        world.round_trip(&other, "marker");
+        world.assert_quiet();
+        assert!(alone.receive(std::time::Instant::now()).is_none());
+        assert!(networks.drift().await.unwrap().is_empty());
+        networks.close().await.unwrap();
+    });
+}

@@ -1,0 +1,23 @@
+//! Finding the network namespace that a VM keeps open.
+
+use std::{os::fd::OwnedFd, path::Path};
+
+use base::process::start_time;
+
+use super::VmHandle;
+
+/// The network namespace of a running VM's interface, if it is that very VM and has one that is
+/// known by it; see [`crate::Nic::namespace`].
+pub fn namespace_of(vm: &VmHandle) -> Option<OwnedFd> {
+    let descriptors = fs_err::read_dir(format!("/proc/{}/fd", vm.pid)).ok()?;
+    let found = descriptors.flatten().find(|entry| is_namespace(&entry.path()))?;
+    let namespace = fs_err::File::open(found.path()).ok()?;
+    // Asked last, because the number may have become another's meanwhile.
+    let is_it = start_time(vm.pid).is_ok_and(|found| found == vm.start_time);
+    is_it.then(|| namespace.into_parts().0.into())
+}
+
+fn is_namespace(descriptor: &Path) -> bool {
+    let target = fs_err::read_link(descriptor).unwrap_or_default();
+    target.to_string_lossy().starts_with("net:[")
+}
