@@ -12,8 +12,8 @@ use hickory_proto::{
 };
 
 use crate::{
-    address::{Place, Pool},
-    egress::{Directory, is_forbidden, is_in_cidrs},
+    address::Place,
+    egress::{Directory, is_in_cidrs},
     policy::{Egress, Mode},
 };
 
@@ -124,13 +124,12 @@ fn reverse(
 ) -> Option<Route> {
     let net = name.parse_arpa_name().ok()?;
     let IpAddr::V4(address) = net.network() else { return None };
-    let pool: Pool = directory.pool();
     let network = place.network();
     if net.prefix_len() == 32 && network.range().contains(&address) {
         let host = if address == network.gateway() {
             Some(GATEWAY.to_owned())
         } else {
-            pool.find(address).and_then(|place| directory.name_of(place))
+            directory.pool().find(address).and_then(|place| directory.name_of(place))
         };
         let pointer = host.and_then(|host| Name::from_ascii(format!("{host}.{ZONE}.")).ok());
         return Some(match (pointer, kind) {
@@ -139,7 +138,7 @@ fn reverse(
             (None, _) => Route::Fail(ResponseCode::NXDomain),
         });
     }
-    let hidden = is_forbidden(address, pool) && !is_in_cidrs(policy, address);
+    let hidden = directory.forbidden().contains(address) && !is_in_cidrs(policy, address);
     hidden.then_some(Route::Fail(ResponseCode::NXDomain))
 }
 
@@ -148,9 +147,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::address::Pool;
 
     fn directory() -> Directory {
-        let directory = Directory::new(Pool::default());
+        let directory = Directory::new(Pool::default(), &[]);
         directory.set(place(0, 2), "web", Egress::default());
         directory.set(place(0, 3), "DB", Egress::default());
         directory.set(place(1, 2), "other", Egress::default());

@@ -3,11 +3,8 @@
 
 use std::{fmt, net::SocketAddrV4, sync::Arc};
 
-use super::forbidden::{is_forbidden, is_in_cidrs};
-use crate::{
-    address::Pool,
-    policy::{Egress, Mode},
-};
+use super::forbidden::{Forbidden, is_in_cidrs};
+use crate::policy::{Egress, Mode};
 
 /// What a connection says about where it wants to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,12 +119,16 @@ pub(crate) fn must_name(port: u16) -> bool {
 }
 
 /// What can be decided before the connection says anything; none if it has to be heard.
-pub fn decide_early(policy: &Egress, pool: Pool, destination: SocketAddrV4) -> Option<Verdict> {
+pub fn decide_early(
+    policy: &Egress,
+    forbidden: &Forbidden,
+    destination: SocketAddrV4,
+) -> Option<Verdict> {
     let address = *destination.ip();
     if is_in_cidrs(policy, address) {
         return Some(Verdict::Allowed(Reason::Cidr));
     }
-    if is_forbidden(address, pool) {
+    if forbidden.contains(address) {
         return Some(Verdict::Denied(Reason::Private));
     }
     match policy.mode {
@@ -148,12 +149,12 @@ pub fn decide_early(policy: &Egress, pool: Pool, destination: SocketAddrV4) -> O
 /// who asks for them there.
 pub fn decide(
     policy: &Egress,
-    pool: Pool,
+    forbidden: &Forbidden,
     bound: &[Arc<str>],
     destination: SocketAddrV4,
     said: &Said,
 ) -> Verdict {
-    if let Some(verdict) = decide_early(policy, pool, destination) {
+    if let Some(verdict) = decide_early(policy, forbidden, destination) {
         return verdict;
     }
     let is_allowed = |name: &str| policy.hosts.iter().any(|pattern| pattern.matches(name));
@@ -190,7 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::HostPattern;
+    use crate::{address::Pool, policy::HostPattern};
 
     fn policy(hosts: &[&str], cidrs: &[&str]) -> Egress {
         Egress {
@@ -200,9 +201,13 @@ mod tests {
         }
     }
 
+    fn forbidden() -> Forbidden {
+        Forbidden::new(Pool::default(), &[])
+    }
+
     fn judge(policy: &Egress, bound: &[&str], to: &str, said: &Said) -> Verdict {
         let bound: Vec<Arc<str>> = bound.iter().map(|name| (*name).into()).collect();
-        decide(policy, Pool::default(), &bound, to.parse().unwrap(), said)
+        decide(policy, &forbidden(), &bound, to.parse().unwrap(), said)
     }
 
     fn tls(name: &str) -> Said {
@@ -280,11 +285,11 @@ mod tests {
         ) {
             let bound: Vec<Arc<str>> = bound.iter().map(|name| name.as_str().into()).collect();
             let to = SocketAddrV4::new(address, port);
-            let verdict = decide(&policy, Pool::default(), &bound, to, &said);
+            let verdict = decide(&policy, &forbidden(), &bound, to, &said);
             let in_cidrs = is_in_cidrs(&policy, address);
             if in_cidrs {
                 prop_assert!(verdict.is_allowed());
-            } else if is_forbidden(address, Pool::default()) || policy.mode == Mode::Deny {
+            } else if forbidden().contains(address) || policy.mode == Mode::Deny {
                 prop_assert!(!verdict.is_allowed());
             } else if policy.mode == Mode::Allowlist && verdict.is_allowed() {
                 let allowed = |name: &str| policy.hosts.iter().any(|host| host.matches(name));
@@ -306,10 +311,10 @@ mod tests {
         ) {
             let bound: Vec<Arc<str>> = bound.iter().map(|name| name.as_str().into()).collect();
             let to = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), port);
-            let before = decide(&policy, Pool::default(), &bound, to, &said);
+            let before = decide(&policy, &forbidden(), &bound, to, &said);
             let mut wider = policy;
             wider.hosts.push("*.evil.test".parse().unwrap());
-            let after = decide(&wider, Pool::default(), &bound, to, &said);
+            let after = decide(&wider, &forbidden(), &bound, to, &said);
             prop_assert!(!before.is_allowed() || after.is_allowed());
         }
     }

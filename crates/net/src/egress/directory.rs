@@ -6,8 +6,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
+use super::forbidden::Forbidden;
 use crate::{
     address::{Place, Pool, UserNetwork},
     policy::Egress,
@@ -17,6 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Directory {
     pool: Pool,
+    forbidden: Forbidden,
     known: RwLock<Known>,
 }
 
@@ -34,14 +37,19 @@ struct Slot {
 }
 
 impl Directory {
-    /// One that knows nobody yet.
-    pub fn new(pool: Pool) -> Self {
-        Self { pool, known: RwLock::default() }
+    /// One that knows nobody yet. `forbidden` is closed besides what always is.
+    pub fn new(pool: Pool, forbidden: &[Ipv4Net]) -> Self {
+        Self { pool, forbidden: Forbidden::new(pool, forbidden), known: RwLock::default() }
     }
 
     /// The range that the places are in.
     pub fn pool(&self) -> Pool {
         self.pool
+    }
+
+    /// What nobody reaches by default.
+    pub fn forbidden(&self) -> &Forbidden {
+        &self.forbidden
     }
 
     /// Says who is at a place, or what changed about it. Of two with one name the later is found.
@@ -124,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_name_belongs_to_whoever_has_it_last_and_only_in_its_network() {
-        let directory = Directory::new(Pool::default());
+        let directory = Directory::new(Pool::default(), &[]);
         let (one, two) = (Pool::default().user(0), Pool::default().user(1));
         let (a, b) = (one.place(2).unwrap(), one.place(3).unwrap());
         directory.set(a, "Web", Egress::default());
@@ -141,7 +149,7 @@ mod tests {
 
     #[test]
     fn who_watches_a_policy_hears_of_changes_and_of_the_end() {
-        let directory = Directory::new(Pool::default());
+        let directory = Directory::new(Pool::default(), &[]);
         let place = Pool::default().user(0).place(2).unwrap();
         directory.set(place, "a", Egress::default());
         let mut policy = directory.policy(place).unwrap();

@@ -26,9 +26,21 @@ const fn net([a, b, c, d]: [u8; 4], prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
 }
 
-/// Whether an address is closed to everybody by default.
-pub fn is_forbidden(address: Ipv4Addr, pool: Pool) -> bool {
-    pool.range().contains(&address) || FORBIDDEN.iter().any(|range| range.contains(&address))
+/// All that is closed by default.
+#[derive(Debug, Clone)]
+pub struct Forbidden(Vec<Ipv4Net>);
+
+impl Forbidden {
+    /// What is closed everywhere, the sandboxes' own range, and what the operator closed besides.
+    pub fn new(pool: Pool, more: &[Ipv4Net]) -> Self {
+        let own = std::iter::once(pool.range());
+        Self(FORBIDDEN.into_iter().chain(own).chain(more.iter().copied()).collect())
+    }
+
+    /// Whether an address is closed.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        self.0.iter().any(|range| range.contains(&address))
+    }
 }
 
 /// Whether the owner has opened this address by a range.
@@ -42,7 +54,10 @@ mod tests {
 
     #[test]
     fn the_host_its_lan_and_metadata_are_forbidden() {
+        let more = "198.51.100.0/24".parse().unwrap();
+        let forbidden = Forbidden::new(Pool::default(), &[more]);
         for address in [
+            "198.51.100.1",
             "0.0.0.0",
             "10.1.2.3",
             "100.100.100.200",
@@ -55,10 +70,10 @@ mod tests {
             "224.0.0.251",
             "255.255.255.255",
         ] {
-            assert!(is_forbidden(address.parse().unwrap(), Pool::default()), "{address}");
+            assert!(forbidden.contains(address.parse().unwrap()), "{address}");
         }
         for address in ["1.1.1.1", "172.32.0.1", "192.0.1.1", "100.63.0.1", "203.0.113.9"] {
-            assert!(!is_forbidden(address.parse().unwrap(), Pool::default()), "{address}");
+            assert!(!forbidden.contains(address.parse().unwrap()), "{address}");
         }
     }
 }

@@ -72,8 +72,7 @@ impl Guard {
 
     /// Whether a name may lead a sandbox to an address.
     pub(crate) fn may_lead_to(&self, policy: &Egress, address: Ipv4Addr) -> bool {
-        forbidden::is_in_cidrs(policy, address)
-            || !forbidden::is_forbidden(address, self.directory.pool())
+        forbidden::is_in_cidrs(policy, address) || !self.directory.forbidden().contains(address)
     }
 
     /// Asks where names lead that are on a sandbox's list, and remembers it as if it had asked.

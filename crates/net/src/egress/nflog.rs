@@ -5,7 +5,7 @@ use std::{
     borrow::Cow,
     io,
     net::{Ipv4Addr, SocketAddrV4},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::{Socket, constants::NETLINK_NETFILTER};
 use rustix::net::{RecvFlags, recv};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::Interest;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -25,11 +25,8 @@ use super::{
     decide::{Reason, Verdict},
     guard::Guard,
 };
+use crate::fabric::{LOG_PASSED, LOG_REFUSED};
 
-/// The group of packets that a rule denied; the rule's prefix says why.
-pub const DENIED_GROUP: u16 = 7;
-/// The group of first packets of connections that were let through.
-pub const ALLOWED_GROUP: u16 = 8;
 /// How much of a packet is wanted: both headers, with all options that IPv4 can have.
 const SNAP_SIZE: u32 = 128;
 /// How long the kernel may gather packets.
@@ -43,7 +40,7 @@ const PREFIX_MAX: usize = 64;
 
 /// A socket that hears of packets in one network namespace.
 #[derive(Debug)]
-pub struct Nflog(AsyncFd<OwnedFd>);
+pub struct Nflog(OwnedFd);
 
 /// What matters of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +52,7 @@ pub struct Packet {
 
 impl Nflog {
     /// Opens the socket in the calling thread's network namespace, where it stays, whichever
-    /// thread uses it later. To be called within a runtime, by who may administer that namespace.
+    /// thread uses it later. The caller has to be one who may administer it.
     ///
     /// # Errors
     /// The kernel cannot do it, or the caller may not.
@@ -65,7 +62,7 @@ impl Nflog {
         // A full queue loses packets; it is no error that a log could mend.
         socket.set_no_enobufs(true)?;
         socket.set_rx_buf_sz(i32::try_from(QUEUE_SIZE).unwrap_or(i32::MAX))?;
-        for group in [DENIED_GROUP, ALLOWED_GROUP] {
+        for group in [LOG_REFUSED, LOG_PASSED] {
             let orders = vec![
                 ConfigCmd::Bind.into(),
                 ConfigMode::new_packet(SNAP_SIZE).into(),
@@ -74,15 +71,21 @@ impl Nflog {
             order(&socket, config_request(NetfilterProtoFamily::IPv4, group, orders))?;
         }
         socket.set_non_blocking(true)?;
-        let owned = std::os::fd::AsFd::as_fd(&socket).try_clone_to_owned()?;
-        Ok(Self(base::watch(owned, Interest::READABLE)?))
+        Ok(Self(socket.as_fd().try_clone_to_owned()?))
     }
 
     /// Reads until `stop`.
     pub(crate) async fn run(self, guard: &Arc<Guard>, stop: CancellationToken) {
+        let socket = match base::watch(self.0, Interest::READABLE) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "packets cannot be logged");
+                return;
+            }
+        };
         let mut buffer = vec![0; BUFFER_SIZE];
         loop {
-            let read = self.0.async_io(Interest::READABLE, |fd| {
+            let read = socket.async_io(Interest::READABLE, |fd| {
                 Ok(recv(fd, &mut buffer[..], RecvFlags::empty())?.0)
             });
             let size = tokio::select! {
@@ -148,7 +151,7 @@ fn packet_in(message: &NetlinkMessage<NetfilterMessage>) -> Option<(Packet, Verd
         }
     }
     let verdict = match message.header.res_id {
-        ALLOWED_GROUP => Verdict::Allowed(rule(&prefix)),
+        LOG_PASSED => Verdict::Allowed(rule(&prefix)),
         _ => Verdict::Denied(rule(&prefix)),
     };
     Some((packet?, verdict))
@@ -156,12 +159,13 @@ fn packet_in(message: &NetlinkMessage<NetfilterMessage>) -> Option<(Packet, Verd
 
 /// The rule's code: its prefix without what does not belong into one.
 fn rule(prefix: &str) -> Reason {
-    let code: String = prefix
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
-        .take(PREFIX_MAX)
-        .collect();
-    Reason::Rule(if code.is_empty() { "rule".into() } else { code.into() })
+    let word = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ' ');
+    let code: String = prefix.chars().filter(word).take(PREFIX_MAX).collect();
+    match code.trim().replace(' ', "_").as_str() {
+        "" => Reason::Rule("rule".into()),
+        "open" => Reason::Open,
+        code => Reason::Rule(code.into()),
+    }
 }
 
 /// Reads the headers of an IPv4 packet, which a guest made as it liked.
@@ -250,13 +254,13 @@ mod tests {
     #[test]
     fn several_packets_in_one_reading_are_all_told() {
         let bytes =
-            [message(7, "bhatti: private\n", &UDP), message(8, "", &UDP), vec![1, 2, 3]].concat();
+            [message(7, "deny range\n", &UDP), message(8, "", &UDP), vec![1, 2, 3]].concat();
         let packet = parse(&UDP).unwrap();
         let reason = |code: &str| Reason::Rule(code.into());
         assert_eq!(
             packets(&bytes),
             [
-                (packet, Verdict::Denied(reason("bhattiprivate"))),
+                (packet, Verdict::Denied(reason("deny_range"))),
                 (packet, Verdict::Allowed(reason("rule"))),
             ]
         );

@@ -142,8 +142,8 @@ impl Connection<'_> {
             let policy = Arc::clone(&policy.borrow_and_update());
             let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let Some((said, bound)) = standing else { continue };
-            let pool = self.proxy.guard.directory.pool();
-            let verdict = decide(&policy, pool, &bound, self.destination, &said);
+            let forbidden = self.proxy.guard.directory.forbidden();
+            let verdict = decide(&policy, forbidden, &bound, self.destination, &said);
             if !verdict.is_allowed() {
                 let host = said_host(&said).or_else(|| bound.first().cloned());
                 let target = target(self.destination, host, &verdict);
@@ -153,8 +153,8 @@ impl Connection<'_> {
     }
 
     async fn serve(&self, mut client: TcpStream) {
-        let pool = self.proxy.guard.directory.pool();
-        let early = decide_early(&self.policy.borrow(), pool, self.destination);
+        let forbidden = self.proxy.guard.directory.forbidden();
+        let early = decide_early(&self.policy.borrow(), forbidden, self.destination);
         if early.is_some() {
             if !self.judge(&Said::Nothing).await.is_allowed() {
                 return reset(&client);
@@ -283,7 +283,7 @@ impl Connection<'_> {
         let guard = &self.proxy.guard;
         let bound = guard.bindings.names(self.place, *self.destination.ip());
         let policy = Arc::clone(&self.policy.borrow());
-        let verdict = decide(&policy, guard.directory.pool(), &bound, self.destination, said);
+        let verdict = decide(&policy, guard.directory.forbidden(), &bound, self.destination, said);
         if verdict.is_allowed() {
             let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
             *standing = Some((said.clone(), bound));

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::Ipv4Addr, sync::Arc};
 
+use ipnet::Ipv4Net;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -11,6 +12,7 @@ use super::{
     log::Attempt,
     nflog::Nflog,
     proxy::{Dial, Original, Proxy},
+    suggest::suggest,
 };
 use crate::{
     address::{Place, Pool},
@@ -36,6 +38,8 @@ pub struct Sockets {
 /// What the service needs from around it.
 #[derive(Clone)]
 pub struct Wiring {
+    /// What no sandbox may reach besides what none ever may: as the packet filter has it.
+    pub forbidden: Vec<Ipv4Net>,
     /// Whose a source address is: [`Pool::find`], wherever sources are what they say.
     pub locate: Locate,
     /// Where a redirected connection was going: [`super::original_destination`].
@@ -63,8 +67,8 @@ pub struct Service {
 impl Service {
     /// Starts to serve, knowing nobody yet. To be called within a runtime.
     pub fn start(pool: Pool, sockets: Sockets, wiring: Wiring) -> Self {
-        let Wiring { locate, original, dial, upstreams } = wiring;
-        let guard = Arc::new(Guard::new(Directory::new(pool), locate, upstreams));
+        let Wiring { forbidden, locate, original, dial, upstreams } = wiring;
+        let guard = Arc::new(Guard::new(Directory::new(pool, &forbidden), locate, upstreams));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let responder = Arc::new(dns::Responder::new(Arc::clone(&guard)));
         let udp =
@@ -94,6 +98,11 @@ impl Service {
     /// What a sandbox tried to reach, the latest last.
     pub fn attempts(&self, place: Place) -> Vec<Attempt> {
         self.guard.log.attempts(place)
+    }
+
+    /// The allow-list that would have let everything through that a sandbox tried.
+    pub fn suggest(&self, place: Place) -> Egress {
+        suggest(&self.attempts(place), self.guard.directory.forbidden())
     }
 
     /// Ends all connections and waits for everything to end.

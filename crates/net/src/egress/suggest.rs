@@ -9,13 +9,10 @@ use ipnet::IpNet;
 
 use super::{
     decide::Reason,
-    forbidden::is_forbidden,
+    forbidden::{Forbidden, is_in_cidrs},
     log::{Attempt, Protocol, Target},
 };
-use crate::{
-    address::Pool,
-    policy::{Egress, HostPattern, Mode},
-};
+use crate::policy::{Egress, HostPattern, Mode};
 
 /// So many hosts with one parent are said as all below it.
 const SIBLINGS: usize = 4;
@@ -26,16 +23,19 @@ const REGISTRY_LABELS: [&str; 8] = ["ac", "co", "com", "edu", "gov", "net", "or"
 
 /// A policy that lets all of the attempts through: hosts by name where that is enough, else single
 /// addresses. Attempts that no policy can let through, such as names that are none, are left out.
-pub fn suggest(attempts: &[Attempt], pool: Pool) -> Egress {
+pub fn suggest(attempts: &[Attempt], forbidden: &Forbidden) -> Egress {
     let mut hosts: BTreeMap<String, HostPattern> = BTreeMap::new();
     let mut cidrs = BTreeSet::new();
     for Attempt { target, .. } in attempts {
+        if is_closed_for_good(target) {
+            continue;
+        }
         let pattern = target.host.as_deref().and_then(|host| host.parse::<HostPattern>().ok());
         // A name has to be on the list to be asked for, even if its address is opened by itself.
         if let (Protocol::Dns, Some(pattern)) = (target.protocol, &pattern) {
             hosts.insert(pattern.to_string(), pattern.clone());
         }
-        match (by_name(target, pool).then_some(pattern).flatten(), target.address) {
+        match (by_name(target, forbidden).then_some(pattern).flatten(), target.address) {
             (Some(pattern), _) => {
                 hosts.insert(pattern.to_string(), pattern);
             }
@@ -49,8 +49,13 @@ pub fn suggest(attempts: &[Attempt], pool: Pool) -> Egress {
     Egress { mode: Mode::Allowlist, hosts, cidrs: cidrs.into_iter().collect() }
 }
 
+/// Whether no policy opens it: this host, and other users' networks.
+fn is_closed_for_good(target: &Target) -> bool {
+    matches!(&target.reason, Reason::Rule(rule) if matches!(&**rule, "deny_host" | "deny_network"))
+}
+
 /// Whether an allow-list can let this through by the host's name.
-fn by_name(target: &Target, pool: Pool) -> bool {
+fn by_name(target: &Target, forbidden: &Forbidden) -> bool {
     let says_its_host = !matches!(
         target.reason,
         Reason::Private
@@ -60,7 +65,7 @@ fn by_name(target: &Target, pool: Pool) -> bool {
             | Reason::HostNotBound
             | Reason::Rebinding
     );
-    let reachable = target.address.is_none_or(|address| !is_forbidden(address, pool));
+    let reachable = target.address.is_none_or(|address| !forbidden.contains(address));
     says_its_host && reachable && matches!(target.protocol, Protocol::Dns | Protocol::Tcp)
 }
 
@@ -92,14 +97,14 @@ fn parent(name: &str) -> Option<&str> {
 }
 
 /// Whether a policy lets an attempt through, as far as its line in the log can tell.
-pub fn passes(policy: &Egress, attempt: &Attempt, pool: Pool) -> bool {
+pub fn passes(policy: &Egress, attempt: &Attempt, forbidden: &Forbidden) -> bool {
     let target = &attempt.target;
-    let in_cidrs = target.address.is_some_and(|a| super::forbidden::is_in_cidrs(policy, a));
+    let in_cidrs = target.address.is_some_and(|a| is_in_cidrs(policy, a));
     if in_cidrs || policy.mode != Mode::Allowlist {
-        return in_cidrs || policy.mode == Mode::Open && by_name(target, pool);
+        return in_cidrs || policy.mode == Mode::Open && by_name(target, forbidden);
     }
     let named = |host: &str| policy.hosts.iter().any(|pattern| pattern.matches(host));
-    by_name(target, pool) && target.host.as_deref().is_some_and(named)
+    by_name(target, forbidden) && target.host.as_deref().is_some_and(named)
 }
 
 #[cfg(test)]
@@ -109,6 +114,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::address::Pool;
+
+    fn forbidden() -> Forbidden {
+        Forbidden::new(Pool::default(), &[])
+    }
 
     fn attempt(host: Option<&str>, address: Option<[u8; 4]>, protocol: Protocol) -> Attempt {
         let target = Target {
@@ -123,7 +133,7 @@ mod tests {
     }
 
     fn suggested(attempts: &[Attempt]) -> (Vec<String>, Vec<String>) {
-        let Egress { hosts, cidrs, .. } = suggest(attempts, Pool::default());
+        let Egress { hosts, cidrs, .. } = suggest(attempts, &forbidden());
         let text = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>();
         (
             text(&mut hosts.iter().map(ToString::to_string)),
@@ -174,6 +184,8 @@ mod tests {
             Just(Reason::Unnamed),
             Just(Reason::HostNotAllowed),
             Just(Reason::Rebinding),
+            Just(Reason::Rule("deny_host".into())),
+            Just(Reason::Rule("deny_range".into())),
         ];
         (host, any::<[u8; 4]>(), protocol, reason).prop_map(|(host, address, protocol, reason)| {
             let mut attempt = attempt(host.as_deref(), Some(address), protocol);
@@ -189,9 +201,10 @@ mod tests {
             names in proptest::collection::vec("[a-f](\\.[ab]){1,3}\\.test", 0..20),
         ) {
             attempts.extend(names.iter().map(|name| attempt(Some(name), None, Protocol::Dns)));
-            let policy = suggest(&attempts, Pool::default());
-            for attempt in &attempts {
-                prop_assert!(passes(&policy, attempt, Pool::default()), "{attempt:?} {policy:?}");
+            let policy = suggest(&attempts, &forbidden());
+            let possible = |attempt: &&Attempt| !is_closed_for_good(&attempt.target);
+            for attempt in attempts.iter().filter(possible) {
+                prop_assert!(passes(&policy, attempt, &forbidden()), "{attempt:?} {policy:?}");
             }
         }
     }

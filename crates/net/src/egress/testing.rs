@@ -199,6 +199,7 @@ impl Bench {
         );
         let original = Arc::clone(&going);
         let wiring = Wiring {
+            forbidden: Vec::new(),
             locate: Arc::new(|source: Ipv4Addr| {
                 let [a, b, c, host] = source.octets();
                 (([a, b, c]) == [127, 0, 0]).then(|| place(host.into()))

@@ -5,6 +5,7 @@
 
 mod adopting;
 mod frames;
+mod guarded;
 mod paths;
 mod policies;
 mod rig;

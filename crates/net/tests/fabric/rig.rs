@@ -75,6 +75,11 @@ impl Machine {
         inside(&self.0, work)
     }
 
+    /// The machine, for the kernel.
+    pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// A socket that hears what is said to a port of the machine.
     pub(crate) fn hear(&self, address: Ipv4Addr, port: u16) -> UdpSocket {
         let socket = self.run(|| UdpSocket::bind((address, port)).unwrap());
@@ -108,7 +113,7 @@ impl Machine {
     }
 }
 
-async fn set_up(handle: &rtnetlink::Handle, name: &str, address: Ipv4Net) {
+pub(crate) async fn set_up(handle: &rtnetlink::Handle, name: &str, address: Ipv4Net) {
     handle.link().set(LinkUnspec::new_with_name(name).up().build()).execute().await.unwrap();
     let index = index(handle, name).await;
     let add = handle.address().add(index, address.addr().into(), address.prefix_len());

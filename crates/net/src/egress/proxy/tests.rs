@@ -7,10 +7,8 @@ use tokio::{
 };
 
 use crate::{
-    address::Pool,
     egress::{
         hello::tests::client_hello,
-        suggest,
         testing::{Bench, allow, place},
     },
     policy::{Egress, Mode},
@@ -299,7 +297,7 @@ async fn what_is_suggested_from_a_log_lets_the_same_through() {
                 let _ = read_all(&mut client).await;
             }
         }
-        let suggested = suggest(&bench.service.attempts(place(2)), Pool::default());
+        let suggested = bench.service.suggest(place(2));
         let hosts: Vec<String> = suggested.hosts.iter().map(ToString::to_string).collect();
         assert_eq!(hosts, ["a.good.test", "git.test", "www.other.test"], "{round}");
         bench.service.set(place(2), "web", suggested);
