@@ -1,5 +1,7 @@
 //! What the configuration says about networks.
 
+use std::net::SocketAddr;
+
 use ipnet::Ipv4Net;
 use orchestrator::{NetworkSettings, Pool, Uplink};
 use serde::Deserialize;
@@ -42,6 +44,9 @@ pub(crate) struct Section {
     /// What no sandbox may reach besides the private ranges.
     #[serde(default)]
     forbidden: Vec<Ipv4Net>,
+    /// Who is asked for the addresses of names outside.
+    #[serde(default)]
+    dns: Vec<SocketAddr>,
 }
 
 impl Section {
@@ -61,7 +66,7 @@ impl Section {
             NetworkMode::Isolated => Uplink::None,
             NetworkMode::Off => return Ok(None),
         };
-        Ok(Some(NetworkSettings { pool, uplink, forbidden: self.forbidden }))
+        Ok(Some(NetworkSettings { pool, uplink, forbidden: self.forbidden, dns: self.dns }))
     }
 }
 

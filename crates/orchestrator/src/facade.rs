@@ -124,7 +124,7 @@ impl Orchestrator {
     pub async fn open(settings: Settings) -> Result<Self> {
         let networks = networking::numbers(settings.network.as_ref()).await?;
         let node = Arc::new(blocking(move || Node::open(settings, networks)).await?);
-        node.networking.take_up(&node.store).await?;
+        node.networking.take_up().await?;
         recovery::take_up(&node).await?;
         tokio::spawn(pressure::watch(Arc::downgrade(&node)));
         Ok(Self { node })

@@ -3,15 +3,22 @@
 //! Everything is made when it is first needed: a daemon without sandboxes touches nothing of the
 //! host's network. One that finds VMs running goes on with the namespace that they are in.
 
-use std::sync::Arc;
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
 
 use ipnet::Ipv4Net;
 use net::{
+    Upstreams,
     address::{Place, Pool, USER_PREFIX},
+    egress::{Attempt, Nflog, Service, Sockets, Wiring, original_destination},
     fabric::{Known, Link, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
 };
 use proto::message::Interface;
-use tokio::sync::OnceCell;
+use tokio::{runtime::Handle, sync::OnceCell};
 use vmm::{Nic, VmHandle};
 
 use crate::{
@@ -30,10 +37,28 @@ pub struct NetworkSettings {
     pub uplink: Uplink,
     /// What no sandbox may reach besides the private ranges.
     pub forbidden: Vec<Ipv4Net>,
+    /// Who is asked for the addresses of names outside; whom the host asks if there are none.
+    pub dns: Vec<SocketAddr>,
 }
+
+impl NetworkSettings {
+    /// Where there is no way out, names would be one.
+    fn upstreams(&self) -> Upstreams {
+        match self.uplink {
+            Uplink::Host if self.dns.is_empty() => Upstreams::ResolvConf(RESOLV_CONF.into()),
+            Uplink::Host => Upstreams::Fixed(self.dns.clone()),
+            Uplink::None => Upstreams::Fixed(Vec::new()),
+        }
+    }
+}
+
+/// Whom the host asks for the addresses of names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The port of the egress proxy inside the namespace of the networks.
 const PROXY_PORT: u16 = 3129;
+/// The name server's.
+const DNS_PORT: u16 = 53;
 
 /// See the module.
 #[derive(Debug)]
@@ -41,38 +66,35 @@ pub(crate) struct Networking {
     /// None if sandboxes are not connected at all.
     settings: Option<NetworkSettings>,
     tag: String,
-    fabric: OnceCell<Arc<Networks>>,
+    store: Store,
+    open: OnceCell<Open>,
+}
+
+/// The parts that work while there are networks.
+#[derive(Debug)]
+struct Open {
+    fabric: Arc<Networks>,
+    service: Service,
 }
 
 impl Networking {
-    pub(crate) fn new(settings: Option<NetworkSettings>, tag: &str) -> Self {
-        Self { settings, tag: tag.to_owned(), fabric: OnceCell::new() }
+    pub(crate) fn new(settings: Option<NetworkSettings>, tag: &str, store: Store) -> Self {
+        Self { settings, tag: tag.to_owned(), store, open: OnceCell::new() }
     }
 
     /// Goes on with what an earlier daemon left, before any VM is taken up.
-    pub(crate) async fn take_up(&self, store: &Store) -> Result<()> {
-        let records = store.sandboxes().await?;
+    pub(crate) async fn take_up(&self) -> Result<()> {
+        let Some(settings) = &self.settings else { return Ok(()) };
+        let records = self.store.sandboxes().await?;
         let handles = records.iter().filter_map(|record| match record.state {
             State::Running { pid, start_time, .. } => Some(VmHandle { pid, start_time }),
             _ => None,
         });
         let handles: Vec<VmHandle> = handles.collect();
         let found = blocking(move || Ok(handles.iter().find_map(vmm::namespace_of))).await?;
-        let Some(namespace) = found else { return Ok(()) };
-        let Some(settings) = self.settings.clone() else { return Ok(()) };
-        let mut known = Known::default();
-        for place in records.iter().filter_map(|record| self.place(record)) {
-            if !known.networks.contains(&place.network()) {
-                known.networks.push(place.network());
-            }
+        if let Some(namespace) = found {
+            self.open(settings, Some(namespace)).await?;
         }
-        known.policies = records
-            .iter()
-            .filter_map(|record| Some((self.place(record)?, record.spec.network.policy.clone())))
-            .filter(|(_, policy)| *policy != Policy::default())
-            .collect();
-        let opened = Networks::open(self.fabric_settings(settings), known, Some(namespace)).await;
-        let _ = self.fabric.set(Arc::new(opened.map_err(unavailable)?));
         Ok(())
     }
 
@@ -83,7 +105,7 @@ impl Networking {
     pub(crate) async fn connect(&self, record: &Record) -> Result<Nic> {
         let Some(settings) = &self.settings else { return loose().await };
         let Some(place) = self.place(record) else { return loose().await };
-        let fabric = self.fabric(settings).await?;
+        let Open { fabric, service } = self.open(settings, None).await?;
         let connected = async {
             fabric.add_network(place.network()).await?;
             fabric.set_policy(place, record.spec.network.policy.clone()).await?;
@@ -91,6 +113,7 @@ impl Networking {
             fabric.attach(place, link).await
         };
         let tap = connected.await.map_err(unavailable)?.into_fd();
+        introduce(service, place, record);
         let namespace = fabric.namespace().try_clone_to_owned()?;
         Ok(Nic { tap, namespace: Some(namespace) })
     }
@@ -108,21 +131,31 @@ impl Networking {
         })
     }
 
-    /// Applies what its owner has changed about a sandbox's traffic.
+    /// Applies what its owner has changed about a sandbox's name or traffic.
     pub(crate) async fn changed(&self, record: &Record) -> Result<()> {
-        let (Some(fabric), Some(place)) = (self.fabric.get(), self.place(record)) else {
+        let (Some(open), Some(place)) = (self.open.get(), self.place(record)) else {
             // Nobody is connected; who will be gets its policy then.
             return Ok(());
         };
+        introduce(&open.service, place, record);
         let policy = record.spec.network.policy.clone();
-        fabric.set_policy(place, policy).await.map_err(unavailable)
+        open.fabric.set_policy(place, policy).await.map_err(unavailable)
+    }
+
+    /// What a sandbox tried to reach, the latest last. Empty if it has no network, or was not
+    /// connected since the daemon started.
+    pub(crate) fn attempts(&self, record: &Record) -> Vec<Attempt> {
+        match (self.open.get(), self.place(record)) {
+            (Some(open), Some(place)) => open.service.attempts(place),
+            _ => Vec::new(),
+        }
     }
 
     /// Nothing holds for a sandbox's place any more: the next one to have it begins anew.
     pub(crate) async fn left(&self, record: &Record) {
-        if let (Some(fabric), Some(place)) = (self.fabric.get(), self.place(record))
-            && let Err(error) = fabric.clear_policy(place).await
-        {
+        let (Some(open), Some(place)) = (self.open.get(), self.place(record)) else { return };
+        open.service.forget(place);
+        if let Err(error) = open.fabric.clear_policy(place).await {
             tracing::warn!(sandbox = %record.id, error = base::chain(&error),
                 "a policy stays behind until its place is used again");
         }
@@ -130,8 +163,8 @@ impl Networking {
 
     /// Removes what there is of networks in the host, for which no VM may be left.
     pub(crate) async fn close(&self) {
-        if let Some(fabric) = self.fabric.get()
-            && let Err(error) = fabric.close().await
+        if let Some(open) = self.open.get()
+            && let Err(error) = open.fabric.close().await
         {
             tracing::warn!(error = base::chain(&error), "a part of the network stays behind");
         }
@@ -145,19 +178,96 @@ impl Networking {
             .place(address.host)
     }
 
-    async fn fabric(&self, settings: &NetworkSettings) -> Result<&Arc<Networks>> {
+    /// The parts that work, started now if they are not yet, in the given namespace or a new one.
+    async fn open(&self, settings: &NetworkSettings, found: Option<OwnedFd>) -> Result<&Open> {
         let open = || async {
+            let records = self.store.sandboxes().await?;
+            let upstreams = settings.upstreams();
             let settings = self.fabric_settings(settings.clone());
-            let opened = Networks::open(settings, Known::default(), None).await;
-            opened.map(Arc::new).map_err(unavailable)
+            let (pool, known) = (settings.pool, self.known(&records));
+            let opened = Networks::open(settings, known, found).await.map_err(unavailable)?;
+            let fabric = Arc::new(opened);
+            let sockets = sockets(&fabric).await?;
+            let service = Service::start(pool, sockets, wiring(pool, upstreams, &fabric));
+            for record in &records {
+                if let Some(place) = self.place(record) {
+                    introduce(&service, place, record);
+                }
+            }
+            Ok(Open { fabric, service })
         };
-        self.fabric.get_or_try_init(open).await
+        self.open.get_or_try_init(open).await
+    }
+
+    /// Which networks there are, and what holds in them.
+    fn known(&self, records: &[Record]) -> Known {
+        let mut known = Known::default();
+        for (record, place) in records.iter().filter_map(|r| Some((r, self.place(r)?))) {
+            if !known.networks.contains(&place.network()) {
+                known.networks.push(place.network());
+            }
+            let policy = &record.spec.network.policy;
+            if *policy != Policy::default() {
+                known.policies.push((place, policy.clone()));
+            }
+        }
+        known
     }
 
     fn fabric_settings(&self, settings: NetworkSettings) -> net::fabric::Settings {
-        let NetworkSettings { pool, uplink, forbidden } = settings;
+        let NetworkSettings { pool, uplink, forbidden, dns: _ } = settings;
         let tag = self.tag.clone();
         net::fabric::Settings { tag, pool, uplink, proxy_port: PROXY_PORT, forbidden }
+    }
+}
+
+/// Says who is at a place and what it may reach.
+fn introduce(service: &Service, place: Place, record: &Record) {
+    match record.spec.network.isolated {
+        true => service.forget(place),
+        false => {
+            let egress = record.spec.network.policy.egress.clone();
+            service.set(place, record.name.as_str(), egress);
+        }
+    }
+}
+
+/// What the name server and the proxy listen on, and what tells of packets.
+async fn sockets(fabric: &Networks) -> Result<Sockets> {
+    let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+    let runtime = Handle::current();
+    let listening = async {
+        Ok::<_, NetError>((
+            fabric.bind_udp(any(DNS_PORT)).await?,
+            fabric.bind_tcp(any(DNS_PORT)).await?,
+            fabric.bind_tcp(any(PROXY_PORT)).await?,
+        ))
+    };
+    let (dns_udp, dns_tcp, proxy) = listening.await.map_err(unavailable)?;
+    let nflog = fabric.inside(move || {
+        let _runtime = runtime.enter();
+        Nflog::open()
+    });
+    let nflog = nflog.await.inspect_err(|error| {
+        tracing::warn!(%error, "what the packet filter refuses will not be in egress logs");
+    });
+    Ok(Sockets { dns_udp, dns_tcp, proxy, nflog: nflog.ok() })
+}
+
+fn wiring(pool: Pool, upstreams: Upstreams, fabric: &Arc<Networks>) -> Wiring {
+    // The service must not keep the networks open that it serves.
+    let fabric = Arc::downgrade(fabric);
+    Wiring {
+        locate: Arc::new(move |address| pool.find(address)),
+        original: Arc::new(original_destination),
+        dial: Arc::new(move |address| {
+            let fabric = fabric.upgrade();
+            Box::pin(async move {
+                let fabric = fabric.ok_or(io::ErrorKind::NotConnected)?;
+                fabric.connect(address).await.map_err(io::Error::other)
+            })
+        }),
+        upstreams,
     }
 }
 

@@ -161,7 +161,7 @@ impl Node {
             Error::internal("no network namespace can be made", error)
                 .hint("the daemon has to run as root")
         })?;
-        let networking = Networking::new(settings.network.clone(), &tag);
+        let networking = Networking::new(settings.network.clone(), &tag, store.clone());
         Ok(Self {
             networking,
             settings,

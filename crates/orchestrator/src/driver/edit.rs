@@ -34,7 +34,7 @@ impl Driver {
             node.registry.rename(&self.record.id, &before.owner, &before.name, &self.record.name);
         }
         self.show_again();
-        if self.record.spec.network != before.spec.network {
+        if renamed || self.record.spec.network != before.spec.network {
             node.networking.changed(&self.record).await?;
         }
         Ok(())

@@ -92,7 +92,8 @@ impl Daemon {
     /// engine and answered a first request.
     pub(super) async fn start(data: &Path) -> Result<(Self, Duration)> {
         let (reader, writer) = std::io::pipe().context("make a pipe")?;
-        let mut command = command(data, &["serve", "--listen", "none", "--network", "isolated"])?.stderr(writer);
+        let mut command =
+            command(data, &["serve", "--listen", "none", "--network", "isolated"])?.stderr(writer);
         // Ctrl-C is ours: the daemon has to live on to destroy its VMs.
         command.as_std_mut().process_group(0);
         let start = Instant::now();
