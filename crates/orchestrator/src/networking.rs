@@ -14,8 +14,9 @@ use ipnet::Ipv4Net;
 use net::{
     Upstreams,
     address::{Place, Pool, USER_PREFIX},
-    egress::{Attempt, Nflog, Service, Sockets, Wiring, original_destination},
-    fabric::{Known, Link, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
+    egress::{Attempt, Nflog, Service, Sockets, Wiring, original_destination, suggest},
+    fabric::{Finding, Known, Link, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
+    policy::Egress,
 };
 use proto::message::Interface;
 use tokio::{runtime::Handle, sync::OnceCell};
@@ -142,13 +143,28 @@ impl Networking {
         open.fabric.set_policy(place, policy).await.map_err(unavailable)
     }
 
-    /// What a sandbox tried to reach, the latest last. Empty if it has no network, or was not
-    /// connected since the daemon started.
-    pub(crate) fn attempts(&self, record: &Record) -> Vec<Attempt> {
-        match (self.open.get(), self.place(record)) {
+    /// What a sandbox tried to reach, the latest last, and a policy that would have let all of it
+    /// through. Nothing if it was not connected since the daemon started.
+    pub(crate) fn log(&self, record: &Record) -> (Vec<Attempt>, Egress) {
+        let pool = self.settings.as_ref().map(|settings| settings.pool).unwrap_or_default();
+        let attempts = match (self.open.get(), self.place(record)) {
             (Some(open), Some(place)) => open.service.attempts(place),
             _ => Vec::new(),
-        }
+        };
+        let suggested = suggest(&attempts, pool);
+        (attempts, suggested)
+    }
+
+    /// What is not as it should be; nothing if there are no networks yet.
+    pub(crate) async fn drift(&self) -> Result<Option<Vec<Finding>>> {
+        let Some(open) = self.open.get() else { return Ok(None) };
+        open.fabric.drift().await.map(Some).map_err(unavailable)
+    }
+
+    /// Makes everything as it should be, and says what was not.
+    pub(crate) async fn repair(&self) -> Result<Option<Vec<Finding>>> {
+        let Some(open) = self.open.get() else { return Ok(None) };
+        open.fabric.repair().await.map(Some).map_err(unavailable)
     }
 
     /// Nothing holds for a sandbox's place any more: the next one to have it begins anew.
