@@ -17,6 +17,7 @@ mod file;
 mod idle;
 mod image;
 mod job;
+mod network;
 mod payload;
 mod port;
 mod sandbox;
@@ -40,6 +41,10 @@ pub use file::{
 pub use idle::{IdleSetting, IdleTime, MAX_IDLE_SEC};
 pub use image::Image;
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
+pub use network::{
+    Egress, EgressAttempt, EgressLog, EgressMode, Network, NetworkFinding, NetworkLimits,
+    NetworkState,
+};
 pub use payload::Payload;
 pub use port::Port;
 pub use sandbox::{

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorBody, IdleSetting, IdleTime, text_enum::text_enum};
+use crate::{
+    Egress, ErrorBody, IdleSetting, IdleTime, Network, NetworkLimits, text_enum::text_enum,
+};
 
 text_enum! {
     /// Where a sandbox is in its life.
@@ -78,6 +80,12 @@ pub struct Sandbox {
     /// Address in its owner's network, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
+    /// What it may reach beyond its owner's network; absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// Limits of its traffic, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_limits: Option<NetworkLimits>,
     /// The owner's labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -178,6 +186,15 @@ pub struct CreateSandbox {
     /// Whether that is started again when it has ended; `on-failure` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_restart: Option<RestartPolicy>,
+    /// Whether it has a network; that of its owner if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// What it may reach beyond that; the internet if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// Limits of its traffic; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_limits: Option<NetworkLimits>,
     /// Small files that are in it before `init` starts. Many or large ones are sent as a tar
     /// archive after this object; see [`CREATE_TAR`](crate::headers::CREATE_TAR).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -255,6 +272,12 @@ pub struct EditSandbox {
     /// As in [`Sandbox::idle_cold_sec`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_cold_sec: Option<IdleSetting>,
+    /// What it may reach from now on, in place of what was said before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// Limits of its traffic from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_limits: Option<NetworkLimits>,
     /// Labels to add or to replace.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels_add: BTreeMap<String, String>,

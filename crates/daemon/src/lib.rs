@@ -32,6 +32,7 @@ mod terminal;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod websocket;
 
 pub use config::{Config, ConfigError, Flags, SandboxDefaults};

@@ -8,6 +8,8 @@ use api::{
 };
 use orchestrator::{ActivityView, ImageView, NodeInfo, message as guest, model};
 
+use crate::traffic;
+
 const MIB: u64 = 1 << 20;
 
 pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
@@ -24,6 +26,9 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         memory_mb: spec.memory_mib,
         disk_size_mb: spec.disk_mib,
         ip: view.ip.map(|ip| ip.to_string()),
+        egress: (!spec.network.isolated && view.ip.is_some())
+            .then(|| traffic::shown_egress(&spec.network.policy.egress)),
+        network_limits: traffic::shown_caps(spec.network.policy.caps),
         labels: spec.labels,
         created_by: view.owner.into(),
         created_at: time(view.created_at),

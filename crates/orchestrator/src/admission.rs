@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::ids::Name;
+use net::policy::Egress;
 
 use crate::{
     Error, Kind, Result,
@@ -66,6 +67,19 @@ pub(crate) fn admit(
     check_init(request.init.as_ref())?;
     let CreateRequest { env, labels, init, network, .. } = request;
     Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init, network }))
+}
+
+/// Whether somebody may give a sandbox this policy: only an admin opens what is closed to all, the
+/// host's own network first of all.
+pub(crate) fn check_egress(egress: &Egress, admin: bool) -> Result<()> {
+    let closed = egress.cidrs.iter().find(|range| net::egress::touches_forbidden(**range));
+    match closed {
+        Some(range) if !admin => {
+            let message = format!("{range} has private addresses, which only an admin may open");
+            Err(Error::new(Kind::PermissionDenied, message).hint("name a range of the internet"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a user may have another sandbox of this specification.

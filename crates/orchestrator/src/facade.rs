@@ -7,6 +7,7 @@ use base::{
     ids::{SandboxId, UserId},
 };
 use disk::image;
+use net::{egress::Attempt, fabric::Finding, policy::Egress};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 use crate::{
@@ -175,6 +176,7 @@ impl Orchestrator {
         let defaults = &self.node.settings.defaults;
         let policy = request.policy;
         let (name, spec) = admission::admit(request, defaults, owner.limits, admission::host())?;
+        admission::check_egress(&spec.network.policy.egress, owner.admin)?;
         // Whether it can be made at all is asked before anything is made.
         let existing = name.as_ref().and_then(|n| self.node.registry.find(&owner.id, n.as_str()));
         if existing.is_none() {
@@ -287,6 +289,28 @@ impl Orchestrator {
                 .collect())
         })
         .await
+    }
+
+    /// What a sandbox tried to reach, the latest last, and a policy that would have let all of it
+    /// through. Wakes nothing.
+    pub fn egress_log(&self, sandbox: &Sandbox) -> (Vec<Attempt>, Egress) {
+        self.node.networking.log(sandbox.record())
+    }
+
+    /// What is not as it should be about the networks; nothing if there are none yet.
+    ///
+    /// # Errors
+    /// It cannot be found out.
+    pub async fn network_drift(&self) -> Result<Option<Vec<Finding>>> {
+        self.node.networking.drift().await
+    }
+
+    /// Makes the networks as they should be, and says what was not.
+    ///
+    /// # Errors
+    /// It cannot be done.
+    pub async fn repair_network(&self) -> Result<Option<Vec<Finding>>> {
+        self.node.networking.repair().await
     }
 
     /// Lets go of everything. VMs run on and are taken up by the next daemon.

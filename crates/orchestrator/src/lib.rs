@@ -45,7 +45,19 @@ pub use guest::{
     FileWriting, Hold, JobEvent, JobReading, Listing, Ready, Started as StartedCommand, Tunnel,
     Watching,
 };
-pub use net::{address::Pool, fabric::Uplink};
+pub use net::{
+    address::Pool,
+    egress,
+    fabric::{Finding, Uplink},
+};
+
+/// What sandboxes may reach, and how fast.
+pub mod policy {
+    pub use net::{
+        fabric::{Caps, Policy},
+        policy::{Egress, HostPattern, Mode},
+    };
+}
 pub use networking::NetworkSettings;
 pub use node::node_tag;
 pub use proto::message;

@@ -305,6 +305,10 @@ pub struct Edit {
     pub idle_warm: Option<Option<IdleLimit>>,
     /// A new limit; the inner `None` takes the wider one again.
     pub idle_cold: Option<Option<IdleLimit>>,
+    /// What it may reach from now on.
+    pub egress: Option<net::policy::Egress>,
+    /// Limits of its traffic from now on.
+    pub caps: Option<net::fabric::Caps>,
     /// Labels to add or replace.
     pub labels_add: BTreeMap<String, String>,
     /// Labels to remove; that one is not there is no error.

@@ -15,10 +15,11 @@ use net::{
     Upstreams,
     address::{Place, Pool, USER_PREFIX},
     egress::{Attempt, Nflog, Service, Sockets, Wiring, original_destination},
-    fabric::{Known, Link, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
+    fabric::{Finding, Known, Link, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
+    policy::{Egress, Mode},
 };
 use proto::message::Interface;
-use tokio::{runtime::Handle, sync::OnceCell};
+use tokio::sync::OnceCell;
 use vmm::{Nic, VmHandle};
 
 use crate::{
@@ -142,13 +143,27 @@ impl Networking {
         open.fabric.set_policy(place, policy).await.map_err(unavailable)
     }
 
-    /// What a sandbox tried to reach, the latest last. Empty if it has no network, or was not
-    /// connected since the daemon started.
-    pub(crate) fn attempts(&self, record: &Record) -> Vec<Attempt> {
+    /// What a sandbox tried to reach, the latest last, and a policy that would have let all of it
+    /// through. Nothing if it was not connected since the daemon started.
+    pub(crate) fn log(&self, record: &Record) -> (Vec<Attempt>, Egress) {
         match (self.open.get(), self.place(record)) {
-            (Some(open), Some(place)) => open.service.attempts(place),
-            _ => Vec::new(),
+            (Some(open), Some(place)) => {
+                (open.service.attempts(place), open.service.suggest(place))
+            }
+            _ => (Vec::new(), Egress { mode: Mode::Allowlist, ..Egress::default() }),
         }
+    }
+
+    /// What is not as it should be; nothing if there are no networks yet.
+    pub(crate) async fn drift(&self) -> Result<Option<Vec<Finding>>> {
+        let Some(open) = self.open.get() else { return Ok(None) };
+        open.fabric.drift().await.map(Some).map_err(unavailable)
+    }
+
+    /// Makes everything as it should be, and says what was not.
+    pub(crate) async fn repair(&self) -> Result<Option<Vec<Finding>>> {
+        let Some(open) = self.open.get() else { return Ok(None) };
+        open.fabric.repair().await.map(Some).map_err(unavailable)
     }
 
     /// Nothing holds for a sandbox's place any more: the next one to have it begins anew.
@@ -182,13 +197,14 @@ impl Networking {
     async fn open(&self, settings: &NetworkSettings, found: Option<OwnedFd>) -> Result<&Open> {
         let open = || async {
             let records = self.store.sandboxes().await?;
-            let upstreams = settings.upstreams();
+            let (upstreams, forbidden) = (settings.upstreams(), settings.forbidden.clone());
             let settings = self.fabric_settings(settings.clone());
             let (pool, known) = (settings.pool, self.known(&records));
             let opened = Networks::open(settings, known, found).await.map_err(unavailable)?;
             let fabric = Arc::new(opened);
             let sockets = sockets(&fabric).await?;
-            let service = Service::start(pool, sockets, wiring(pool, upstreams, &fabric));
+            let wiring = wiring(pool, forbidden, upstreams, &fabric);
+            let service = Service::start(pool, sockets, wiring);
             for record in &records {
                 if let Some(place) = self.place(record) {
                     introduce(&service, place, record);
@@ -235,7 +251,6 @@ fn introduce(service: &Service, place: Place, record: &Record) {
 /// What the name server and the proxy listen on, and what tells of packets.
 async fn sockets(fabric: &Networks) -> Result<Sockets> {
     let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
-    let runtime = Handle::current();
     let listening = async {
         Ok::<_, NetError>((
             fabric.bind_udp(any(DNS_PORT)).await?,
@@ -244,20 +259,22 @@ async fn sockets(fabric: &Networks) -> Result<Sockets> {
         ))
     };
     let (dns_udp, dns_tcp, proxy) = listening.await.map_err(unavailable)?;
-    let nflog = fabric.inside(move || {
-        let _runtime = runtime.enter();
-        Nflog::open()
-    });
-    let nflog = nflog.await.inspect_err(|error| {
+    let nflog = fabric.inside(Nflog::open).await.inspect_err(|error| {
         tracing::warn!(%error, "what the packet filter refuses will not be in egress logs");
     });
     Ok(Sockets { dns_udp, dns_tcp, proxy, nflog: nflog.ok() })
 }
 
-fn wiring(pool: Pool, upstreams: Upstreams, fabric: &Arc<Networks>) -> Wiring {
+fn wiring(
+    pool: Pool,
+    forbidden: Vec<Ipv4Net>,
+    upstreams: Upstreams,
+    fabric: &Arc<Networks>,
+) -> Wiring {
     // The service must not keep the networks open that it serves.
     let fabric = Arc::downgrade(fabric);
     Wiring {
+        forbidden,
         locate: Arc::new(move |address| pool.find(address)),
         original: Arc::new(original_destination),
         dial: Arc::new(move |address| {

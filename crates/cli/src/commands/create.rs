@@ -2,12 +2,12 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use api::{
-    CreateSandbox, RestartPolicy, Sandbox,
+    CreateSandbox, Network, RestartPolicy, Sandbox,
     client::{Client, ClientError, Created},
 };
 use fs_err::File;
 
-use super::{file::mode, idle::Idle, key_value};
+use super::{file::mode, idle::Idle, key_value, traffic::Traffic};
 use crate::{
     app::{App, DONE},
     archive, human, progress,
@@ -51,6 +51,28 @@ pub(crate) struct Args {
     keep_hot: bool,
     #[command(flatten)]
     idle: Idle,
+    /// Whether it has a network [default: user]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    network: Option<Connected>,
+    #[command(flatten)]
+    traffic: Traffic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Connected {
+    /// Its owner's network
+    User,
+    /// None
+    None,
+}
+
+impl From<Connected> for Network {
+    fn from(connected: Connected) -> Self {
+        match connected {
+            Connected::User => Self::User,
+            Connected::None => Self::None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -129,6 +151,9 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         keep_hot: args.keep_hot,
         idle_warm_sec: args.idle.warm,
         idle_cold_sec: args.idle.cold,
+        network: args.network.map(Into::into),
+        egress: args.traffic.egress(),
+        network_limits: args.traffic.limits(),
     };
     args.files.iter().try_for_each(NewFile::check)?;
     let start = Instant::now();

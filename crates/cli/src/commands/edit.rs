@@ -7,11 +7,12 @@ use super::{
     changes,
     idle::{self, Idle},
     inspect, key_value,
+    traffic::{self, Traffic},
 };
 use crate::app::{App, DONE};
 
-const FLAGS: &str = "--name, --keep-hot or --allow-cold, --idle-warm, --idle-cold, --label, \
-                     --label-delete";
+const FLAGS: &str = "--name, --keep-hot or --allow-cold, --idle-warm, --idle-cold, --egress, \
+                     --allow-host, --allow-cidr, --bandwidth, --packets, --label, --label-delete";
 
 /// Change a sandbox's name, labels, or when it sleeps
 #[derive(Debug, clap::Args)]
@@ -30,6 +31,8 @@ pub(crate) struct Args {
     allow_cold: bool,
     #[command(flatten)]
     idle: Idle,
+    #[command(flatten)]
+    pub(super) traffic: Traffic,
     /// Label to add or replace; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value::parse)]
     labels: Vec<(String, String)>,
@@ -61,6 +64,8 @@ fn request(args: &Args) -> EditSandbox {
         keep_hot,
         idle_warm_sec: args.idle.warm,
         idle_cold_sec: args.idle.cold,
+        egress: args.traffic.egress(),
+        network_limits: args.traffic.limits(),
         labels_add: args.labels.iter().cloned().collect(),
         labels_remove: args.labels_delete.clone(),
     }
@@ -68,13 +73,23 @@ fn request(args: &Args) -> EditSandbox {
 
 /// What was asked for, as it is now.
 fn told(request: &EditSandbox, sandbox: &Sandbox) -> String {
-    let EditSandbox { name, keep_hot, idle_warm_sec, idle_cold_sec, labels_add, labels_remove } =
-        request;
+    let EditSandbox {
+        name,
+        keep_hot,
+        idle_warm_sec,
+        idle_cold_sec,
+        egress,
+        network_limits,
+        labels_add,
+        labels_remove,
+    } = request;
+    let reach = egress.is_some() || network_limits.is_some();
     let sleep = keep_hot.is_some() || idle_warm_sec.is_some() || idle_cold_sec.is_some();
     let labels = !labels_add.is_empty() || !labels_remove.is_empty();
     let fields = [
         ("Name", name.is_some().then(|| sandbox.name.clone())),
         ("Sleeps", idle::sleeps(sandbox).filter(|_| sleep)),
+        ("Egress", traffic::reach(sandbox).filter(|_| reach)),
         ("Labels", labels.then(|| inspect::labels(sandbox)).map(or_none)),
     ];
     changes::updated(&sandbox.name, fields)

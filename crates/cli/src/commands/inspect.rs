@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use api::{Activity, Sandbox};
 
-use super::idle;
+use super::{idle, traffic};
 use crate::{
     app::{App, DONE},
     table::Table,
@@ -63,6 +63,9 @@ fn describe(sandbox: &Sandbox) -> String {
     if let Some(ip) = &sandbox.ip {
         field("IP", ip.clone());
     }
+    if let Some(reach) = traffic::reach(sandbox) {
+        field("Egress", reach);
+    }
     field("Engine", sandbox.engine.clone());
     field("Created", format!("{} by {}", sandbox.created_at, sandbox.created_by));
     if let Some(stopped) = &sandbox.stopped_at {
@@ -119,6 +122,8 @@ pub(crate) mod tests {
             memory_mb: 1024,
             disk_size_mb: 8192,
             ip: None,
+            egress: None,
+            network_limits: None,
             labels: [("team".to_owned(), "a".to_owned())].into(),
             created_by: "usr_00000001".into(),
             created_at: "2026-01-02T03:04:05Z".into(),

@@ -9,6 +9,7 @@ mod create;
 mod destroy;
 mod doctor;
 mod edit;
+mod egress;
 mod exec;
 mod file;
 mod fork;
@@ -24,6 +25,7 @@ mod key_value;
 mod kill;
 mod list;
 mod logs;
+mod network;
 mod pause;
 mod ports;
 mod preparing;
@@ -35,6 +37,7 @@ mod shell;
 mod snapshot;
 mod start;
 mod stop;
+mod traffic;
 mod user;
 mod version;
 
@@ -99,12 +102,14 @@ commands! {
     Destroy(destroy),
     Edit(edit),
     Fork(fork),
+    Egress(egress),
     Snapshot(snapshot),
     Image(image),
     Kernel(kernel),
     Doctor(doctor),
     Bench(bench),
     User(user),
+    Network(network),
     Setup(setup),
     Version(version),
     Completion(completion),

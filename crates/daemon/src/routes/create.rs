@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use orchestrator::{
     Archive, ArchiveSender, Contents, NewFile, message as guest,
-    model::{CreateRequest, InitSpec, NetworkSpec, Policy},
+    model::{CreateRequest, InitSpec, Policy},
 };
 
 use super::sandboxes::watched;
@@ -22,7 +22,7 @@ use crate::{
     failure::Failure,
     idle,
     lead::{self, Rest},
-    show,
+    show, traffic,
 };
 
 /// Most bytes of a path in the guest.
@@ -111,7 +111,7 @@ fn understand(wanted: CreateSandbox) -> Result<(CreateRequest, Contents), Failur
     };
     let files = wanted.files.into_iter().map(file).collect::<Result<_, _>>()?;
     let request = CreateRequest {
-        network: NetworkSpec::default(),
+        network: traffic::spec(wanted.network, wanted.egress, wanted.network_limits)?,
         name: wanted.name,
         image: wanted.image,
         cpus: wanted.cpus,

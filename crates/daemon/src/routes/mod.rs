@@ -4,6 +4,7 @@ mod create;
 mod exec;
 mod files;
 mod jobs;
+mod network;
 mod ports;
 mod proxy;
 mod sandboxes;
@@ -54,6 +55,9 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/files/move", post(files::move_file))
         .route("/sandboxes/{id}/files/watch", get(files::watch))
         .route("/sandboxes/{id}/archive", get(files::pack).put(files::unpack))
+        .route("/sandboxes/{id}/egress", get(network::egress))
+        .route("/network", get(network::state))
+        .route("/network/repair", post(network::repair))
         .route("/sandboxes/{id}/ports", get(ports::list))
         .route("/sandboxes/{id}/ports/{port}/tunnel", get(ports::tunnel))
         .route("/sandboxes/{id}/proxy/{port}", any(proxy::proxy))

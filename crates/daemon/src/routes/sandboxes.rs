@@ -23,7 +23,7 @@ use crate::{
     auth::{Caller, OwnedSandbox},
     body,
     failure::Failure,
-    idle, show,
+    idle, show, traffic,
 };
 
 /// Steps of a long operation that wait to be sent; what does not fit is left out.
@@ -98,6 +98,7 @@ pub(crate) async fn resume(
 
 pub(crate) async fn edit(
     State(app): State<App>,
+    Caller(user): Caller,
     OwnedSandbox(sandbox): OwnedSandbox,
     body: Body,
 ) -> Result<Json<Sandbox>, Failure> {
@@ -107,10 +108,12 @@ pub(crate) async fn edit(
         keep_hot: wanted.keep_hot,
         idle_warm: wanted.idle_warm_sec.map(idle::limit),
         idle_cold: wanted.idle_cold_sec.map(idle::limit),
+        egress: wanted.egress.map(traffic::egress).transpose()?,
+        caps: wanted.network_limits.map(traffic::caps).transpose()?,
         labels_add: wanted.labels_add,
         labels_remove: wanted.labels_remove,
     };
-    let edited = app.orchestrator.edit(&sandbox, edit).await?;
+    let edited = app.orchestrator.edit(&user, &sandbox, edit).await?;
     Ok(Json(show::sandbox(edited, &app.orchestrator.node())))
 }
 

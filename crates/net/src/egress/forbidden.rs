@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{address::Pool, policy::Egress};
 
@@ -43,6 +43,17 @@ impl Forbidden {
     }
 }
 
+/// Whether a range has addresses in it that are closed to everybody by default.
+pub fn touches_forbidden(range: IpNet) -> bool {
+    match range {
+        IpNet::V4(range) => {
+            FORBIDDEN.iter().any(|closed| closed.contains(&range) || range.contains(closed))
+        }
+        // There is no way for it.
+        IpNet::V6(_) => false,
+    }
+}
+
 /// Whether the owner has opened this address by a range.
 pub fn is_in_cidrs(policy: &Egress, address: Ipv4Addr) -> bool {
     policy.cidrs.iter().any(|range| range.contains(&IpAddr::V4(address)))
@@ -74,6 +85,16 @@ mod tests {
         }
         for address in ["1.1.1.1", "172.32.0.1", "192.0.1.1", "100.63.0.1", "203.0.113.9"] {
             assert!(!forbidden.contains(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_closed_if_any_of_it_is() {
+        for range in ["10.0.0.0/7", "0.0.0.0/0", "192.168.1.0/24", "169.254.169.254/32"] {
+            assert!(touches_forbidden(range.parse().unwrap()), "{range}");
+        }
+        for range in ["203.0.113.0/24", "11.0.0.0/8", "fd00::/8"] {
+            assert!(!touches_forbidden(range.parse().unwrap()), "{range}");
         }
     }
 }

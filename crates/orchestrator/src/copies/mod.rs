@@ -21,14 +21,17 @@ pub(crate) use self::snapshots::remove;
 
 use crate::{
     Orchestrator, Result, admission,
-    model::{Edit, Policy, SandboxView, Spec, UserLimits},
+    model::{Edit, Policy, SandboxView, Spec, User, UserLimits},
     record::{Address, Identity, Record, State},
     sandbox::Sandbox,
 };
 
 impl Orchestrator {
     /// Changes what its owner may change of a sandbox.
-    pub async fn edit(&self, sandbox: &Sandbox, edit: Edit) -> Result<SandboxView> {
+    pub async fn edit(&self, owner: &User, sandbox: &Sandbox, edit: Edit) -> Result<SandboxView> {
+        if let Some(egress) = &edit.egress {
+            admission::check_egress(egress, owner.admin)?;
+        }
         sandbox.edit(edit).await
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Driver, Phase};
 use crate::{
     Error, Kind, Result, admission,
-    model::{Edit, Spec, StoppedBy},
+    model::{Edit, NetworkSpec, Spec, StoppedBy},
     record::{Record, State},
 };
 
@@ -68,6 +68,20 @@ fn edited(record: &Record, edit: &Edit) -> Result<Record> {
         labels.extend(edit.labels_add.clone());
         admission::check_labels(&labels)?;
         next.spec = Arc::new(Spec { labels, ..Spec::clone(&record.spec) });
+    }
+    let network = &record.spec.network;
+    let policy = net::fabric::Policy {
+        egress: edit.egress.clone().unwrap_or_else(|| network.policy.egress.clone()),
+        caps: edit.caps.unwrap_or(network.policy.caps),
+    };
+    if policy != network.policy {
+        if network.isolated {
+            let message = format!("{} has no network", record.name);
+            return Err(Error::new(Kind::InvalidRequest, message)
+                .hint("make another sandbox: whether there is a network is decided at the start"));
+        }
+        let network = NetworkSpec { policy, ..network.clone() };
+        next.spec = Arc::new(Spec { network, ..Spec::clone(&next.spec) });
     }
     Ok(next)
 }

@@ -3,6 +3,7 @@
 mod exec;
 mod files;
 mod jobs;
+mod network;
 mod ports;
 mod sandboxes;
 mod sessions;

@@ -1,0 +1,106 @@
+//! What sandboxes may reach, what they tried to, and the networks themselves:
+//! `/sandboxes/:id/egress`, `/network`, `/network/repair`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::text_enum::text_enum;
+
+text_enum! {
+    /// Whether a sandbox has a network.
+    pub enum Network {
+        /// That of its owner.
+        User = "user",
+        /// None.
+        None = "none",
+    }
+}
+
+text_enum! {
+    /// What a sandbox may reach where nothing else is said.
+    pub enum EgressMode {
+        /// The internet.
+        Open = "open",
+        /// Nothing.
+        Deny = "deny",
+        /// What is on the list.
+        Allowlist = "allowlist",
+    }
+}
+
+/// What a sandbox may reach beyond its owner's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Egress {
+    /// What counts where nothing else is said.
+    pub mode: EgressMode,
+    /// Hosts of an allow-list: names, or `*.` and a domain for all below it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_hosts: Vec<String>,
+    /// Ranges that may be reached in every mode. Private ones only an admin may give.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_cidrs: Vec<String>,
+}
+
+/// Most that a sandbox may send, and most that it may receive; absent is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkLimits {
+    /// Bytes in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u32>,
+    /// Packets in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets_per_second: Option<u32>,
+}
+
+/// The answer to `GET /sandboxes/:id/egress`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressLog {
+    /// What the sandbox tried to reach since it or the daemon started, the latest last. The same
+    /// again is counted.
+    pub attempts: Vec<EgressAttempt>,
+    /// An allow-list that would have let all of it through.
+    pub suggested: Egress,
+}
+
+/// What a sandbox tried to reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressAttempt {
+    /// The last time, RFC 3339.
+    pub last_at: String,
+    /// How often.
+    pub count: u64,
+    /// `dns`, `tcp`, `udp`, `icmp`, or the protocol's number.
+    pub protocol: String,
+    /// The address; absent from questions to the name server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The port, if the protocol has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The host, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Whether it was let through.
+    pub allowed: bool,
+    /// Why, a stable code.
+    pub reason: String,
+}
+
+/// The answer to `GET /network` and `POST /network/repair`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkState {
+    /// Whether there are networks now: they are made with the first sandbox.
+    pub open: bool,
+    /// What is not as it should be, or was not before a repair.
+    pub findings: Vec<NetworkFinding>,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkFinding {
+    /// For people.
+    pub message: String,
+    /// Whether a repair mends it.
+    pub mendable: bool,
+}

@@ -1,0 +1,145 @@
+//! What sandboxes may reach: flags that set it, and words that show it.
+
+use api::{Egress, EgressMode, NetworkLimits, Sandbox};
+
+use crate::human;
+
+/// The flags.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Traffic {
+    /// What it may reach beyond its owner's network [default: open, or allowlist with --allow-host]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    egress: Option<Mode>,
+    /// Host that may be reached: a name, or *.DOMAIN for all below it; repeatable
+    #[arg(long = "allow-host", value_name = "HOST")]
+    allow_hosts: Vec<String>,
+    /// Range that may be reached in every mode; repeatable. Private ones need an admin
+    #[arg(long = "allow-cidr", value_name = "CIDR")]
+    allow_cidrs: Vec<String>,
+    /// Most bytes in a second, each way: such as 500K, 10M
+    #[arg(long, value_name = "BYTES", value_parser = rate)]
+    bandwidth: Option<u32>,
+    /// Most packets in a second, each way
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    packets: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// The internet
+    Open,
+    /// Nothing
+    Deny,
+    /// What --allow-host and --allow-cidr say
+    Allowlist,
+}
+
+impl Traffic {
+    /// What it may reach, if anything was said about that.
+    pub(crate) fn egress(&self) -> Option<Egress> {
+        let nothing = self.allow_hosts.is_empty() && self.allow_cidrs.is_empty();
+        let mode = match self.egress {
+            None if nothing => return None,
+            None if self.allow_hosts.is_empty() => EgressMode::Open,
+            None | Some(Mode::Allowlist) => EgressMode::Allowlist,
+            Some(Mode::Open) => EgressMode::Open,
+            Some(Mode::Deny) => EgressMode::Deny,
+        };
+        let (allow_hosts, allow_cidrs) = (self.allow_hosts.clone(), self.allow_cidrs.clone());
+        Some(Egress { mode, allow_hosts, allow_cidrs })
+    }
+
+    /// The limits, if there are to be any.
+    pub(crate) fn limits(&self) -> Option<NetworkLimits> {
+        let limits =
+            NetworkLimits { bytes_per_second: self.bandwidth, packets_per_second: self.packets };
+        (limits != NetworkLimits::default()).then_some(limits)
+    }
+}
+
+/// Reads a rate.
+fn rate(text: &str) -> Result<u32, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let unit: u64 = match unit {
+        "" => 1,
+        "K" | "k" => 1000,
+        "M" | "m" => 1_000_000,
+        _ => return Err("it has to be a number of bytes such as 500K or 10M".to_owned()),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    match bytes.and_then(|bytes| u32::try_from(bytes).ok()) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("it has to be 1 byte to 4294M".to_owned()),
+    }
+}
+
+/// What a sandbox may reach, in one line; nothing if it has no network.
+pub(crate) fn reach(sandbox: &Sandbox) -> Option<String> {
+    let egress = sandbox.egress.as_ref()?;
+    let mut words = vec![egress.mode.to_string()];
+    let listed = egress.allow_hosts.iter().chain(&egress.allow_cidrs).cloned();
+    let listed: Vec<String> = listed.collect();
+    if !listed.is_empty() {
+        words.push(listed.join(","));
+    }
+    if let Some(limits) = sandbox.network_limits {
+        if let Some(bytes) = limits.bytes_per_second {
+            words.push(format!("{}/s", human::size(u64::from(bytes))));
+        }
+        if let Some(packets) = limits.packets_per_second {
+            words.push(format!("{packets} packets/s"));
+        }
+    }
+    Some(words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::{Command, inspect::tests::sandbox, tests::try_args};
+
+    fn asked(line: &str) -> Traffic {
+        match try_args(&format!("edit dev {line}")) {
+            Ok(Command::Edit(args)) => args.traffic,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn hosts_make_an_allow_list_and_ranges_alone_do_not() {
+        assert_eq!(asked("--label a=b").egress(), None);
+        let hosts = asked("--allow-host *.debian.org --allow-host a.example").egress().unwrap();
+        assert_eq!((hosts.mode, hosts.allow_hosts.len()), (EgressMode::Allowlist, 2));
+        let ranges = asked("--allow-cidr 192.168.1.0/24").egress().unwrap();
+        assert_eq!(ranges.mode, EgressMode::Open);
+        assert_eq!(asked("--egress deny").egress().unwrap().mode, EgressMode::Deny);
+        assert!(try_args("edit dev --egress ajar").is_err());
+    }
+
+    #[test]
+    fn a_rate_is_a_number_of_bytes() {
+        assert_eq!(asked("--bandwidth 500K").limits().unwrap().bytes_per_second, Some(500_000));
+        assert_eq!(asked("--packets 10").limits().unwrap().packets_per_second, Some(10));
+        assert_eq!(asked("--label a=b").limits(), None);
+        for bad in ["0", "K", "1G", "5000M", "-1"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_reached_is_one_line() {
+        assert_eq!(reach(&sandbox()), None);
+        let egress = Egress {
+            mode: EgressMode::Allowlist,
+            allow_hosts: vec!["a.example".into()],
+            allow_cidrs: vec!["203.0.113.0/24".into()],
+        };
+        let limits =
+            NetworkLimits { bytes_per_second: Some(2_000_000), packets_per_second: Some(9) };
+        let limited =
+            Sandbox { egress: Some(egress), network_limits: Some(limits), ..sandbox() };
+        let line = "allowlist, a.example,203.0.113.0/24, 2.0 MB/s, 9 packets/s";
+        assert_eq!(reach(&limited).unwrap(), line);
+    }
+}
