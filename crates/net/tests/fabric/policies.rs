@@ -8,7 +8,7 @@ use net::{
 };
 
 use crate::{
-    frames::has,
+    frames::{Datagram, has},
     rig::{HOST, INTERNET, LAN, PORT, PROXY_PORT, World, guest, hear, networks, on_a_host, place},
 };
 
@@ -153,5 +153,23 @@ fn what_is_over_a_cap_is_dropped_in_both_directions() {
             networks.clear_policy(capped_place).await.unwrap();
             assert_eq!(arrived(&load), SENT);
         }
+    });
+}
+
+#[test]
+fn one_guest_does_not_fill_the_table_of_connections() {
+    on_a_host(|| async {
+        const MOST: u16 = 4096;
+        let world = World::new().await;
+        let networks = networks("a", Uplink::Host).await;
+        let (one, two) = (guest(&networks, 0, 2).await, guest(&networks, 0, 3).await);
+        for source_port in 1..=MOST {
+            one.send(&Datagram { source_port, ..one.routed((INTERNET, 9), b"one more") }.frame());
+        }
+        one.say((INTERNET, PORT), b"evil");
+        world.round_trip(&two, "marker");
+        world.assert_quiet();
+        assert!(networks.drift().await.unwrap().is_empty());
+        networks.close().await.unwrap();
     });
 }
