@@ -4,7 +4,7 @@ use net::{
     address::Pool,
     fabric::{Finding, Known, Networks, Problem, Uplink, usable},
 };
-use rtnetlink::LinkUnspec;
+use rtnetlink::{LinkBridge, LinkUnspec};
 
 use crate::rig::{
     self, INTERNET, Machine, PORT, World, guest, inside, link_addresses, networks, nft, on_a_host,
@@ -222,6 +222,10 @@ fn links_that_were_changed_by_hand_are_mended() {
         let down = LinkUnspec::new_with_name("bb0").down().build();
         own.link().set(down).execute().await.unwrap();
         check("bb0 was changed").await;
+        let learning =
+            LinkBridge::new("bb0").no_linklocal_learn(false).mcast_snooping(true).build();
+        own.link().change(learning).execute().await.unwrap();
+        check("bb0 was changed").await;
         let more = own.address().add(index("bb0").await, [192, 168, 1, 1].into(), 24);
         more.execute().await.unwrap();
         check("bb0 should have the address 10.208.0.1/22").await;
@@ -234,7 +238,7 @@ fn links_that_were_changed_by_hand_are_mended() {
             .await
             .unwrap();
         check("bua is missing").await;
-        let stranger = rtnetlink::LinkBridge::new("stranger").up().build();
+        let stranger = LinkBridge::new("stranger").up().build();
         own.link().add(stranger).execute().await.unwrap();
         check("stranger should not be there").await;
         networks.close().await.unwrap();
