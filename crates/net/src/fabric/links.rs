@@ -10,8 +10,8 @@ use rtnetlink::{
         AddressFamily,
         address::AddressAttribute,
         link::{
-            BridgeStpState, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-            LinkMessage,
+            BridgeBooleanOptionFlags, BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth,
+            LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
         },
         route::{RouteAddress, RouteAttribute, RouteMessage},
     },
@@ -35,7 +35,8 @@ impl std::fmt::Debug for Links {
 pub(super) struct Seen {
     pub(super) index: u32,
     pub(super) name: String,
-    pub(super) bridge: bool,
+    /// If it is a bridge, whether it is set as ours are.
+    pub(super) bridge: Option<bool>,
     pub(super) up: bool,
     /// Whether it takes part in ARP, which all do but those that lead nowhere.
     pub(super) arp: bool,
@@ -92,18 +93,16 @@ impl Links {
         Ok(routes.iter().filter_map(destination).collect())
     }
 
-    /// Makes a bridge; what it is to be comes by [`set_mac`](Self::set_mac) and the like.
+    /// Makes a bridge.
     pub(super) async fn add_bridge(&self, name: &str, mac: Mac) -> Result<(), NetError> {
-        let bridge = LinkBridge::new(name)
-            .address(mac.0.to_vec())
-            .stp_state(BridgeStpState::Disabled)
-            .forward_delay(0)
-            .mcast_snooping(false)
-            .no_linklocal_learn(true)
-            .up()
-            .build();
-        let made = self.0.link().add(bridge).execute().await;
+        let made = self.0.link().add(bridge(name, mac)).execute().await;
         made.map_err(|e| NetError::link(format!("make bridge {name}"), e))
+    }
+
+    /// Makes a bridge what [`add_bridge`](Self::add_bridge) would have made it.
+    pub(super) async fn reset_bridge(&self, name: &str, mac: Mac) -> Result<(), NetError> {
+        let changed = self.0.link().change(bridge(name, mac)).execute().await;
+        changed.map_err(|e| NetError::link(format!("set up bridge {name}"), e))
     }
 
     /// Makes a pair: `name` here and `peer` in the other namespace.
@@ -190,6 +189,31 @@ impl Links {
     }
 }
 
+/// A bridge that forwards at once, speaks no protocol of its own, and does not learn from frames
+/// that pass no rules because they are for itself.
+fn bridge(name: &str, mac: Mac) -> LinkMessage {
+    LinkBridge::new(name)
+        .address(mac.0.to_vec())
+        .stp_state(BridgeStpState::Disabled)
+        .forward_delay(0)
+        .mcast_snooping(false)
+        .no_linklocal_learn(true)
+        .up()
+        .build()
+}
+
+/// Whether a bridge is set as [`bridge`] sets it, as far as it says.
+fn as_made(options: &[InfoBridge]) -> bool {
+    options.iter().all(|option| match option {
+        InfoBridge::StpState(state) => *state == BridgeStpState::Disabled,
+        InfoBridge::MulticastSnooping(on) => !on,
+        InfoBridge::MultiBoolOpt(set) => {
+            set.value.contains(BridgeBooleanOptionFlags::NoLinkLocalLearn)
+        }
+        _ => true,
+    })
+}
+
 async fn all<T>(
     stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, rtnetlink::Error> {
@@ -217,7 +241,7 @@ impl Seen {
         let mut seen = Self {
             index: message.header.index,
             name: String::new(),
-            bridge: false,
+            bridge: None,
             up: flags.contains(LinkFlags::Up),
             arp: !flags.contains(LinkFlags::Noarp),
             mac: None,
@@ -231,7 +255,10 @@ impl Seen {
                 LinkAttribute::Controller(0) => {}
                 LinkAttribute::Controller(master) => seen.master = Some(*master),
                 LinkAttribute::LinkInfo(infos) => {
-                    seen.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
+                    seen.bridge = infos.iter().find_map(|info| match info {
+                        LinkInfo::Data(InfoData::Bridge(options)) => Some(as_made(options)),
+                        _ => None,
+                    });
                 }
                 _ => {}
             }

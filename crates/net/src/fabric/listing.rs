@@ -12,6 +12,7 @@ use super::{
     findings::{Finding, Problem},
     namespace::Namespace,
     nft,
+    rules::CONNECTIONS,
 };
 
 /// What changes by itself or does not matter.
@@ -48,6 +49,11 @@ fn parts(objects: Vec<Value>) -> Parts {
                 "rule" => format!("the rules in chain {}", text("chain")),
                 kind => format!("{kind} {}", text("name")),
             };
+            if text("name") == CONNECTIONS
+                && let Value::Object(fields) = &mut body
+            {
+                fields.remove("elem");
+            }
             tidy(&mut body);
             parts.entry((table, part)).or_default().push(body.to_string());
         }

@@ -148,10 +148,8 @@ impl Networks {
     pub async fn remove_network(&self, network: UserNetwork) -> Result<(), NetError> {
         let mut state = self.state.lock().await;
         self.remove_bridge(network).await?;
-        let before = state.plan.items();
-        state.plan.remove(network);
-        let after = state.plan.items();
-        self.apply(&mut state, plan::change(&before, &after)).await
+        let gone = state.plan.remove(network);
+        self.apply(&mut state, plan::change(&gone, &plan::Items::default())).await
     }
 
     /// Makes the interface of a sandbox and connects it. It is gone when its descriptor is closed

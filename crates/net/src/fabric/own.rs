@@ -80,8 +80,8 @@ impl Networks {
             link = find(self.links.all().await?);
         }
         let Some(link) = link else { return Err(NetError::NoNetwork(network.index())) };
-        if !link.up || link.mac != Some(mac) {
-            self.links.change(&name, |link| link.address(mac.0.to_vec()).up()).await?;
+        if !is_bridge_of(&link, network) {
+            self.links.reset_bridge(&name, mac).await?;
         }
         self.links.only_address(&link, gateway(network)).await?;
         let mut bridges = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,9 +134,7 @@ impl Networks {
             let name = network.bridge();
             match named.get(name.as_str()) {
                 None => wrong(&name, Problem::Missing),
-                Some(link) if !link.up || link.mac != Some(network.gateway_mac()) => {
-                    wrong(&name, Problem::Changed);
-                }
+                Some(link) if !is_bridge_of(link, *network) => wrong(&name, Problem::Changed),
                 Some(link) if link.addresses != [gateway(*network)] => {
                     addresses.push(Finding::Address { link: name, wanted: gateway(*network) });
                 }
@@ -199,6 +197,11 @@ fn gateway(network: UserNetwork) -> Ipv4Net {
     Ipv4Net::new_assert(network.gateway(), network.range().prefix_len())
 }
 
+/// Whether this is the network's bridge, as it was made.
+fn is_bridge_of(link: &Seen, network: UserNetwork) -> bool {
+    link.up && link.mac == Some(network.gateway_mac()) && link.bridge == Some(true)
+}
+
 /// Whether an interface has nothing to do in our namespace. One that is down does nothing: the
 /// kernel puts some into every namespace.
 fn foreign(plan: &Plan, link: &Seen) -> bool {
@@ -207,7 +210,7 @@ fn foreign(plan: &Plan, link: &Seen) -> bool {
         "lo" => true,
         UPLINK => plan.uplink.is_some(),
         // Sandboxes of a network that was removed may still run.
-        name => (bridge && link.bridge) || name.starts_with("bt"),
+        name => (bridge && link.bridge.is_some()) || name.starts_with("bt"),
     };
     !known && (link.up || bridge)
 }

@@ -17,8 +17,7 @@ use crate::{
 /// Our end of the way out.
 pub(super) const UPLINK: &str = "uplink";
 
-/// The most that a cap's burst is multiplied from: so long a pause can be made up for, as a
-/// fraction of a second.
+/// A pause this long can be made up for by a burst, as a fraction of a second.
 const BURST_DIVISOR: u32 = 10;
 /// A burst holds some frames of the largest size that a guest hands over.
 const LEAST_BURST_BYTES: u32 = 256 * 1024;
@@ -115,24 +114,35 @@ impl Plan {
         }
     }
 
-    /// Forgets a network and all policies in it.
-    pub(super) fn remove(&mut self, network: UserNetwork) {
+    /// Forgets a network and all policies in it, and returns what they were made of.
+    pub(super) fn remove(&mut self, network: UserNetwork) -> Items {
+        let inside = (network.index(), 0)..=(network.index(), u16::MAX);
+        let keys: Vec<_> = self.policies.range(inside).map(|(key, _)| *key).collect();
+        let mut gone = Items { elements: network_elements(network), ..Items::default() };
+        for (place, policy) in keys.iter().filter_map(|key| self.policies.remove(key)) {
+            gone.add(policy_items(place, &policy));
+        }
         self.networks.remove(&network.index());
-        self.policies.retain(|(index, _), _| *index != network.index());
+        gone
     }
 
-    /// The items of everything, in the order in which they have to be added.
+    /// The items of everything.
     pub(super) fn items(&self) -> Items {
         let mut all = Items::default();
         for network in self.networks.values() {
             all.elements.extend(network_elements(*network));
         }
         for (place, policy) in self.policies.values() {
-            let items = policy_items(*place, policy);
-            all.limits.extend(items.limits);
-            all.elements.extend(items.elements);
+            all.add(policy_items(*place, policy));
         }
         all
+    }
+}
+
+impl Items {
+    fn add(&mut self, more: Self) {
+        self.limits.extend(more.limits);
+        self.elements.extend(more.elements);
     }
 }
 
@@ -249,3 +259,6 @@ fn on_elements(script: &mut String, verb: &str, elements: &BTreeSet<Element>) {
         let _ = writeln!(script, "{verb} element {table} {set} {{ {} }}", texts.join(", "));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,13 @@ const FORBIDDEN: [&str; 11] = [
 /// each time.
 const LOG_RATE: &str = "limit rate 200/second burst 400 packets";
 
+/// How many connections a sandbox can have through here at a time. The kernel's table of them is
+/// shared by all sandboxes, and by the host's own services.
+const MOST_CONNECTIONS: u16 = 4096;
+
+/// The set that packets themselves add to: who has connections.
+pub(super) const CONNECTIONS: &str = "connections";
+
 /// Both tables of the namespace, made or replaced as a whole. Connections live on: what is known
 /// of them is not part of a table.
 pub(super) fn namespace(plan: &Plan) -> String {
@@ -104,6 +111,7 @@ fn inet_sets(settings: &Settings) -> String {
     set restricted {{ type ipv4_addr; }}
     set inspected {{ type ipv4_addr; }}
     set gateways {{ type ifname . ipv4_addr; }}
+    set {CONNECTIONS} {{ type ipv4_addr; size 1048576; flags dynamic; }}
     chain early {{
         type filter hook prerouting priority raw; policy accept;
         meta nfproto ipv6 drop
@@ -126,9 +134,13 @@ fn inet_sets(settings: &Settings) -> String {
 fn judgement(settings: &Settings) -> String {
     let port = settings.proxy_port;
     format!(
-        "    chain input {{
+        "    chain count {{
+        add @{CONNECTIONS} {{ ip saddr ct count over {MOST_CONNECTIONS} }} drop
+    }}
+    chain input {{
         type filter hook input priority filter; policy drop;
         ct state established,related accept
+        ct state new jump count
         iifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 accept
         iifname . ip daddr @gateways icmp type echo-request accept
         iifname \"bb*\" ct status dnat tcp dport {port} accept
@@ -148,6 +160,7 @@ fn judgement(settings: &Settings) -> String {
         goto pass
     }}
     chain pass {{
+        ct state new jump count
         ct state new {LOG_RATE} log prefix \"open\" group {LOG_PASSED}
         accept
     }}
@@ -222,3 +235,6 @@ pub(super) fn no_host(settings: &Settings) -> String {
     let table = settings.host_table();
     format!("add table inet {table}\ndelete table inet {table}\n")
 }
+
+#[cfg(test)]
+mod tests;

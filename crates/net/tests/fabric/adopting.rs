@@ -9,7 +9,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::{
     frames::Guest,
-    rig::{self, INTERNET, PORT, World, guest, networks, on_a_host, place, settings},
+    rig::{INTERNET, PORT, World, guest, networks, on_a_host, place, settings},
 };
 
 fn denied() -> Policy {
@@ -100,7 +100,8 @@ fn what_cannot_be_is_refused() {
         let elsewhere = Pool::new("172.20.0.0/16".parse().unwrap()).unwrap().user(0);
         let refused = networks.add_network(elsewhere).await;
         assert!(matches!(refused, Err(NetError::OutsidePool(_))));
-        let everywhere = rig::inside(&rig::current(), rig::current);
-        drop(everywhere);
+        let nothing = fs_err::File::open("/dev/null").unwrap().into_parts().0.into();
+        let opened = Networks::open(settings("a", Uplink::None), known(), Some(nothing)).await;
+        assert!(matches!(opened, Err(NetError::Namespace(_))), "{opened:?}");
     });
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etherparse::PacketBuilder;
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use net::{address::Place, fabric::Tap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -104,15 +104,22 @@ impl Guest {
         self.send(&frame);
     }
 
+    /// Begins a TCP connection.
     pub(crate) fn syn(&self, target: (Ipv4Addr, u16), source_port: u16) {
         let mut frame = Vec::new();
+        self.tcp(target, source_port, 1).syn().write(&mut frame, &[]).unwrap();
+        self.send(&frame);
+    }
+
+    fn tcp(
+        &self,
+        target: (Ipv4Addr, u16),
+        source_port: u16,
+        sequence: u32,
+    ) -> etherparse::PacketBuilderStep<etherparse::TcpHeader> {
         PacketBuilder::ethernet2(self.place.mac().0, self.place.network().gateway_mac().0)
             .ipv4(self.place.address().octets(), target.0.octets(), 64)
-            .tcp(source_port, target.1, 1, 1024)
-            .syn()
-            .write(&mut frame, &[])
-            .unwrap();
-        self.send(&frame);
+            .tcp(source_port, target.1, sequence, 1024)
     }
 
     /// The next frame, if there is one before `until`.
@@ -149,17 +156,29 @@ impl Guest {
         }
     }
 
-    /// Waits for the second half of a TCP handshake with `source_port`; false if it was refused.
-    pub(crate) fn accepted(&self, source_port: u16) -> bool {
+    /// Waits for the answer of `target` to a handshake and completes it; false if it is refused.
+    pub(crate) fn accepted(&self, target: (Ipv4Addr, u16), source_port: u16) -> bool {
         let until = Instant::now() + PATIENCE;
         loop {
             let frame = self.receive(until).expect("an answer to the handshake");
-            let Ok(packet) = etherparse::SlicedPacket::from_ethernet(&frame) else { continue };
-            if let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport
-                && tcp.destination_port() == source_port
-            {
-                return tcp.syn() && tcp.ack();
+            let Ok(packet) = SlicedPacket::from_ethernet(&frame) else { continue };
+            let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) =
+                (packet.net, packet.transport)
+            else {
+                continue;
+            };
+            let from = (ip.header().source_addr(), tcp.source_port());
+            if from != target || tcp.destination_port() != source_port {
+                continue;
             }
+            if !tcp.syn() {
+                return false;
+            }
+            let next = tcp.sequence_number().wrapping_add(1);
+            let mut frame = Vec::new();
+            self.tcp(target, source_port, 2).ack(next).write(&mut frame, &[]).unwrap();
+            self.send(&frame);
+            return true;
         }
     }
 }

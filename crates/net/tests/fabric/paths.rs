@@ -118,7 +118,7 @@ fn the_gateway_answers_pings_and_names_and_nothing_else() {
         names.send_to(b"address", from).await.unwrap();
         guest.until(b"address");
         guest.syn((gateway, 53), 5053);
-        assert!(guest.accepted(5053), "and nobody else had an answer before");
+        assert!(guest.accepted((gateway, 53), 5053), "and nobody else had an answer before");
         guest.ping(gateway);
         guest.until(b"ping");
         assert!(other.try_recv(&mut question).is_err());
@@ -160,4 +160,32 @@ fn who_is_isolated_is_alone() {
         assert!(networks.drift().await.unwrap().is_empty());
         networks.close().await.unwrap();
     });
+}
+
+#[test]
+fn the_daemon_connects_to_the_internet_as_a_guest_would() {
+    on_a_host(|| async {
+        let world = World::new().await;
+        let networks = networks("a", Uplink::Host).await;
+        let listener =
+            world.machines[0].run(|| std::net::TcpListener::bind((INTERNET, 80)).unwrap());
+        let _stream = networks.connect(std::net::SocketAddrV4::new(INTERNET, 80)).await.unwrap();
+        assert_eq!(listener.accept().unwrap().1.ip(), HOST[0]);
+        networks.close().await.unwrap();
+    });
+}
+
+/// Nobody runs this: it holds if it compiles. Every request of the daemon may move to another
+/// thread.
+#[expect(dead_code, reason = "it holds if it compiles")]
+fn what_is_asked_may_move_between_threads(networks: net::fabric::Networks) {
+    fn moves<T: Send>(_: T) {}
+    moves(networks.attach(place(0, 2), Link::Network));
+    moves(networks.add_network(place(0, 2).network()));
+    moves(networks.remove_network(place(0, 2).network()));
+    moves(networks.clear_policy(place(0, 2)));
+    moves(networks.repair());
+    moves(networks.close());
+    let settings = rig::settings("a", Uplink::Host);
+    moves(net::fabric::Networks::open(settings, net::fabric::Known::default(), None));
 }

@@ -8,7 +8,7 @@ use net::{
 };
 
 use crate::{
-    frames::has,
+    frames::{Datagram, has},
     rig::{HOST, INTERNET, LAN, PORT, PROXY_PORT, World, guest, hear, networks, on_a_host, place},
 };
 
@@ -77,18 +77,18 @@ fn an_allow_list_leads_tcp_to_the_proxy() {
         let proxy = networks.bind_tcp(everywhere).await.unwrap();
         networks.set_policy(one.place, policy(Mode::Allowlist, &["203.0.113.8/32"])).await.unwrap();
         one.syn((INTERNET, 443), 5001);
-        assert!(one.accepted(5001), "by the proxy, in the internet's name");
-        // The handshake is answered by the kernel; a guest that says no more is never seen.
-        assert!(tokio::time::timeout(std::time::Duration::ZERO, proxy.accept()).await.is_err());
+        assert!(one.accepted((INTERNET, 443), 5001), "by the proxy, in the internet's name");
+        let (_connection, peer) = proxy.accept().await.unwrap();
+        assert_eq!(peer, (one.place.address(), 5001).into());
         // What is private is no matter for the proxy, and neither is anything but TCP.
         one.syn((LAN, 443), 5002);
         one.say((INTERNET, PORT), b"evil");
-        // What is allowed by its range goes there, where nobody listens on this port.
         one.syn((INTERNET, 444), 5003);
-        assert!(one.accepted(5003));
+        assert!(one.accepted((INTERNET, 444), 5003));
+        // What is allowed by its range goes there, where nobody listens on this port.
         networks.set_policy(one.place, policy(Mode::Allowlist, &["203.0.113.9/32"])).await.unwrap();
         one.syn((INTERNET, 445), 5004);
-        assert!(!one.accepted(5004));
+        assert!(!one.accepted((INTERNET, 445), 5004));
         world.round_trip(&one, "allowed");
         world.assert_quiet();
         networks.close().await.unwrap();
@@ -153,5 +153,23 @@ fn what_is_over_a_cap_is_dropped_in_both_directions() {
             networks.clear_policy(capped_place).await.unwrap();
             assert_eq!(arrived(&load), SENT);
         }
+    });
+}
+
+#[test]
+fn one_guest_does_not_fill_the_table_of_connections() {
+    on_a_host(|| async {
+        const MOST: u16 = 4096;
+        let world = World::new().await;
+        let networks = networks("a", Uplink::Host).await;
+        let (one, two) = (guest(&networks, 0, 2).await, guest(&networks, 0, 3).await);
+        for source_port in 1..=MOST {
+            one.send(&Datagram { source_port, ..one.routed((INTERNET, 9), b"one more") }.frame());
+        }
+        one.say((INTERNET, PORT), b"evil");
+        world.round_trip(&two, "marker");
+        world.assert_quiet();
+        assert!(networks.drift().await.unwrap().is_empty());
+        networks.close().await.unwrap();
     });
 }

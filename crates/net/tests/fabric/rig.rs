@@ -135,7 +135,8 @@ pub(crate) struct World {
     pub(crate) metadata: UdpSocket,
     /// Something on all of the host's own addresses.
     pub(crate) host: UdpSocket,
-    _machines: [Machine; 3],
+    /// The internet, the LAN and the metadata service.
+    pub(crate) machines: [Machine; 3],
 }
 
 impl World {
@@ -152,7 +153,7 @@ impl World {
             lan: machines[1].hear(LAN, PORT),
             metadata: machines[2].hear(METADATA, PORT),
             host,
-            _machines: machines,
+            machines,
         }
     }
 

@@ -1,10 +1,12 @@
 //! Other people's rules, and our own when somebody has changed them.
 
+use std::net::Ipv4Addr;
+
 use net::{
     address::Pool,
     fabric::{Finding, Known, Networks, Problem, Uplink, usable},
 };
-use rtnetlink::LinkUnspec;
+use rtnetlink::{LinkBridge, LinkUnspec};
 
 use crate::rig::{
     self, INTERNET, Machine, PORT, World, guest, inside, link_addresses, networks, nft, on_a_host,
@@ -91,7 +93,7 @@ fn two_daemons_do_not_meet_and_nothing_is_left_of_them() {
         let two = networks("two", Uplink::Host).await;
         let (of_one, of_two) = (guest(&one, 0, 2).await, guest(&two, 1, 2).await);
         for target in link_addresses("butwo").await {
-            let own = std::net::Ipv4Addr::from(u32::from(target) + 1);
+            let own = Ipv4Addr::from(u32::from(target) + 1);
             for target in [target, own] {
                 of_one.say((target, PORT), b"evil");
                 of_one.ping(target);
@@ -222,11 +224,18 @@ fn links_that_were_changed_by_hand_are_mended() {
         let down = LinkUnspec::new_with_name("bb0").down().build();
         own.link().set(down).execute().await.unwrap();
         check("bb0 was changed").await;
+        let learning =
+            LinkBridge::new("bb0").no_linklocal_learn(false).mcast_snooping(true).build();
+        own.link().change(learning).execute().await.unwrap();
+        check("bb0 was changed").await;
         let more = own.address().add(index("bb0").await, [192, 168, 1, 1].into(), 24);
         more.execute().await.unwrap();
         check("bb0 should have the address 10.208.0.1/22").await;
-        let foreign = LinkUnspec::new_with_name("lo").up().build();
-        own.link().set(foreign).execute().await.unwrap();
+        let out = rtnetlink::RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(link_addresses("bua").await[0])
+            .build();
+        own.route().del(out).execute().await.unwrap();
+        check("default route").await;
         rig::netlink()
             .link()
             .del(rig::index(&rig::netlink(), "bua").await)
@@ -234,7 +243,7 @@ fn links_that_were_changed_by_hand_are_mended() {
             .await
             .unwrap();
         check("bua is missing").await;
-        let stranger = rtnetlink::LinkBridge::new("stranger").up().build();
+        let stranger = LinkBridge::new("stranger").up().build();
         own.link().add(stranger).execute().await.unwrap();
         check("stranger should not be there").await;
         networks.close().await.unwrap();
