@@ -19,6 +19,7 @@ mod image;
 mod job;
 mod payload;
 mod port;
+mod publish;
 mod sandbox;
 mod session;
 mod snapshot;
@@ -42,6 +43,7 @@ pub use image::Image;
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
 pub use payload::Payload;
 pub use port::Port;
+pub use publish::{Publish, PublishAuth, PublishRule};
 pub use sandbox::{
     Activity, CreateFile, CreateSandbox, Destroyed, EditSandbox, Failure, ProgressEvent,
     RestartPolicy, Sandbox, StartFrom, StartSandbox, StartedFrom, Status, Thermal,

@@ -78,6 +78,9 @@ pub struct Sandbox {
     /// Address in its owner's network, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
+    /// Where the public finds its published ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
     /// The owner's labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -21,6 +21,8 @@ mod lead;
 mod limits;
 mod listen;
 mod notify;
+mod proxy;
+mod public;
 mod routes;
 mod running;
 mod serve;
@@ -31,7 +33,11 @@ mod terminal;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod websocket;
 
-pub use config::{Config, ConfigError, Flags, SandboxDefaults};
+pub use config::{
+    Config, ConfigError, Flags, PublicConfig, PublicFlags, SandboxDefaults, TlsSource,
+};
 pub use serve::{Bound, ServeError, serve};
+pub use tls::{TlsError, certificate_path};

@@ -98,6 +98,16 @@ pub enum Kind {
     Timeout,
     /// A limit of the guest agent is reached.
     GuestLimit,
+    /// The alias belongs to another publication.
+    AliasTaken,
+    /// The port of the host belongs to another publication or program.
+    HostPortTaken,
+    /// The port is published in another way.
+    PublicationDiffers,
+    /// The port is not published.
+    PublicationNotFound,
+    /// The sandbox has as many published ports as allowed.
+    QuotaPublications,
     /// A defect of ours or of the host.
     Internal,
 }

@@ -21,6 +21,7 @@ mod guest;
 mod layout;
 pub mod model;
 mod node;
+pub mod publications;
 mod record;
 mod recorder;
 mod recovery;

@@ -63,6 +63,9 @@ fn describe(sandbox: &Sandbox) -> String {
     if let Some(ip) = &sandbox.ip {
         field("IP", ip.clone());
     }
+    for url in &sandbox.urls {
+        field("URL", url.clone());
+    }
     field("Engine", sandbox.engine.clone());
     field("Created", format!("{} by {}", sandbox.created_at, sandbox.created_by));
     if let Some(stopped) = &sandbox.stopped_at {
@@ -119,6 +122,7 @@ pub(crate) mod tests {
             memory_mb: 1024,
             disk_size_mb: 8192,
             ip: None,
+            urls: Vec::new(),
             labels: [("team".to_owned(), "a".to_owned())].into(),
             created_by: "usr_00000001".into(),
             created_at: "2026-01-02T03:04:05Z".into(),

@@ -2,6 +2,7 @@
 //! in `--help` is the comment on its struct.
 
 mod bench;
+mod ca;
 mod changes;
 mod completion;
 mod cp;
@@ -28,6 +29,8 @@ mod pause;
 mod ports;
 mod preparing;
 mod ps;
+mod publish;
+mod published;
 mod resume;
 mod serve;
 mod setup;
@@ -35,6 +38,7 @@ mod shell;
 mod snapshot;
 mod start;
 mod stop;
+mod unpublish;
 mod user;
 mod version;
 
@@ -91,6 +95,9 @@ commands! {
     Cp(cp),
     Ports(ports),
     Forward(forward),
+    Publish(publish),
+    Unpublish(unpublish),
+    Published(published),
     Stop(stop),
     Start(start),
     Pause(pause),
@@ -105,6 +112,7 @@ commands! {
     Doctor(doctor),
     Bench(bench),
     User(user),
+    Ca(ca),
     Setup(setup),
     Version(version),
     Completion(completion),

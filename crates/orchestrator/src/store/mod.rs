@@ -13,6 +13,8 @@
 //! before it opens the store.
 
 mod directory;
+mod publications;
+mod published;
 mod sandboxes;
 mod schema;
 mod snapshots;
@@ -28,7 +30,7 @@ use rusqlite::{Row, Transaction};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-use self::{directory::Directory, writer::Writer};
+use self::{directory::Directory, published::PublishedPorts, writer::Writer};
 pub use crate::record::{Identity, Likeness, Record, SnapshotRecord, SnapshotState, State};
 use crate::{
     Error, Kind, Result,
@@ -51,6 +53,7 @@ const ADMIN_LIMITS: UserLimits = UserLimits {
 pub struct Store {
     writer: Writer,
     directory: Arc<Directory>,
+    published: Arc<PublishedPorts>,
 }
 
 impl Store {
@@ -60,8 +63,9 @@ impl Store {
         let directory = Arc::new(Directory::default());
         let reading = connection.transaction()?;
         directory.replace(users::list_with_keys(&reading)?);
+        let published = Arc::new(PublishedPorts::of(publications::list(&reading)?));
         reading.finish()?;
-        Ok(Self { writer: Writer::start(connection)?, directory })
+        Ok(Self { writer: Writer::start(connection)?, directory, published })
     }
 
     /// All sandboxes of all users, oldest first.
@@ -129,10 +133,19 @@ impl Store {
         self.writer.transaction(move |t| sandboxes::update(t, &id, generation, &state)).await
     }
 
-    /// Forgets a sandbox; its name and slot are free then. That it is not there is no error.
+    /// Forgets a sandbox and what is published of it; its name and slot are free then. That it is
+    /// not there is no error.
     pub async fn delete_sandbox(&self, id: &SandboxId) -> Result<()> {
-        let id = id.clone();
-        self.writer.transaction(move |t| sandboxes::delete(t, &id)).await
+        let (id, published) = (id.clone(), Arc::clone(&self.published));
+        self.writer
+            .run(move |connection| {
+                let transaction = writer::begin(connection)?;
+                sandboxes::delete(&transaction, &id)?;
+                writer::commit(transaction)?;
+                published.forget_sandbox(&id);
+                Ok(())
+            })
+            .await
     }
 
     /// Makes a user and returns it with its key, which is not stored and cannot be had again.

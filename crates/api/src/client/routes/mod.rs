@@ -4,6 +4,7 @@ mod exec;
 mod files;
 mod jobs;
 mod ports;
+mod publish;
 mod sandboxes;
 mod sessions;
 mod snapshots;
