@@ -200,10 +200,9 @@ impl ErrorCode {
             | Self::QuotaPublished
             | Self::RateLimited => 429,
             Self::Internal | Self::Unknown(_) => 500,
-            Self::VmDied
-            | Self::AgentUnreachable
-            | Self::PortClosed
-            | Self::SandboxUnavailable => 502,
+            Self::VmDied | Self::AgentUnreachable | Self::PortClosed | Self::SandboxUnavailable => {
+                502
+            }
             Self::NoKernel
             | Self::EngineMissing
             | Self::EngineTooOld

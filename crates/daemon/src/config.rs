@@ -11,8 +11,14 @@ use fs_err as fs;
 use orchestrator::model::IdlePolicy;
 use serde::Deserialize;
 
-use self::{public::RawPublic, tls::{RawTls, Said}};
-pub use self::{public::{PublicConfig, PublicFlags}, tls::TlsSource};
+use self::{
+    public::RawPublic,
+    tls::{RawTls, Said},
+};
+pub use self::{
+    public::{PublicConfig, PublicFlags},
+    tls::TlsSource,
+};
 use crate::idle;
 
 mod public;

@@ -142,7 +142,8 @@ pub(crate) async fn run(
                     Some(place) => place,
                     None => None,
                 };
-                let from = Whence { peer: Peer::Tcp, address: Some(Address(address)), secure: None };
+                let from =
+                    Whence { peer: Peer::Tcp, address: Some(Address(address)), secure: None };
                 let serving = serve_tcp(stream, from, service.clone(), stop.clone());
                 connections.spawn(async move {
                     serving.await;

@@ -126,9 +126,8 @@ pub async fn serve(
     let mut with_public = WithPublic::default();
     let public = match (&config.public, public) {
         (Some(config), Some(listener)) => {
-            let listener =
-                PublicListener::new(config, listener, &orchestrator, &with_public.pool)
-                    .map_err(|source| ServeError::Address { address: config.listen, source })?;
+            let listener = PublicListener::new(config, listener, &orchestrator, &with_public.pool)
+                .map_err(|source| ServeError::Address { address: config.listen, source })?;
             with_public.site = Some(listener.site.clone());
             with_public.host_ports = Some(Arc::clone(&listener.host_ports));
             Some(listener)
@@ -151,7 +150,11 @@ pub async fn serve(
     if let Some(public) = public {
         listeners.spawn(Arc::clone(&public.host_ports).follow(stopping.clone()));
         let service = public.service(certificates.public);
-        listeners.spawn(connections::run(Listener::Tcp(public.listener), service, stopping.clone()));
+        listeners.spawn(connections::run(
+            Listener::Tcp(public.listener),
+            service,
+            stopping.clone(),
+        ));
     }
     drop(router);
     let node = orchestrator.choose_engine().await;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use api::{
-    Activity, Failure, FileInfo, FileKind, IdleTime, Image, Port, PublishAuth, PublishRule, Sandbox,
-    Snapshot, SnapshotType, StartedFrom, Status, Thermal, User, WatchEvent, WatchKind,
+    Activity, Failure, FileInfo, FileKind, IdleTime, Image, Port, PublishAuth, PublishRule,
+    Sandbox, Snapshot, SnapshotType, StartedFrom, Status, Thermal, User, WatchEvent, WatchKind,
 };
 use orchestrator::{
     ActivityView, ImageView, NodeInfo, message as guest, model,
@@ -18,9 +18,10 @@ const MIB: u64 = 1 << 20;
 /// A sandbox with where its published ports are found.
 pub(crate) fn sandbox(view: model::SandboxView, app: &App) -> Sandbox {
     let published = app.store.publications_of(&view.id);
-    let urls = app.site.as_ref().map_or(Vec::new(), |site| {
-        published.iter().map(|one| site.url(&one.place)).collect()
-    });
+    let urls = app
+        .site
+        .as_ref()
+        .map_or(Vec::new(), |site| published.iter().map(|one| site.url(&one.place)).collect());
     Sandbox { urls, ..unpublished(view, &app.orchestrator.node()) }
 }
 

@@ -209,7 +209,10 @@ mod tests {
         let plain = some("listen = '127.0.0.1:0'");
         assert_eq!((&plain.tls, plain.limits), (&TlsSource::Off, Limits::default()));
         let site = plain.site("127.0.0.1:8443".parse().unwrap());
-        assert_eq!((site.zone, site.origin.host.as_str(), site.origin.port), (None, "127.0.0.1", 8443));
+        assert_eq!(
+            (site.zone, site.origin.host.as_str(), site.origin.port),
+            (None, "127.0.0.1", 8443)
+        );
         let flags = PublicFlags { listen: Some("none".into()), ..PublicFlags::default() };
         let raw = toml::from_str("listen = '127.0.0.1:0'").unwrap();
         assert_eq!(resolve(raw, flags).unwrap(), None);
@@ -226,7 +229,8 @@ mod tests {
 
     #[test]
     fn visitors_may_come_by_another_address_than_ours() {
-        let text = "listen = '127.0.0.1:8443'\nzone = 'Pub.example'\norigin = 'https://pub.example'";
+        let text =
+            "listen = '127.0.0.1:8443'\nzone = 'Pub.example'\norigin = 'https://pub.example'";
         let site = some(text).site("127.0.0.1:8443".parse().unwrap());
         let place = orchestrator::publications::Place::Alias("web".parse().unwrap());
         assert_eq!(site.url(&place), "https://web.pub.example/");

@@ -23,10 +23,7 @@ pub(crate) struct Counted {
 }
 
 impl PerClient {
-    pub(crate) fn new(
-        most: u32,
-        exempt: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn new(most: u32, exempt: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
         Self { exempt: Arc::new(exempt), most, counts: Arc::default() }
     }
 

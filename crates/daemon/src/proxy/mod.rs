@@ -29,15 +29,15 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use orchestrator::Sandbox;
 
+use self::{
+    answer::Answer,
+    pool::{Key, Lease, Protocol},
+};
 pub(crate) use self::{
     forwarded::{Came, FORWARDED_FOR},
     pool::Pool,
     upgrade::{handover, join, lists, wanted_upgrade},
     way::{Entered, Keep, Way},
-};
-use self::{
-    answer::Answer,
-    pool::{Key, Lease, Protocol},
 };
 use crate::failure::Failure;
 

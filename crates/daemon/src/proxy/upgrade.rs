@@ -1,10 +1,10 @@
 //! Connections that become byte streams.
 
+use api::ErrorCode;
 use axum::{
     extract::Request,
     http::{HeaderMap, HeaderValue, header},
 };
-use api::ErrorCode;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 
 use crate::{connections::Handover, failure::Failure};

@@ -36,9 +36,7 @@ impl Way {
     /// Wakes the sandbox if it sleeps.
     pub(crate) async fn enter(&self, sandbox: &Sandbox) -> Result<Entered, Failure> {
         match self {
-            Self::Owner => {
-                Ok(Entered { ready: sandbox.awake(Caller::Owner).await?, place: None })
-            }
+            Self::Owner => Ok(Entered { ready: sandbox.awake(Caller::Owner).await?, place: None }),
             Self::Public(door) => door.enter(sandbox).await,
         }
     }

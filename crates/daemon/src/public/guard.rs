@@ -49,7 +49,8 @@ pub(super) fn pass(
         Guard::Token { .. } => token(guard, parts, original, scope),
         Guard::Basic { .. } => {
             let opens = |value: &HeaderValue| {
-                let decoded = credentials(value, "basic").and_then(|text| STANDARD.decode(text).ok());
+                let decoded =
+                    credentials(value, "basic").and_then(|text| STANDARD.decode(text).ok());
                 let decoded = decoded.unwrap_or_default();
                 let colon = decoded.iter().position(|byte| *byte == b':');
                 colon.is_some_and(|at| guard.takes_password(&decoded[..at], &decoded[at + 1..]))
@@ -222,12 +223,18 @@ mod tests {
     #[test]
     fn nothing_else_opens_it() {
         for header in ["Bearer bpt_2", "Bearer ", "bpt_1", "Basic bpt_1", "Bearer bpt_1x"] {
-            assert!(!goes(&token_guard(), &mut parts("/", &[("authorization", header)])), "{header}");
+            assert!(
+                !goes(&token_guard(), &mut parts("/", &[("authorization", header)])),
+                "{header}"
+            );
         }
         let wrong = ["me:pass", "you:pass:word", "me", "", ":pass:word"];
         let encoded = wrong.map(|wrong| format!("Basic {}", STANDARD.encode(wrong)));
         for header in encoded.iter().map(String::as_str).chain(["Basic ?", "Bearer bpt_1"]) {
-            assert!(!goes(&basic_guard(), &mut parts("/", &[("authorization", header)])), "{header}");
+            assert!(
+                !goes(&basic_guard(), &mut parts("/", &[("authorization", header)])),
+                "{header}"
+            );
         }
         let trouble = pass(&token_guard(), &mut parts("/", &[]), &Uri::default(), SCOPE);
         assert_eq!(trouble.unwrap_err().code().http_status(), 401);
@@ -253,12 +260,14 @@ mod tests {
         assert_eq!(place, "/web/");
         assert!(cookie.contains("; Path=/web/;"), "{cookie}");
         assert_eq!(again("//evil.example/?bhatti-token=bpt_1", None).0, "/evil.example/");
-        assert!(pass(
-            &token_guard(),
-            &mut parts("/", &[]),
-            &"/?bhatti-token=bpt_2".parse().unwrap(),
-            SCOPE
-        )
-        .is_err());
+        assert!(
+            pass(
+                &token_guard(),
+                &mut parts("/", &[]),
+                &"/?bhatti-token=bpt_2".parse().unwrap(),
+                SCOPE
+            )
+            .is_err()
+        );
     }
 }

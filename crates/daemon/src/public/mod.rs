@@ -34,19 +34,19 @@ use orchestrator::{
     publications::{Guard, Publication},
 };
 
-pub(crate) use self::{
-    door::{Door, Place},
-    listener::PublicListener,
-    meter::Rate,
-    site::{Origin, Site},
-    tcp::HostPorts,
-};
 use self::{
     door::Doors,
     guard::{Passage, Scope},
     meter::Meter,
     site::Route,
     trouble::{Reader, Trouble},
+};
+pub(crate) use self::{
+    door::{Door, Place},
+    listener::PublicListener,
+    meter::Rate,
+    site::{Origin, Site},
+    tcp::HostPorts,
 };
 use crate::{
     connections::{Address, Secure},

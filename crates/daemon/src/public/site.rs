@@ -2,7 +2,11 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, HeaderValue, Uri, header, request::Parts, uri::{Authority, PathAndQuery}};
+use axum::http::{
+    HeaderMap, HeaderValue, Uri, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery},
+};
 use orchestrator::publications::Place;
 
 use super::trouble::Trouble;

@@ -97,7 +97,8 @@ impl HostPorts {
     fn listen(&self, port: u16) -> Result<TcpListener, Failure> {
         if !self.free.contains(&port) {
             let (low, high) = (self.free.start(), self.free.end());
-            let message = format!("ports of the host that may be published go from {low} to {high}");
+            let message =
+                format!("ports of the host that may be published go from {low} to {high}");
             return Err(Failure::new(ErrorCode::InvalidRequest, message));
         }
         bind_tcp(SocketAddr::new(self.address, port)).map_err(|error| match error {

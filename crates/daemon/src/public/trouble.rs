@@ -55,7 +55,7 @@ pub(super) struct Trouble {
     /// Whether a page of it loads itself again.
     refreshes: bool,
     /// What a client has to send to come in.
-    challenge: Option<HeaderValue>,
+    challenge: Option<&'static str>,
 }
 
 impl Trouble {
@@ -116,7 +116,7 @@ impl Trouble {
     pub(super) fn unauthorized(challenge: &'static str) -> Self {
         let text = "This address asks for a token or a password.";
         let trouble = Self::new(ErrorCode::Unauthorized, "Not without a key", text);
-        Self { challenge: Some(HeaderValue::from_static(challenge)), ..trouble }
+        Self { challenge: Some(challenge), ..trouble }
     }
 
     /// The connection was made for another host.
@@ -169,7 +169,7 @@ impl Trouble {
             set.insert(header::RETRY_AFTER, seconds.into());
         }
         if let Some(challenge) = self.challenge {
-            set.insert(header::WWW_AUTHENTICATE, challenge);
+            set.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }
@@ -198,8 +198,10 @@ impl Trouble {
 /// Whether the client reads JSON rather than pages.
 fn wants_json(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let media: Vec<&str> =
-        accepted.flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next()).collect();
+    let media: Vec<&str> = accepted
+        .flat_map(|value| value.split(','))
+        .filter_map(|one| one.split(';').next())
+        .collect();
     let has = |wanted: &str| media.iter().any(|one| one.trim().eq_ignore_ascii_case(wanted));
     has("application/json") && !has("text/html")
 }
@@ -235,13 +237,15 @@ mod tests {
         ];
         for (trouble, status) in all {
             let waits = trouble.retry_after.is_some();
-            let page = trouble.answer(Reader::of(&Method::GET, &accept("text/html,application/json;q=0.9")));
+            let page = trouble
+                .answer(Reader::of(&Method::GET, &accept("text/html,application/json;q=0.9")));
             assert_eq!(page.status(), status);
             assert_eq!(page.headers().contains_key(header::RETRY_AFTER), waits);
             let html = body(page).await;
             assert!(html.starts_with("<!doctype html>") && !html.contains("//"), "{html}");
         }
-        let json = Trouble::closed(8000).answer(Reader::of(&Method::GET, &accept("application/json")));
+        let json =
+            Trouble::closed(8000).answer(Reader::of(&Method::GET, &accept("application/json")));
         let told: ErrorBody = serde_json::from_str(&body(json).await).unwrap();
         assert_eq!(told.code, ErrorCode::PortClosed);
         assert!(told.error.contains("port 8000"));
@@ -250,7 +254,9 @@ mod tests {
     #[tokio::test]
     async fn only_what_may_change_is_loaded_again() {
         let refreshes = async |trouble: Trouble, method: Method| {
-            body(trouble.answer(Reader::of(&method, &HeaderMap::new()))).await.contains("http-equiv")
+            body(trouble.answer(Reader::of(&method, &HeaderMap::new())))
+                .await
+                .contains("http-equiv")
         };
         assert!(refreshes(Trouble::closed(1), Method::GET).await);
         assert!(!refreshes(Trouble::closed(1), Method::POST).await);

@@ -168,9 +168,8 @@ fn addresses_are_let_in_by_range_and_mapped_ones_as_what_they_are() {
         allow: allow.iter().map(|range| range.parse().unwrap()).collect(),
         created_at: 0,
     };
-    let allows = |ranges: &[&str], address: &str| {
-        publication(ranges).allows(address.parse().unwrap())
-    };
+    let allows =
+        |ranges: &[&str], address: &str| publication(ranges).allows(address.parse().unwrap());
     assert!(allows(&[], "192.0.2.1") && allows(&["192.0.2.0/24"], "::ffff:192.0.2.1"));
     assert!(allows(&["10.0.0.0/8", "2001:db8::/32"], "2001:db8::1"));
     assert!(!allows(&["192.0.2.0/24"], "192.0.3.1") && !allows(&["0.0.0.0/0"], "::1"));

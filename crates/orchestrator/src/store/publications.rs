@@ -78,8 +78,9 @@ impl Store {
 
 /// All publications, oldest first.
 pub(super) fn list(connection: &Connection) -> Result<Vec<Publication>> {
-    let mut statement = connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM publications ORDER BY created_at, rowid"))?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM publications ORDER BY created_at, rowid"
+    ))?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {

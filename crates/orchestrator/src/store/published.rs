@@ -56,9 +56,7 @@ impl PublishedPorts {
 
     pub(super) fn on_host_ports(&self) -> Vec<Arc<Publication>> {
         let on_host = |one: &&Arc<Publication>| matches!(one.place, Place::HostPort(_));
-        self.read(|inner| {
-            inner.by_sandbox.values().flatten().filter(on_host).cloned().collect()
-        })
+        self.read(|inner| inner.by_sandbox.values().flatten().filter(on_host).cloned().collect())
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {

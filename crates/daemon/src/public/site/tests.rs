@@ -73,7 +73,10 @@ fn without_a_zone_the_alias_is_the_path_s_first_part() {
     assert_eq!((found.alias.as_str(), found.prefix.as_deref()), ("web", Some("/web")));
     assert_eq!((found.uri, found.with_slash), (Uri::from_static("/a%2Fb?x"), None));
     let bare = route("/web?x=1");
-    assert_eq!((bare.uri, bare.with_slash.as_deref()), (Uri::from_static("/?x=1"), Some("web/?x=1")));
+    assert_eq!(
+        (bare.uri, bare.with_slash.as_deref()),
+        (Uri::from_static("/?x=1"), Some("web/?x=1"))
+    );
     assert_eq!(route("/").alias, "");
     assert_eq!(route("//web/").alias, "");
 }
