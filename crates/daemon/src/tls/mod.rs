@@ -95,6 +95,8 @@ fn server_config(
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(TlsError::Pair)?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(source);
+    // They would be read at a time when our client expects nothing.
+    config.send_tls13_tickets = 0;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }
