@@ -125,6 +125,24 @@ text_enum! {
         QuotaSnapshots = "quota_snapshots",
         /// A snapshot was taken by another engine, kernel or agent than this host has.
         SnapshotIncompatible = "snapshot_incompatible",
+        /// The alias belongs to another publication, perhaps of somebody else.
+        AliasTaken = "alias_taken",
+        /// The port of the host belongs to another publication or program.
+        HostPortTaken = "host_port_taken",
+        /// The port is published already, in another way.
+        PublishDiffers = "publish_differs",
+        /// The port is not published, or nothing is below the address that was asked for.
+        NotPublished = "not_published",
+        /// The sandbox has as many published ports as allowed.
+        QuotaPublished = "quota_published",
+        /// The sandbox was stopped by its owner, and only its owner starts it.
+        StoppedByOwner = "stopped_by_owner",
+        /// The sandbox behind a public address cannot be reached; its owner has to look.
+        SandboxUnavailable = "sandbox_unavailable",
+        /// Too many requests in a short time.
+        RateLimited = "rate_limited",
+        /// The request is for another host than the connection.
+        Misdirected = "misdirected",
     }
 }
 
@@ -156,6 +174,7 @@ impl ErrorCode {
             | Self::SnapshotNotFound
             | Self::FileNotFound
             | Self::JobNotFound
+            | Self::NotPublished
             | Self::SessionNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NameTaken
@@ -171,15 +190,25 @@ impl ErrorCode {
             | Self::FileExists
             | Self::DirectoryNotEmpty
             | Self::SessionAttached
+            | Self::AliasTaken
+            | Self::HostPortTaken
+            | Self::PublishDiffers
             | Self::WrongState => 409,
             Self::BodyTooLarge => 413,
             Self::RangeInvalid => 416,
-            Self::QuotaSandboxes | Self::QuotaSnapshots => 429,
+            Self::Misdirected => 421,
+            Self::QuotaSandboxes
+            | Self::QuotaSnapshots
+            | Self::QuotaPublished
+            | Self::RateLimited => 429,
             Self::Internal | Self::Unknown(_) => 500,
-            Self::VmDied | Self::AgentUnreachable | Self::PortClosed => 502,
+            Self::VmDied | Self::AgentUnreachable | Self::PortClosed | Self::SandboxUnavailable => {
+                502
+            }
             Self::NoKernel
             | Self::EngineMissing
             | Self::EngineTooOld
+            | Self::StoppedByOwner
             | Self::HostOverloaded
             | Self::NetworkUnavailable => 503,
             Self::Timeout => 504,
@@ -258,7 +287,9 @@ mod tests {
         internal 500, host_overloaded 503, file_exists 409, directory_not_empty 409, \
         job_not_found 404, session_not_found 404, session_attached 409, port_closed 502, \
         range_invalid 416, snapshot_not_found 404, snapshot_exists 409, \
-        quota_snapshots 429, snapshot_incompatible 409";
+        quota_snapshots 429, snapshot_incompatible 409, alias_taken 409, host_port_taken 409, \
+        publish_differs 409, not_published 404, quota_published 429, stopped_by_owner 503, \
+        sandbox_unavailable 502, rate_limited 429, misdirected 421";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

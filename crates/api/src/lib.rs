@@ -20,6 +20,7 @@ mod job;
 mod network;
 mod payload;
 mod port;
+mod publish;
 mod sandbox;
 mod session;
 mod snapshot;
@@ -47,6 +48,7 @@ pub use network::{
 };
 pub use payload::Payload;
 pub use port::Port;
+pub use publish::{Publish, PublishAuth, PublishRule};
 pub use sandbox::{
     Activity, CreateFile, CreateSandbox, Destroyed, EditSandbox, Failure, ProgressEvent,
     RestartPolicy, Sandbox, StartFrom, StartSandbox, StartedFrom, Status, Thermal,

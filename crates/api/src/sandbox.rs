@@ -86,6 +86,9 @@ pub struct Sandbox {
     /// Limits of its traffic, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_limits: Option<NetworkLimits>,
+    /// Where the public finds its published ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
     /// The owner's labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

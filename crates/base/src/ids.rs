@@ -87,6 +87,11 @@ id!(
     UserId, "usr_", 4, "usr_ and 8 hexadecimal digits"
 );
 
+id!(
+    /// Identifies one publication of a sandbox's port.
+    PublicationId, "pub_", 6, "pub_ and 12 hexadecimal digits"
+);
+
 /// A name that people choose, for a sandbox, an image or a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

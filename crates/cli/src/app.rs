@@ -22,9 +22,12 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Daemon to talk to: http://HOST:PORT or unix:///PATH
+    /// Daemon to talk to: https://HOST:PORT, http://HOST:PORT or unix:///PATH
     #[arg(long, global = true, env = "BHATTI_URL", value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// Certificates of those who are trusted at https://, in PEM [default: whom this machine trusts]
+    #[arg(long, global = true, env = "BHATTI_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// API key
     #[arg(long, global = true, env = "BHATTI_TOKEN", value_name = "KEY", hide_env_values = true)]
     pub(crate) token: Option<String>,
@@ -78,12 +81,16 @@ impl App {
 
     /// The daemon that the flags, the environment and the config file lead to, and the key for it.
     pub(crate) fn target(&self) -> Result<Target> {
-        config::target(&Given {
+        let mut target = config::target(&Given {
             // An empty variable is how a shell script says that there is none.
             url: self.global.url.as_deref().filter(|url| !url.is_empty()),
             token: self.global.token.as_deref().filter(|token| !token.is_empty()),
             data_dir: self.global.data_dir(),
-        })
+        })?;
+        if let Some(ca) = self.global.ca.as_deref().filter(|path| !path.as_os_str().is_empty()) {
+            target.endpoint = target.endpoint.trusting(ca);
+        }
+        Ok(target)
     }
 
     /// Does `work` with a client for the daemon.

@@ -15,7 +15,9 @@ use orchestrator::{Orchestrator, store::Store};
 
 use crate::{
     failure::Failure,
-    routes::{self, Pool},
+    proxy::Pool,
+    public::{HostPorts, Site},
+    routes,
 };
 
 /// This program's version, on every answer.
@@ -38,6 +40,10 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     /// Idle connections to servers in sandboxes.
     pub(crate) pool: Pool,
+    /// Where publications are found, if there is a public listener.
+    pub(crate) site: Option<Site>,
+    /// What listens on published ports of the host, if there is one.
+    pub(crate) host_ports: Option<Arc<HostPorts>>,
     /// Whom the daemon runs as, and so who is its admin on the Unix socket besides root.
     pub(crate) own_uid: u32,
 }
@@ -50,14 +56,34 @@ impl std::ops::Deref for App {
     }
 }
 
+/// What a daemon with a public listener has besides.
+#[derive(Debug, Default)]
+pub(crate) struct WithPublic {
+    pub(crate) pool: Pool,
+    pub(crate) site: Option<Site>,
+    pub(crate) host_ports: Option<Arc<HostPorts>>,
+}
+
 impl App {
+    /// A daemon without a public listener.
+    #[cfg(test)]
     pub(crate) fn new(orchestrator: Orchestrator, json_body_max: usize) -> Self {
+        Self::with_public(orchestrator, json_body_max, WithPublic::default())
+    }
+
+    pub(crate) fn with_public(
+        orchestrator: Orchestrator,
+        json_body_max: usize,
+        public: WithPublic,
+    ) -> Self {
         Self(Arc::new(Shared {
             store: orchestrator.store().clone(),
             orchestrator,
             json_body_max,
             started: Instant::now(),
-            pool: Pool::default(),
+            pool: public.pool,
+            site: public.site,
+            host_ports: public.host_ports,
             own_uid: rustix::process::geteuid().as_raw(),
         }))
     }

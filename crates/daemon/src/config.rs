@@ -11,10 +11,21 @@ use fs_err as fs;
 use orchestrator::{NetworkSettings, model::IdlePolicy};
 use serde::Deserialize;
 
+use self::{
+    public::RawPublic,
+    tls::{RawTls, Said},
+};
+pub use self::{
+    public::{PublicConfig, PublicFlags},
+    tls::TlsSource,
+};
 use crate::{
     idle,
     network::{self, NetworkMode},
 };
+
+mod public;
+mod tls;
 
 /// The file that is read if nothing else is said; it need not exist.
 const DEFAULT_FILE: &str = "/etc/bhatti/config.toml";
@@ -36,6 +47,10 @@ pub struct Config {
     pub socket: PathBuf,
     /// The TCP address, if there is to be one.
     pub listen: Option<SocketAddr>,
+    /// How the TCP address is encrypted.
+    pub tls: TlsSource,
+    /// Where publications are served, if anywhere.
+    pub public: Option<PublicConfig>,
     /// Largest JSON body in bytes; standard input of a command comes on top.
     pub json_body_max: usize,
     /// What a sandbox gets that does not say, for whoever makes the orchestrator's settings.
@@ -80,6 +95,12 @@ pub struct Flags {
     pub listen: Option<String>,
     /// `--insecure-listen`.
     pub insecure_listen: bool,
+    /// `--tls-cert`.
+    pub tls_cert: Option<PathBuf>,
+    /// `--tls-key`.
+    pub tls_key: Option<PathBuf>,
+    /// The public listener.
+    pub public: PublicFlags,
     /// `--idle-warm`.
     pub idle_warm: Option<IdleSetting>,
     /// `--memory-low`.
@@ -108,16 +129,22 @@ pub enum ConfigError {
     /// The listen address is none.
     #[error("listen address {0:?} is neither IP:PORT, such as 127.0.0.1:8080, nor \"none\"")]
     Listen(String),
-    /// The listen address can be reached from other hosts.
+    /// The API would go through the network as it is.
     #[error(
         "{0} can be reached from other hosts, and API keys would cross the network unencrypted: \
-         listen on 127.0.0.1 behind a proxy that does TLS, or set insecure_listen = true \
-         (--insecure-listen) if the network itself is private"
+         leave tls = \"off\" away, or set insecure_listen = true (--insecure-listen) if the network \
+         itself is private"
     )]
     Insecure(SocketAddr),
     /// The range for networks cannot be used.
     #[error("network.pool: {0}")]
     Pool(String),
+    /// What is said of encryption does not go together.
+    #[error("{0}")]
+    Tls(&'static str),
+    /// What is said of the public listener makes no sense.
+    #[error("the public listener: {0}")]
+    Public(String),
 }
 
 /// The file as it is written.
@@ -129,6 +156,12 @@ struct Raw {
     listen: Option<String>,
     #[serde(default)]
     insecure_listen: bool,
+    #[serde(default)]
+    tls: RawTls,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    #[serde(default)]
+    public: RawPublic,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]
@@ -173,12 +206,22 @@ fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
         Some(text) => parse_listen(text)?,
         None => Some(DEFAULT_LISTEN),
     };
-    if let Some(address) = listen {
-        let insecure = flags.insecure_listen || raw.insecure_listen;
-        if !address.ip().is_loopback() && !insecure {
-            return Err(ConfigError::Insecure(address));
-        }
+    let said = Said {
+        tls: raw.tls,
+        cert: flags.tls_cert.or(raw.tls_cert),
+        key: flags.tls_key.or(raw.tls_key),
+    };
+    let insecure = flags.insecure_listen || raw.insecure_listen;
+    let reached = listen.is_some_and(|address| !address.ip().is_loopback());
+    let tls = said.source(reached && !insecure).map_err(ConfigError::Tls)?;
+    if let Some(address) = listen
+        && reached
+        && !insecure
+        && tls == TlsSource::Off
+    {
+        return Err(ConfigError::Insecure(address));
     }
+    let public = public::resolve(raw.public, flags.public)?;
     let json_body_kb = raw.limits.json_body_kb.unwrap_or(DEFAULT_JSON_BODY_KB);
     let json_body_max = json_body_kb.saturating_mul(1024);
     let mut sandbox = raw.sandbox;
@@ -186,7 +229,7 @@ fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
     sandbox.idle_cold_sec = flags.idle_cold.or(sandbox.idle_cold_sec);
     sandbox.memory_low_mb = flags.memory_low_mb.or(sandbox.memory_low_mb);
     let network = raw.network.resolve(flags.network)?;
-    Ok(Config { data_dir, socket, listen, json_body_max, sandbox, network })
+    Ok(Config { data_dir, socket, listen, tls, public, json_body_max, sandbox, network })
 }
 
 fn parse_listen(text: String) -> Result<Option<SocketAddr>, ConfigError> {
@@ -262,16 +305,23 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_others_can_reach_need_an_explicit_word() {
+    fn what_others_can_reach_is_encrypted_unless_somebody_says_otherwise() {
+        let tls = |text: &str, flags| config(text, flags).map(|config| config.tls);
+        assert_eq!(tls("", Flags::default()), Ok(TlsSource::Off));
         for address in ["0.0.0.0:80", "192.168.1.2:80", "[::]:80"] {
             let text = format!("listen = '{address}'");
-            let error = config(&text, Flags::default()).unwrap_err();
+            assert_eq!(tls(&text, Flags::default()), Ok(TlsSource::LocalCa));
+            let error = tls(&format!("{text}\ntls = 'off'"), Flags::default()).unwrap_err();
             assert!(error.contains("insecure_listen = true"), "{error}");
-            let allowed = config(&format!("{text}\ninsecure_listen = true"), Flags::default());
-            assert_eq!(allowed.unwrap().listen, Some(address.parse().unwrap()));
+            let plain = format!("{text}\ninsecure_listen = true");
+            assert_eq!(tls(&plain, Flags::default()), Ok(TlsSource::Off));
             let flags = Flags { insecure_listen: true, ..Flags::default() };
-            assert!(config(&text, flags).is_ok());
+            assert_eq!(tls(&text, flags), Ok(TlsSource::Off));
+            let files = format!("{text}\ntls_cert = '/c'\ntls_key = '/k'");
+            let expected = TlsSource::Files { cert: "/c".into(), key: "/k".into() };
+            assert_eq!(tls(&files, Flags::default()), Ok(expected));
         }
+        assert!(tls("tls_key = '/k'", Flags::default()).unwrap_err().contains("certificate"));
     }
 
     #[test]

@@ -1,5 +1,10 @@
-//! Accepting connections, serving HTTP/1.1 on them and whatever they are upgraded to, and ending
-//! without cutting answers short.
+//! Accepting connections, serving HTTP on them and whatever they are upgraded to, and ending without
+//! cutting answers short.
+//!
+//! ```text
+//! accept ─► TLS, if there is ─► HTTP/2, if it is spoken, or HTTP/1.1 ─► router
+//!                                                          └─► Handover: a byte stream
+//! ```
 
 use std::{
     future::Future,
@@ -17,6 +22,7 @@ use std::{
 use axum::{Router, body::Body, extract::Request};
 use hyper::{body::Incoming, header::UPGRADE, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -24,14 +30,27 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
 
+pub(crate) use self::per_client::PerClient;
 use crate::auth::Peer;
+
+mod http2;
+mod per_client;
 
 /// Most connections of one listener; further ones wait in its backlog.
 const MAX_CONNECTIONS: usize = 4096;
 /// How long a request's head may take, and so how long a connection may idle between requests.
 const HEAD_TIME: Duration = Duration::from_secs(75);
+/// How long TLS may take to begin.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// HTTP/2 as TLS calls it.
+pub(crate) const HTTP2: &[u8] = b"h2";
+/// HTTP/1.1 as TLS calls it.
+pub(crate) const HTTP1: &[u8] = b"http/1.1";
+/// What a client begins with that speaks HTTP/2 without asking, and no request of HTTP/1.1.
+const HTTP2_BEGINS: &[u8; 6] = b"PRI * ";
 /// How long requests may take to end after the daemon was told to.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long to let be when the host has no descriptors or memory for another connection.
@@ -54,6 +73,17 @@ enum Connection {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Address(pub(crate) IpAddr);
 
+/// On every request over an encrypted connection, with the name that the client asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Secure(Option<Arc<str>>);
+
+impl Secure {
+    /// The name that the client asked for.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
 impl Listener {
     async fn accept(&self) -> io::Result<Connection> {
         match self {
@@ -72,8 +102,32 @@ impl Listener {
     }
 }
 
+/// What a listener's connections get.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub(crate) router: Router,
+    /// How they are encrypted, if they are.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// Whether HTTP/2 is spoken with those who begin with it.
+    pub(crate) http2: bool,
+    /// Most connections of one client; with addresses of whom it does not count.
+    pub(crate) per_client: Option<PerClient>,
+}
+
+impl From<Router> for Service {
+    /// Plain HTTP/1.1.
+    fn from(router: Router) -> Self {
+        Self { router, tls: None, http2: false, per_client: None }
+    }
+}
+
 /// Serves until `stop` says so, then drains.
-pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn run(
+    listener: Listener,
+    service: impl Into<Service>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = service.into();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -81,14 +135,28 @@ pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Rec
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
         };
-        let (router, stop_one) = (router.clone(), stop.clone());
         match accepted {
             Ok(Connection::Tcp(stream, address)) => {
-                let from = (Peer::Tcp, Some(Address(address)));
-                connections.spawn(serve_one(stream, from, router, stop_one));
+                let place = match service.per_client.as_ref().map(|all| all.take(address)) {
+                    Some(None) => continue,
+                    Some(place) => place,
+                    None => None,
+                };
+                let from =
+                    Whence { peer: Peer::Tcp, address: Some(Address(address)), secure: None };
+                let serving = serve_tcp(stream, from, service.clone(), stop.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(place);
+                });
             }
             Ok(Connection::Unix(stream, peer)) => {
-                connections.spawn(serve_one(stream, (peer, None), router, stop_one));
+                let from = Whence { peer, address: None, secure: None };
+                let (router, stop) = (service.router.clone(), stop.clone());
+                connections.spawn(async move {
+                    let line = Line::of(&stream);
+                    serve_http1(stream, line, from, router, stop).await;
+                });
             }
             Err(error) if is_of_connection(&error) => {}
             Err(error) => {
@@ -103,6 +171,66 @@ pub(crate) async fn run(listener: Listener, router: Router, mut stop: watch::Rec
         tracing::warn!(requests = connections.len(), "requests were cut off at the end");
         connections.shutdown().await;
     }
+}
+
+/// Lets be when the host has no descriptors or memory for another connection.
+pub(crate) async fn let_be() {
+    let _ = timeout(PRESSURE_TIME, std::future::pending::<()>()).await;
+}
+
+/// Where a connection's requests come from.
+#[derive(Debug, Clone)]
+struct Whence {
+    peer: Peer,
+    address: Option<Address>,
+    secure: Option<Secure>,
+}
+
+impl Whence {
+    fn put_on(&self, request: &mut Request<Incoming>) {
+        let extensions = request.extensions_mut();
+        extensions.insert(self.peer);
+        if let Some(address) = self.address {
+            extensions.insert(address);
+        }
+        if let Some(secure) = &self.secure {
+            extensions.insert(secure.clone());
+        }
+    }
+}
+
+async fn serve_tcp(
+    stream: TcpStream,
+    mut from: Whence,
+    service: Service,
+    stop: watch::Receiver<bool>,
+) {
+    let line = Line::of(&stream);
+    let Some(tls) = service.tls else {
+        let http2 = service.http2 && begins_with_http2(&stream).await;
+        return match http2 {
+            true => http2::serve(stream, from, service.router, stop).await,
+            false => serve_http1(stream, line, from, service.router, stop).await,
+        };
+    };
+    let shaking = TlsAcceptor::from(tls).accept(stream);
+    let stream = match timeout(HANDSHAKE_TIME, shaking).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!("no TLS: {error}"),
+        Err(_) => return tracing::debug!("a client takes too long for TLS"),
+    };
+    let session = stream.get_ref().1;
+    from.secure = Some(Secure(session.server_name().map(Into::into)));
+    match session.alpn_protocol() == Some(HTTP2) {
+        true => http2::serve(stream, from, service.router, stop).await,
+        false => serve_http1(stream, line, from, service.router, stop).await,
+    }
+}
+
+/// Whether the client begins with HTTP/2 without asking. Its first words come in one piece.
+async fn begins_with_http2(stream: &TcpStream) -> bool {
+    let mut first = [0; HTTP2_BEGINS.len()];
+    matches!(timeout(HEAD_TIME, stream.peek(&mut first)).await, Ok(Ok(_))) && first == *HTTP2_BEGINS
 }
 
 /// By way of this, put on every request, a connection is given away: what it is upgraded to is
@@ -138,12 +266,17 @@ impl Handover {
     }
 }
 
-async fn serve_one(
-    io: impl AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
-    (peer, address): (Peer, Option<Address>),
+async fn serve_http1(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    line: io::Result<Line>,
+    from: Whence,
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
+    let line = match line {
+        Ok(line) => line,
+        Err(error) => return tracing::warn!("a connection cannot be watched: {error}"),
+    };
     let (next, mut given) = mpsc::channel(1);
     let handover = Handover { next, stop: stop.clone() };
     // Of a connection that becomes a byte stream, either direction may end by itself.
@@ -151,18 +284,10 @@ async fn serve_one(
     let upgrade_asked = Arc::clone(&becomes_stream);
     let service = service_fn(move |mut request: Request<Incoming>| {
         upgrade_asked.store(request.headers().contains_key(UPGRADE), Ordering::Relaxed);
-        let extensions = request.extensions_mut();
-        extensions.insert(peer);
-        extensions.insert(handover.clone());
-        if let Some(address) = address {
-            extensions.insert(address);
-        }
+        from.put_on(&mut request);
+        request.extensions_mut().insert(handover.clone());
         router.clone().call(request.map(Body::new))
     });
-    let line = match Line::of(&io) {
-        Ok(line) => line,
-        Err(error) => return tracing::warn!("a connection cannot be watched: {error}"),
-    };
     let ended = {
         let mut connection = pin!(
             http1::Builder::new()

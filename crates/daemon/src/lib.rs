@@ -22,6 +22,8 @@ mod limits;
 mod listen;
 mod network;
 mod notify;
+mod proxy;
+mod public;
 mod routes;
 mod running;
 mod serve;
@@ -32,9 +34,14 @@ mod terminal;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod traffic;
 mod websocket;
 
-pub use config::{Config, ConfigError, Flags, SandboxDefaults};
 pub use network::NetworkMode;
+
+pub use config::{
+    Config, ConfigError, Flags, PublicConfig, PublicFlags, SandboxDefaults, TlsSource,
+};
 pub use serve::{Bound, ServeError, serve};
+pub use tls::{TlsError, certificate_path};

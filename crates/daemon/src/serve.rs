@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use orchestrator::{NodeInfo, Orchestrator, Settings};
@@ -14,12 +15,14 @@ use tokio::{
 };
 
 use crate::{
-    app::{self, App},
+    app::{self, App, WithPublic},
     config::Config,
-    connections::{self, Listener},
+    connections::{self, Listener, Service},
     limits,
     listen::{DataDir, LocalSocket, bind_tcp},
     notify,
+    public::PublicListener,
+    tls::{Certificates, TlsError},
 };
 
 /// What the daemon serves on, once it does.
@@ -29,6 +32,10 @@ pub struct Bound {
     pub socket: PathBuf,
     /// The TCP address with its actual port.
     pub listen: Option<SocketAddr>,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// The public listener's address with its actual port.
+    pub public: Option<SocketAddr>,
     /// What VMs run on, or why there can be none yet.
     pub node: Result<NodeInfo, orchestrator::Error>,
     /// Where the first admin's key is, if it was made just now.
@@ -86,6 +93,9 @@ pub enum ServeError {
     /// The first admin's key cannot be written.
     #[error("the admin's key cannot be written")]
     AdminKey(#[source] io::Error),
+    /// A listener cannot be encrypted.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signals(#[source] io::Error),
@@ -105,21 +115,58 @@ pub async fn serve(
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
     limits::raise_open_files();
 
+    let public = config.public.as_ref().map(|public| bind_tcp(public.listen)).transpose()?;
+    let certificates = Certificates::new(&config)?;
+    let encrypted = certificates.api.is_some();
+
     // What is locked is what is worked on, whatever the settings say.
     settings.data_dir.clone_from(&config.data_dir);
     let orchestrator = Orchestrator::open(settings).await?;
     let new_admin_key = ensure_admin(&orchestrator, &config.data_dir).await?;
-    let router = app::router(App::new(orchestrator.clone(), config.json_body_max));
+    let mut with_public = WithPublic::default();
+    let public = match (&config.public, public) {
+        (Some(config), Some(listener)) => {
+            let listener = PublicListener::new(config, listener, &orchestrator, &with_public.pool)
+                .map_err(|source| ServeError::Address { address: config.listen, source })?;
+            with_public.site = Some(listener.site.clone());
+            with_public.host_ports = Some(Arc::clone(&listener.host_ports));
+            Some(listener)
+        }
+        _ => None,
+    };
+    let app = App::with_public(orchestrator.clone(), config.json_body_max, with_public);
+    let router = app::router(app);
 
     let (stop, stopping) = watch::channel(false);
     let mut listeners = JoinSet::new();
-    let unix = socket.listener.take().map(Listener::Unix);
-    for listener in unix.into_iter().chain(tcp.map(Listener::Tcp)) {
-        listeners.spawn(connections::run(listener, router.clone(), stopping.clone()));
+    if let Some(unix) = socket.listener.take() {
+        listeners.spawn(connections::run(Listener::Unix(unix), router.clone(), stopping.clone()));
+    }
+    if let Some(tcp) = tcp {
+        let service = Service { tls: certificates.api, ..Service::from(router.clone()) };
+        listeners.spawn(connections::run(Listener::Tcp(tcp), service, stopping.clone()));
+    }
+    let public_address = public.as_ref().map(|public| public.address);
+    if let Some(public) = public {
+        listeners.spawn(Arc::clone(&public.host_ports).follow(stopping.clone()));
+        let service = public.service(certificates.public);
+        listeners.spawn(connections::run(
+            Listener::Tcp(public.listener),
+            service,
+            stopping.clone(),
+        ));
     }
     drop(router);
     let node = orchestrator.choose_engine().await;
-    ready(&Bound { socket: config.socket, listen, node, new_admin_key });
+    let bound = Bound {
+        socket: config.socket,
+        listen,
+        encrypted,
+        public: public_address,
+        node,
+        new_admin_key,
+    };
+    ready(&bound);
     notify::notify(notify::READY);
 
     signals.next().await;

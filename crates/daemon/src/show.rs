@@ -3,16 +3,29 @@
 use std::time::Duration;
 
 use api::{
-    Activity, Failure, FileInfo, FileKind, IdleTime, Image, Port, Sandbox, Snapshot, SnapshotType,
-    StartedFrom, Status, Thermal, User, WatchEvent, WatchKind,
+    Activity, Failure, FileInfo, FileKind, IdleTime, Image, Port, PublishAuth, PublishRule,
+    Sandbox, Snapshot, SnapshotType, StartedFrom, Status, Thermal, User, WatchEvent, WatchKind,
 };
-use orchestrator::{ActivityView, ImageView, NodeInfo, message as guest, model};
+use orchestrator::{
+    ActivityView, ImageView, NodeInfo, message as guest, model,
+    publications::{Guard, Place, Publication},
+};
 
-use crate::traffic;
+use crate::{app::App, public::Site, traffic};
 
 const MIB: u64 = 1 << 20;
 
-pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
+/// A sandbox with where its published ports are found.
+pub(crate) fn sandbox(view: model::SandboxView, app: &App) -> Sandbox {
+    let published = app.store.publications_of(&view.id);
+    let urls = app
+        .site
+        .as_ref()
+        .map_or(Vec::new(), |site| published.iter().map(|one| site.url(&one.place)).collect());
+    Sandbox { urls, ..unpublished(view, &app.orchestrator.node()) }
+}
+
+fn unpublished(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
     let spec = view.spec;
     let running = view.status == model::Status::Running;
     let stopped = view.status == model::Status::Stopped;
@@ -29,6 +42,7 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         egress: (!spec.network.isolated && view.ip.is_some())
             .then(|| traffic::shown_egress(&spec.network.policy.egress)),
         network_limits: traffic::shown_caps(spec.network.policy.caps),
+        urls: Vec::new(),
         labels: spec.labels,
         created_by: view.owner.into(),
         created_at: time(view.created_at),
@@ -47,6 +61,33 @@ pub(crate) fn sandbox(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         idle_warm_sec: Some(sleep(view.sleeps.warm)),
         idle_cold_sec: Some(sleep(view.sleeps.cold)),
         started_from: None,
+    }
+}
+
+/// What is published of the sandbox with that name.
+pub(crate) fn publication(one: &Publication, name: &str, site: Option<&Site>) -> PublishRule {
+    let (alias, host_port) = match &one.place {
+        Place::Alias(alias) => (Some(alias.to_string()), None),
+        Place::HostPort(port) => (None, Some(*port)),
+    };
+    let (auth, user) = match &one.guard {
+        Guard::Open => (PublishAuth::None, None),
+        Guard::Token { .. } => (PublishAuth::Token, None),
+        Guard::Basic { user, .. } => (PublishAuth::Basic, Some(user.clone())),
+    };
+    PublishRule {
+        id: one.id.to_string(),
+        sandbox_id: one.sandbox.to_string(),
+        sandbox: name.to_owned(),
+        port: one.port,
+        alias,
+        host_port,
+        url: site.map(|site| site.url(&one.place)),
+        auth,
+        user,
+        secret: None,
+        allow_cidr: one.allow.iter().map(ToString::to_string).collect(),
+        created_at: time(one.created_at),
     }
 }
 
@@ -237,12 +278,12 @@ mod tests {
             sleeps: model::Sleeps { warm: Some(Duration::from_secs(90)), cold: None },
             ..found.view()
         };
-        let asleep = sandbox(cold(model::Status::Running), &node);
+        let asleep = unpublished(cold(model::Status::Running), &node);
         assert_eq!((asleep.status, asleep.thermal), (Status::Running, Some(Thermal::Cold)));
         assert_eq!((asleep.stopped_at, asleep.keep_hot), (None, true));
         assert_eq!(asleep.idle_warm_sec, Some(IdleTime::After(90)));
         assert_eq!(asleep.idle_cold_sec, Some(IdleTime::Never));
-        let stopped = sandbox(cold(model::Status::Stopped), &node);
+        let stopped = unpublished(cold(model::Status::Stopped), &node);
         assert_eq!((stopped.status, stopped.thermal), (Status::Stopped, None));
         assert_eq!(stopped.stopped_at.as_deref(), Some("1970-01-01T00:00:00Z"));
     }

@@ -105,7 +105,7 @@ impl Daemon {
             return Err(log.lines().join("\n"));
         };
         // Said after everything is known about the engine, or why there is none.
-        let tcp = line.rsplit_once("http://").and_then(|(_, address)| address.trim().parse().ok());
+        let tcp = line.rsplit_once("://").and_then(|(_, address)| address.trim().parse().ok());
         let tcp = tcp.ok_or_else(|| format!("no TCP address in {line:?}"))?;
         Ok(Self { child, reader: Some(reader), log, tcp })
     }

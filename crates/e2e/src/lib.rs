@@ -25,6 +25,7 @@ mod living;
 mod node;
 mod prepared;
 pub mod raw;
+pub mod servers;
 mod terminal;
 mod world;
 

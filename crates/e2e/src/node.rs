@@ -35,6 +35,8 @@ pub struct Options {
     pub faults: bool,
     /// If set, available memory below which the daemon puts idle sandboxes on disk early, MB.
     pub memory_low_mb: Option<u64>,
+    /// The daemon's configuration file.
+    pub config: &'static str,
 }
 
 impl Default for Options {
@@ -45,6 +47,7 @@ impl Default for Options {
             sandboxes_bytes: None,
             faults: false,
             memory_low_mb: None,
+            config: "",
         }
     }
 }
@@ -84,6 +87,8 @@ impl Node {
         let sandboxes = options.sandboxes_bytes.map(|bytes| {
             small_file_system(data.path(), bytes).expect("a small file system can be had")
         });
+        let config = data.path().join("daemon.toml");
+        fs_err::write(&config, options.config).expect("a configuration can be written");
         let mut node = Self {
             daemon: None,
             sandboxes,
@@ -117,6 +122,16 @@ impl Node {
     /// The daemon's TCP address.
     pub fn tcp(&self) -> SocketAddr {
         self.running().tcp
+    }
+
+    /// The public listener's address.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn public(&self) -> SocketAddr {
+        let line = self.running().log.wait_for("published ports: ").expect("the daemon said where");
+        let (_, address) = line.rsplit_once(' ').expect("an address");
+        address.trim().parse().expect("an address")
     }
 
     /// The daemon's process id.
@@ -219,6 +234,8 @@ impl Node {
     fn start_daemon(&mut self, fault: Option<&str>) -> Result<(), String> {
         self.terminate();
         let mut environment = self.faults.as_ref().map_or(Vec::new(), Faults::environment);
+        let config = self.data().join("daemon.toml");
+        environment.push(("BHATTI_DAEMON_CONFIG", config.into()));
         environment.extend(fault.map(|fault| ("BHATTI_FAULT", fault.into())));
         let low = self.memory_low_mb.map(|mb| ("BHATTI_MEMORY_LOW", mb.to_string().into()));
         environment.extend(low);

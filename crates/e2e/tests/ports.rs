@@ -9,29 +9,11 @@ use std::{
 
 use api::ErrorCode;
 use base::process::Command;
-use e2e::{Guest, Node, raw, refused, root};
+use e2e::{
+    Guest, Node, raw, refused,
+    servers::{answer_with, serve},
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-/// Serves the files of `/srv` on a port.
-async fn serve(guest: &mut Guest, port: u16) {
-    let script =
-        format!("mkdir -p /srv; echo hello > /srv/index.html; httpd -p 127.0.0.1:{port} -h /srv");
-    guest.root(&script).await;
-}
-
-/// Answers every connection to a port with what a script does on stdin and stdout.
-async fn answer_with(guest: &mut Guest, port: u16, script: &str) {
-    let file = format!("/tmp/serve-{port}");
-    guest.write(&file, format!("#!/bin/sh\n{script}\n").into_bytes()).await.unwrap();
-    let listen = format!("chmod +x {file}; nc -ll -p {port} -e {file}");
-    guest.detach(&root(&listen)).await;
-    let hex = format!("{port:04X}");
-    guest
-        .sh(&format!(
-            "until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':{hex} .* 0A'; do usleep 1000; done"
-        ))
-        .await;
-}
 
 #[tokio::test]
 async fn what_listens_is_listed_with_the_process_s_name() {

@@ -100,6 +100,16 @@ pub enum Kind {
     GuestLimit,
     /// Sandboxes cannot be connected to their networks on this host.
     NetworkUnavailable,
+    /// The alias belongs to another publication.
+    AliasTaken,
+    /// The port of the host belongs to another publication or program.
+    HostPortTaken,
+    /// The port is published in another way.
+    PublicationDiffers,
+    /// The port is not published.
+    PublicationNotFound,
+    /// The sandbox has as many published ports as allowed.
+    QuotaPublications,
     /// A defect of ours or of the host.
     Internal,
 }

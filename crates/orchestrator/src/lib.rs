@@ -22,6 +22,7 @@ mod layout;
 pub mod model;
 mod networking;
 mod node;
+pub mod publications;
 mod record;
 mod recorder;
 mod recovery;

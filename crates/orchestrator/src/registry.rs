@@ -68,6 +68,10 @@ impl Registry {
         inner.by_id.get(&id).filter(|s| s.record().owner == *owner).cloned()
     }
 
+    pub(crate) fn by_id(&self, id: &SandboxId) -> Option<Sandbox> {
+        self.lock().by_id.get(id).cloned()
+    }
+
     pub(crate) fn of(&self, owner: &UserId) -> Vec<Sandbox> {
         let inner = self.lock();
         inner.by_id.values().filter(|s| s.record().owner == *owner).cloned().collect()

@@ -116,9 +116,10 @@ pub async fn sandbox_of_nobody() -> (Sandbox, Agent) {
     sandbox(&UserId::random(), "box").await
 }
 
-/// As [`sandbox`], and it is found.
+/// As [`sandbox`], and it is found, and kept in the store if its owner is.
 pub async fn registered(orchestrator: &Orchestrator, owner: &UserId, name: &str) -> Agent {
     let (sandbox, agent) = sandbox(owner, name).await;
+    let _ = orchestrator.store().insert_sandbox(sandbox.record(), u32::MAX).await;
     orchestrator.register(sandbox);
     agent
 }

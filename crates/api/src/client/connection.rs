@@ -52,8 +52,8 @@ impl Connection {
         let counters = Arc::<Counters>::default();
         let weak = Arc::downgrade(&stream);
         let wire = Wire::http(stream, Arc::clone(&counters));
-        let (sender, driver) =
-            http1::handshake(TokioIo::new(wire)).await.map_err(ClientError::Transport)?;
+        let io = TokioIo::new(endpoint.encrypt(wire).await?);
+        let (sender, driver) = http1::handshake(io).await.map_err(ClientError::Transport)?;
         // Ends with the connection; what goes wrong on it is reported by the request that it fails.
         let task = AbortOnDrop(tokio::spawn(async move {
             let _ = driver.await;

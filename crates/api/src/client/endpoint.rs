@@ -12,7 +12,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ClientError, wire::Stream};
+use super::{
+    ClientError,
+    tls::{self, Io},
+    wire::{Stream, Wire},
+};
 
 /// Longest wait for a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +40,16 @@ pub enum Endpoint {
         /// Port.
         port: u16,
     },
+    /// HTTP over TLS.
+    Https {
+        /// Host name or address; an IPv6 address without its brackets.
+        host: String,
+        /// Port.
+        port: u16,
+        /// A file with the certificates of those who are trusted; whom this machine trusts if
+        /// absent.
+        ca: Option<PathBuf>,
+    },
 }
 
 impl Endpoint {
@@ -44,11 +58,20 @@ impl Endpoint {
         Self::Local { socket: data_dir.join("api.sock") }
     }
 
+    /// The same, and those whose certificates are in the file are trusted there, if it is encrypted.
+    #[must_use]
+    pub fn trusting(self, file: &Path) -> Self {
+        match self {
+            Self::Https { host, port, .. } => Self::Https { host, port, ca: Some(file.to_owned()) },
+            other => other,
+        }
+    }
+
     /// Whether what is sent there stays on this machine.
     pub fn stays_here(&self) -> bool {
         match self {
             Self::Local { .. } | Self::Unix(_) => true,
-            Self::Tcp { host, .. } => is_loopback(host),
+            Self::Tcp { host, .. } | Self::Https { host, .. } => is_loopback(host),
         }
     }
 
@@ -56,15 +79,19 @@ impl Endpoint {
     pub(super) fn authority(&self) -> String {
         match self {
             Self::Local { .. } | Self::Unix(_) => "localhost".to_owned(),
-            Self::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-            Self::Tcp { host, port } => format!("{host}:{port}"),
+            Self::Tcp { host, port } | Self::Https { host, port, .. } if host.contains(':') => {
+                format!("[{host}]:{port}")
+            }
+            Self::Tcp { host, port } | Self::Https { host, port, .. } => format!("{host}:{port}"),
         }
     }
 
     pub(super) async fn connect(&self) -> Result<Stream, ClientError> {
         match self {
             Self::Unix(path) => connect_unix(path).await.map_err(|e| self.refused(e)),
-            Self::Tcp { host, port } => connect_tcp(host, *port).await.map_err(|e| self.refused(e)),
+            Self::Tcp { host, port } | Self::Https { host, port, .. } => {
+                connect_tcp(host, *port).await.map_err(|e| self.refused(e))
+            }
             Self::Local { socket } => {
                 let error = match connect_unix(socket).await {
                     Ok(stream) => return Ok(stream),
@@ -77,6 +104,14 @@ impl Endpoint {
                 }
             }
         }
+    }
+
+    /// Encrypts a connection if that is agreed on.
+    pub(super) async fn encrypt(&self, wire: Wire) -> Result<Box<dyn Io>, ClientError> {
+        let Self::Https { host, ca, .. } = self else { return Ok(Box::new(wire)) };
+        let encrypted = timeout(CONNECT_TIMEOUT, tls::encrypt(wire, host, ca.as_deref())).await;
+        let encrypted = encrypted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        encrypted.map_err(|source| ClientError::Tls { endpoint: self.clone(), source })
     }
 
     fn refused(&self, source: io::Error) -> ClientError {
@@ -96,6 +131,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Local { socket } | Self::Unix(socket) => write!(f, "unix://{}", socket.display()),
             Self::Tcp { .. } => write!(f, "http://{}", self.authority()),
+            Self::Https { .. } => write!(f, "https://{}", self.authority()),
         }
     }
 }
@@ -103,43 +139,50 @@ impl fmt::Display for Endpoint {
 impl FromStr for Endpoint {
     type Err = ClientError;
 
-    /// Reads `http://host[:port]`, `unix:///path` or `/path`.
+    /// Reads `http://host[:port]`, `https://host[:port]`, `unix:///path` or `/path`.
     fn from_str(url: &str) -> Result<Self, ClientError> {
         let bad = |reason| ClientError::BadUrl { url: url.to_owned(), reason };
         let path = url.strip_prefix("unix://").unwrap_or(url);
         if path.starts_with('/') {
             return Ok(Self::Unix(PathBuf::from(path)));
         }
-        if url.starts_with("https://") {
-            return Err(ClientError::Https { url: url.to_owned() });
-        }
-        let rest = url
-            .strip_prefix("http://")
-            .ok_or_else(|| bad("it has to start with http://, unix:// or /"))?;
+        let (rest, secure) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+            (Some(rest), _) => (rest, true),
+            (None, Some(rest)) => (rest, false),
+            (None, None) => {
+                return Err(bad("it has to start with https://, http://, unix:// or /"));
+            }
+        };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '@']) {
-            return Err(bad("only a host and a port may follow http://"));
+            return Err(bad("only a host and a port may follow http:// or https://"));
         }
-        let (host, port) = split_port(authority).ok_or_else(|| bad("the port is not a number"))?;
+        let usual = if secure { 443 } else { 80 };
+        let (host, port) =
+            split_port(authority, usual).ok_or_else(|| bad("the port is not a number"))?;
         if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err(bad("the host is missing"));
         }
-        Ok(Self::Tcp { host: host.to_owned(), port })
+        let host = host.to_owned();
+        Ok(match secure {
+            true => Self::Https { host, port, ca: None },
+            false => Self::Tcp { host, port },
+        })
     }
 }
 
-/// Host without brackets, and port; 80 if there is none, as in every other `http://` URL.
-fn split_port(authority: &str) -> Option<(&str, u16)> {
+/// Host without brackets, and port; the usual one if there is none, as in every other URL.
+fn split_port(authority: &str, usual: u16) -> Option<(&str, u16)> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, after) = rest.split_once(']')?;
         return match after {
-            "" => Some((host, 80)),
+            "" => Some((host, usual)),
             _ => Some((host, after.strip_prefix(':')?.parse().ok()?)),
         };
     }
     match authority.rsplit_once(':') {
         Some((host, port)) => Some((host, port.parse().ok()?)),
-        None => Some((authority, 80)),
+        None => Some((authority, usual)),
     }
 }
 
@@ -189,6 +232,12 @@ mod tests {
             assert_eq!(url.parse::<Endpoint>().unwrap(), endpoint, "{url}");
         }
         assert_eq!(tcp("::1", 9).to_string(), "http://[::1]:9");
+        let secure = "https://[::1]".parse::<Endpoint>().unwrap();
+        let expected = Endpoint::Https { host: "::1".to_owned(), port: 443, ca: None };
+        assert_eq!((&secure, secure.to_string().as_str()), (&expected, "https://[::1]:443"));
+        let Endpoint::Https { ca, .. } = secure.trusting(Path::new("/ca")) else { panic!() };
+        assert_eq!(ca.as_deref(), Some(Path::new("/ca")));
+        assert_eq!(tcp("a", 1).trusting(Path::new("/ca")), tcp("a", 1));
     }
 
     #[test]
@@ -196,9 +245,6 @@ mod tests {
         for url in ["box:80", "http://", "http://a:b", "http://a/v1", "http://u@a", "ftp://a"] {
             assert!(matches!(url.parse::<Endpoint>(), Err(ClientError::BadUrl { .. })), "{url}");
         }
-        let error = "https://box".parse::<Endpoint>().unwrap_err();
-        assert!(error.to_string().contains("not supported by this build"), "{error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("ssh -L")));
     }
 
     #[test]

@@ -16,12 +16,6 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The URL asks for TLS.
-    #[error("{url}: https endpoints are not supported by this build")]
-    Https {
-        /// What was given.
-        url: String,
-    },
     /// Nobody listens there.
     #[error("the bhatti daemon is not running at {endpoint}")]
     NotRunning {
@@ -40,6 +34,15 @@ pub enum ClientError {
         /// Where to.
         endpoint: Endpoint,
         /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection could not be encrypted, or the daemon is not one that is trusted.
+    #[error("make a secure connection to {endpoint}")]
+    Tls {
+        /// Where to.
+        endpoint: Endpoint,
+        /// Why not.
         #[source]
         source: io::Error,
     },
@@ -67,9 +70,9 @@ impl ClientError {
     /// What the caller can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Https { .. } => Some(
-                "forward the port (ssh -L 8080:127.0.0.1:8080 HOST) and use \
-                 http://127.0.0.1:8080, or a unix socket"
+            Self::Tls { .. } => Some(
+                "if the daemon has its certificate from its own authority, get that with `bhatti \
+                 ca` on its host and name it with --ca FILE"
                     .to_owned(),
             ),
             Self::NotRunning { endpoint } if endpoint.stays_here() => {
@@ -107,12 +110,12 @@ impl ClientError {
     pub fn to_body(&self) -> ErrorBody {
         let code = match self {
             Self::Api(body) => return (**body).clone(),
-            Self::BadUrl { .. } | Self::Https { .. } | Self::Request(_) | Self::Encode(_) => {
-                "client_invalid_request"
-            }
+            Self::BadUrl { .. } | Self::Request(_) | Self::Encode(_) => "client_invalid_request",
             Self::NotRunning { .. } => "client_daemon_not_running",
             Self::SocketForbidden { .. } => "client_socket_forbidden",
-            Self::Connect { .. } | Self::Transport(_) => "client_connection_failed",
+            Self::Connect { .. } | Self::Tls { .. } | Self::Transport(_) => {
+                "client_connection_failed"
+            }
             Self::BadAnswer(_) => "client_bad_answer",
             Self::StreamCut => "client_stream_cut",
         };

@@ -16,6 +16,7 @@ mod events;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upgrade;
 mod wire;
 

@@ -50,8 +50,8 @@ impl Client {
         call.headers.extend(extra.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let request = call.build(&self.endpoint, self.token.as_deref())?;
         let wire = Wire::plain(self.endpoint.connect().await?);
-        let (mut sender, driver) =
-            http1::handshake(TokioIo::new(wire)).await.map_err(ClientError::Transport)?;
+        let io = TokioIo::new(self.endpoint.encrypt(wire).await?);
+        let (mut sender, driver) = http1::handshake(io).await.map_err(ClientError::Transport)?;
         // Ends with the answer, which takes the connection with it.
         tokio::spawn(driver.with_upgrades());
         let response = sender.send_request(request).await.map_err(ClientError::Transport)?;

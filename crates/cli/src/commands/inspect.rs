@@ -66,6 +66,9 @@ fn describe(sandbox: &Sandbox) -> String {
     if let Some(reach) = traffic::reach(sandbox) {
         field("Egress", reach);
     }
+    for url in &sandbox.urls {
+        field("URL", url.clone());
+    }
     field("Engine", sandbox.engine.clone());
     field("Created", format!("{} by {}", sandbox.created_at, sandbox.created_by));
     if let Some(stopped) = &sandbox.stopped_at {
@@ -124,6 +127,7 @@ pub(crate) mod tests {
             ip: None,
             egress: None,
             network_limits: None,
+            urls: Vec::new(),
             labels: [("team".to_owned(), "a".to_owned())].into(),
             created_by: "usr_00000001".into(),
             created_at: "2026-01-02T03:04:05Z".into(),

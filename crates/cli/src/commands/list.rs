@@ -42,6 +42,11 @@ fn table(sandboxes: &[Sandbox], wide: bool) -> Table {
     if wide {
         header.extend(["DISK", "IP", "ENGINE", "ID", "CREATED", "LABELS"]);
     }
+    // Most have none.
+    let published = sandboxes.iter().any(|sandbox| !sandbox.urls.is_empty());
+    if published {
+        header.push("URL");
+    }
     let mut table = Table::new(&header);
     for sandbox in sandboxes {
         let mut row = vec![
@@ -61,6 +66,9 @@ fn table(sandboxes: &[Sandbox], wide: bool) -> Table {
                 sandbox.created_at.clone(),
                 if sandbox.labels.is_empty() { dash() } else { inspect::labels(sandbox) },
             ]);
+        }
+        if published {
+            row.push(if sandbox.urls.is_empty() { dash() } else { sandbox.urls.join(" ") });
         }
         table.row(row);
     }
@@ -90,6 +98,14 @@ mod tests {
              dev    running   cold      minimal   2      1024 MB\n\
              dev    stopped   -         minimal   2      1024 MB\n"
         );
+    }
+
+    #[test]
+    fn there_is_a_column_of_urls_if_there_are_any() {
+        let published = Sandbox { urls: vec!["https://a.example/".into()], ..sandbox() };
+        let text = table(&[sandbox(), published], false).render();
+        let ends: Vec<&str> = text.lines().map(|l| l.rsplit(' ').next().unwrap()).collect();
+        assert_eq!(ends, ["URL", "-", "https://a.example/"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! in `--help` is the comment on its struct.
 
 mod bench;
+mod ca;
 mod changes;
 mod completion;
 mod cp;
@@ -30,6 +31,8 @@ mod pause;
 mod ports;
 mod preparing;
 mod ps;
+mod publish;
+mod published;
 mod resume;
 mod serve;
 mod setup;
@@ -38,6 +41,7 @@ mod snapshot;
 mod start;
 mod stop;
 mod traffic;
+mod unpublish;
 mod user;
 mod version;
 
@@ -94,6 +98,9 @@ commands! {
     Cp(cp),
     Ports(ports),
     Forward(forward),
+    Publish(publish),
+    Unpublish(unpublish),
+    Published(published),
     Stop(stop),
     Start(start),
     Pause(pause),
@@ -110,6 +117,7 @@ commands! {
     Bench(bench),
     User(user),
     Network(network),
+    Ca(ca),
     Setup(setup),
     Version(version),
     Completion(completion),

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
 /// What a path of the API is appended to; a socket has no URL that a browser could open.
 fn base_url(endpoint: &Endpoint) -> String {
     match endpoint {
-        Endpoint::Tcp { .. } => endpoint.to_string(),
+        Endpoint::Tcp { .. } | Endpoint::Https { .. } => endpoint.to_string(),
         Endpoint::Local { .. } | Endpoint::Unix(_) => String::new(),
     }
 }

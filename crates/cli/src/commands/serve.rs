@@ -5,7 +5,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use api::IdleSetting;
-use daemon::{Bound, Config, Flags, NetworkMode};
+use daemon::{Bound, Config, Flags, NetworkMode, PublicFlags};
 use orchestrator::{
     Defaults, Settings,
     model::{IdleLimit, IdlePolicy},
@@ -23,6 +23,38 @@ const DISK_MB: u64 = 8192;
 const IDLE_WARM: IdleLimit = IdleLimit::After(30);
 const IDLE_COLD: IdleLimit = IdleLimit::After(30 * 60);
 
+/// The listener for the public.
+#[derive(Debug, clap::Args)]
+struct PublicArgs {
+    /// TCP address to serve published ports on, or "none" [default: none]
+    #[arg(long, value_name = "ADDRESS")]
+    public_listen: Option<String>,
+    /// Domain in which every alias is a host [default: aliases are the first part of the path]
+    #[arg(long, value_name = "DOMAIN")]
+    public_zone: Option<String>,
+    /// How --public-listen is encrypted; auto is local-ca if other machines reach it
+    #[arg(long, value_name = "HOW", value_parser = ["auto", "off", "local-ca"])]
+    public_tls: Option<String>,
+    /// Certificate with its chain for --public-listen, in PEM
+    #[arg(long, value_name = "FILE", requires = "public_key")]
+    public_cert: Option<PathBuf>,
+    /// Key of that certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "public_cert")]
+    public_key: Option<PathBuf>,
+}
+
+impl PublicArgs {
+    fn flags(&self) -> PublicFlags {
+        PublicFlags {
+            listen: self.public_listen.clone(),
+            zone: self.public_zone.clone(),
+            tls: self.public_tls.clone(),
+            cert: self.public_cert.clone(),
+            key: self.public_key.clone(),
+        }
+    }
+}
+
 /// Run the daemon
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -32,9 +64,18 @@ pub(crate) struct Args {
     /// TCP address to serve on, or "none" [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Allow an address that other machines reach, though the API is not encrypted
-    #[arg(long)]
+    /// Serve an address that other machines reach without encryption
+    #[arg(long, visible_alias = "insecure")]
     insecure_listen: bool,
+    /// Certificate with its chain for --listen, in PEM [default: of this node's own authority, if
+    /// other machines reach it]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Key of that certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    public: PublicArgs,
     /// Idle time until a sandbox's vCPUs are paused, if nobody else says: 45s, never [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = idle::parse)]
     idle_warm: Option<IdleSetting>,
@@ -60,6 +101,9 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         socket: args.socket.clone(),
         listen: args.listen.clone(),
         insecure_listen: args.insecure_listen,
+        tls_cert: args.tls_cert.clone(),
+        tls_key: args.tls_key.clone(),
+        public: args.public.flags(),
         idle_warm: args.idle_warm,
         idle_cold: args.idle_cold,
         memory_low_mb: args.memory_low,
@@ -106,7 +150,11 @@ fn log_to_stderr(level: &str) -> Result<()> {
 fn announce(app: &App, bound: &Bound) {
     let printer = app.printer();
     let mut places = vec![format!("unix://{}", bound.socket.display())];
-    places.extend(bound.listen.map(|address| format!("http://{address}")));
+    let scheme = if bound.encrypted { "https" } else { "http" };
+    places.extend(bound.listen.map(|address| format!("{scheme}://{address}")));
+    if let Some(public) = bound.public {
+        printer.note(&format!("published ports: {public}"));
+    }
     printer.note(&format!("bhatti {} serves on {}", env!("CARGO_PKG_VERSION"), places.join(", ")));
     match &bound.node {
         Ok(node) => printer.note(&format!(

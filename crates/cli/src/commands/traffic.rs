@@ -137,8 +137,7 @@ mod tests {
         };
         let limits =
             NetworkLimits { bytes_per_second: Some(2_000_000), packets_per_second: Some(9) };
-        let limited =
-            Sandbox { egress: Some(egress), network_limits: Some(limits), ..sandbox() };
+        let limited = Sandbox { egress: Some(egress), network_limits: Some(limits), ..sandbox() };
         let line = "allowlist, a.example,203.0.113.0/24, 2.0 MB/s, 9 packets/s";
         assert_eq!(reach(&limited).unwrap(), line);
     }

@@ -52,7 +52,7 @@ pub(crate) async fn create(
     }
     let create = move |progress| async move {
         let created = app.orchestrator.create(&user, request, contents, progress).await?;
-        Ok((show::sandbox(created.sandbox, &app.orchestrator.node()), created.existing))
+        Ok((show::sandbox(created.sandbox, &app), created.existing))
     };
     if body::wants_events(&request_headers) {
         return Ok(watched(id, |progress| Box::pin(create(progress))));

@@ -7,6 +7,7 @@ mod jobs;
 mod network;
 mod ports;
 mod proxy;
+mod publish;
 mod sandboxes;
 mod sessions;
 mod snapshots;
@@ -15,10 +16,8 @@ mod users;
 
 use axum::{
     Router,
-    routing::{any, get, patch, post},
+    routing::{any, delete, get, patch, post},
 };
-
-pub(crate) use proxy::Pool;
 
 use crate::app::App;
 
@@ -64,6 +63,9 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/proxy/{port}/", any(proxy::proxy))
         .route("/sandboxes/{id}/proxy/{port}/{*rest}", any(proxy::proxy))
         .route("/ports", get(ports::list_all))
+        .route("/sandboxes/{id}/publish", get(publish::list).post(publish::publish))
+        .route("/sandboxes/{id}/publish/{port}", delete(publish::unpublish))
+        .route("/publish", get(publish::list_all))
         .route("/snapshots", get(snapshots::list))
         .route("/snapshots/{id}", get(snapshots::get).delete(snapshots::delete))
         .route("/snapshots/{id}/resume", post(snapshots::resume))

@@ -6,31 +6,25 @@ use api::{ErrorCode, Port, headers};
 use axum::{
     Json,
     extract::{Path, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use futures_util::future::join_all;
 use hyper::upgrade::{self, Upgraded};
 use hyper_util::rt::TokioIo;
 use orchestrator::{Sandbox, Tunnel, model::Caller as By};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use crate::{
     app::App,
     auth::{self, Caller, OwnedSandbox},
-    connections::Handover,
     failure::Failure,
+    proxy::{handover, join, lists, wanted_upgrade},
     show,
 };
 
 /// How long a sandbox may take to say what listens in it, if several are asked.
 const LOOK: Duration = Duration::from_secs(3);
-/// Bytes copied at once between a client and a guest, in either direction.
-const COPY: usize = 64 << 10;
-
 pub(crate) async fn list(OwnedSandbox(sandbox): OwnedSandbox) -> Result<Json<Vec<Port>>, Failure> {
     let id = sandbox.view().id;
     let ports = sandbox.ports().await?;
@@ -86,26 +80,8 @@ pub(crate) async fn tunnel(
     Ok(switching(HeaderValue::from_static(headers::TUNNEL)))
 }
 
-/// What the connection of a request becomes after it.
-pub(super) fn handover(request: &Request) -> Result<Handover, Failure> {
-    request.extensions().get().cloned().ok_or_else(|| {
-        Failure::new(ErrorCode::InvalidRequest, "this connection cannot be upgraded")
-    })
-}
-
 async fn relay(client: Upgraded, tunnel: Tunnel) {
     join(TokioIo::new(client), tunnel).await;
-}
-
-/// Copies both ways until both have ended, or one has failed.
-pub(super) async fn join(
-    mut client: impl AsyncRead + AsyncWrite + Unpin,
-    mut guest: impl AsyncRead + AsyncWrite + Unpin,
-) {
-    match copy_bidirectional_with_sizes(&mut client, &mut guest, COPY, COPY).await {
-        Ok((up, down)) => tracing::debug!(up, down, "a byte stream ended"),
-        Err(error) => tracing::debug!("a byte stream broke: {error}"),
-    }
 }
 
 /// The answer before the connection becomes something else.
@@ -115,18 +91,6 @@ fn switching(protocol: HeaderValue) -> Response {
     set.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     set.insert(header::UPGRADE, protocol);
     response
-}
-
-/// The protocols that a client wants to change to.
-pub(super) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let wants = headers.get_all(header::CONNECTION).iter().any(|value| lists(value, "upgrade"));
-    headers.get(header::UPGRADE).filter(|_| wants).cloned()
-}
-
-/// Whether a header that is a list has the word in it.
-fn lists(value: &HeaderValue, word: &str) -> bool {
-    let words = value.to_str().unwrap_or_default().split(',');
-    words.into_iter().any(|each| each.trim().eq_ignore_ascii_case(word))
 }
 
 pub(super) fn parse_port(text: &str) -> Result<u16, Failure> {

@@ -39,14 +39,14 @@ pub(crate) async fn list(
         wanted.iter().all(|(key, value)| view.spec.labels.get(key) == Some(value))
     };
     let views = app.orchestrator.list(&user.id).into_iter().filter(has_all);
-    Ok(Json(views.map(|view| show::sandbox(view, &app.orchestrator.node())).collect()))
+    Ok(Json(views.map(|view| show::sandbox(view, &app)).collect()))
 }
 
 pub(crate) async fn get(
     State(app): State<App>,
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Json<Sandbox> {
-    Json(show::sandbox(sandbox.view(), &app.orchestrator.node()))
+    Json(show::sandbox(sandbox.view(), &app))
 }
 
 pub(crate) async fn start(
@@ -64,7 +64,7 @@ pub(crate) async fn start(
     });
     let start = move |progress| async move {
         let started = sandbox.start(from, progress).await?;
-        let mut shown = show::sandbox(started.sandbox, &app.orchestrator.node());
+        let mut shown = show::sandbox(started.sandbox, &app);
         shown.started_from = Some(show::started_from(started.from));
         Ok((shown, false))
     };
@@ -79,21 +79,21 @@ pub(crate) async fn stop(
     State(app): State<App>,
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Result<Json<Sandbox>, Failure> {
-    Ok(Json(show::sandbox(sandbox.stop().await?, &app.orchestrator.node())))
+    Ok(Json(show::sandbox(sandbox.stop().await?, &app)))
 }
 
 pub(crate) async fn pause(
     State(app): State<App>,
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Result<Json<Sandbox>, Failure> {
-    Ok(Json(show::sandbox(sandbox.pause().await?, &app.orchestrator.node())))
+    Ok(Json(show::sandbox(sandbox.pause().await?, &app)))
 }
 
 pub(crate) async fn resume(
     State(app): State<App>,
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Result<Json<Sandbox>, Failure> {
-    Ok(Json(show::sandbox(sandbox.resume().await?, &app.orchestrator.node())))
+    Ok(Json(show::sandbox(sandbox.resume().await?, &app)))
 }
 
 pub(crate) async fn edit(
@@ -114,7 +114,7 @@ pub(crate) async fn edit(
         labels_remove: wanted.labels_remove,
     };
     let edited = app.orchestrator.edit(&user, &sandbox, edit).await?;
-    Ok(Json(show::sandbox(edited, &app.orchestrator.node())))
+    Ok(Json(show::sandbox(edited, &app)))
 }
 
 pub(crate) async fn destroy(

@@ -53,8 +53,7 @@ pub(crate) async fn fork(
     let ForkSandbox { name, count } = body::json_or_default(body, app.json_body_max).await?;
     let request = ForkRequest { name, count: count.unwrap_or(1) };
     let made = app.orchestrator.fork(&user, &sandbox, request, Progress::default()).await?;
-    let node = app.orchestrator.node();
-    let shown = made.into_iter().map(|view| show::sandbox(view, &node)).collect();
+    let shown = made.into_iter().map(|view| show::sandbox(view, &app)).collect();
     Ok((StatusCode::CREATED, Json(shown)))
 }
 
@@ -95,7 +94,7 @@ pub(crate) async fn resume(
     let wanted: ResumeSnapshot = body::json_or_default(body, app.json_body_max).await?;
     let resume = move |progress| async move {
         let made = app.orchestrator.resume_snapshot(&user, &snapshot, wanted.name, progress);
-        Ok((show::sandbox(made.await?, &app.orchestrator.node()), false))
+        Ok((show::sandbox(made.await?, &app), false))
     };
     if body::wants_events(&request_headers) {
         return Ok(watched(id, |progress| Box::pin(resume(progress))));

@@ -14,6 +14,8 @@
 
 mod directory;
 mod networks;
+mod publications;
+mod published;
 mod sandboxes;
 mod schema;
 mod snapshots;
@@ -31,7 +33,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 pub(crate) use self::networks::Networks;
-use self::{directory::Directory, writer::Writer};
+use self::{directory::Directory, published::PublishedPorts, writer::Writer};
 pub use crate::record::{Identity, Likeness, Record, SnapshotRecord, SnapshotState, State};
 use crate::{
     Error, Kind, Result,
@@ -55,6 +57,7 @@ pub struct Store {
     writer: Writer,
     directory: Arc<Directory>,
     networks: Arc<Networks>,
+    published: Arc<PublishedPorts>,
 }
 
 impl Store {
@@ -64,9 +67,11 @@ impl Store {
         let directory = Arc::new(Directory::default());
         let reading = connection.transaction()?;
         directory.replace(users::list_with_keys(&reading)?);
+        let published = Arc::new(PublishedPorts::of(publications::list(&reading)?));
         reading.finish()?;
         let networks = Networks { count: Pool::default().users(), taken: Vec::new() };
-        Ok(Self { writer: Writer::start(connection)?, directory, networks: Arc::new(networks) })
+        let (writer, networks) = (Writer::start(connection)?, Arc::new(networks));
+        Ok(Self { writer, directory, networks, published })
     }
 
     /// The same store with other numbers for users' networks.
@@ -141,10 +146,19 @@ impl Store {
         self.writer.transaction(move |t| sandboxes::update(t, &id, generation, &state)).await
     }
 
-    /// Forgets a sandbox; its name and slot are free then. That it is not there is no error.
+    /// Forgets a sandbox and what is published of it; its name and slot are free then. That it is
+    /// not there is no error.
     pub async fn delete_sandbox(&self, id: &SandboxId) -> Result<()> {
-        let id = id.clone();
-        self.writer.transaction(move |t| sandboxes::delete(t, &id)).await
+        let (id, published) = (id.clone(), Arc::clone(&self.published));
+        self.writer
+            .run(move |connection| {
+                let transaction = writer::begin(connection)?;
+                sandboxes::delete(&transaction, &id)?;
+                writer::commit(transaction)?;
+                published.forget_sandbox(&id);
+                Ok(())
+            })
+            .await
     }
 
     /// Makes a user and returns it with its key, which is not stored and cannot be had again.

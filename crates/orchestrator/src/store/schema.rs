@@ -63,6 +63,21 @@ pub(super) const MIGRATIONS: &[&str] = &[
         WHERE older.owner = sandboxes.owner AND older.rowid < sandboxes.rowid);
     CREATE UNIQUE INDEX sandboxes_by_host ON sandboxes (owner, host);
 ",
+    "
+    CREATE TABLE publications (
+        id         TEXT PRIMARY KEY NOT NULL,
+        sandbox    TEXT NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE,
+        owner      TEXT NOT NULL REFERENCES users (id),
+        port       INTEGER NOT NULL CHECK (port BETWEEN 1 AND 65535),
+        alias      TEXT UNIQUE,
+        host_port  INTEGER UNIQUE CHECK (host_port BETWEEN 1 AND 65535),
+        guard      TEXT NOT NULL CHECK (json_valid(guard)),
+        allow      TEXT NOT NULL CHECK (json_valid(allow)),
+        created_at INTEGER NOT NULL,
+        UNIQUE (sandbox, port),
+        CHECK ((alias IS NULL) <> (host_port IS NULL))
+    ) STRICT;
+",
 ];
 
 /// How long to wait for another process that reads the file, such as a backup.

@@ -5,6 +5,7 @@ mod files;
 mod jobs;
 mod network;
 mod ports;
+mod publish;
 mod sandboxes;
 mod sessions;
 mod snapshots;

@@ -4,9 +4,16 @@ use std::sync::{
 };
 
 use api::headers::TOKEN;
-use axum::{Router, body::Bytes, extract::Request, http::HeaderMap, routing::any};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::Request,
+    http::{HeaderMap, HeaderValue},
+    routing::any,
+};
 use futures_util::{SinkExt as _, StreamExt as _, stream};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use orchestrator::testing::registered;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -4,9 +4,9 @@
 //!   Lease ── request ──► Connection ─ task ─► tunnel ─► server
 //!     │ given back: idle, keeps nothing awake        ▲
 //!     ▼                                              │
-//!   Pool ── taken: a lease again, with a hold ───────┘
+//!   Pool ── taken: a lease again, and kept ───────┘
 //! ```
-//! An idle connection does not keep its sandbox awake: the hold is the lease's. It ends by itself
+//! An idle connection does not keep its sandbox awake: what does is the lease's. It ends by itself
 //! when the server or the session closes it, or when it has been idle for [`IDLE`].
 
 use std::{
@@ -20,16 +20,17 @@ use std::{
 };
 
 use axum::body::Body;
-use hyper::{
-    Request, Response,
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
+use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
-use orchestrator::{Hold, Tunnel};
+use orchestrator::Tunnel;
 use tokio::{
     task::AbortHandle,
     time::{Instant, timeout},
+};
+
+use super::{
+    sender::{self, Sender},
+    way::Keep,
 };
 
 /// How long a connection may be idle.
@@ -39,8 +40,22 @@ const IDLE_PER_PORT: usize = 8;
 /// Most idle connections altogether.
 const IDLE_MAX: usize = 64;
 
-/// What connections are alike in: the sandbox's id and the port.
-pub(super) type Key = (String, u16);
+/// What connections are alike in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    /// The sandbox's id.
+    pub(super) sandbox: String,
+    pub(super) port: u16,
+    pub(super) protocol: Protocol,
+}
+
+/// What a server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    /// Without asking first, as gRPC does.
+    Http2,
+}
 
 /// See the module. Clones are the same pool.
 #[derive(Debug, Clone)]
@@ -72,7 +87,7 @@ struct Idle {
 struct Connection {
     number: u64,
     key: Key,
-    sender: SendRequest<Body>,
+    sender: Sender,
     task: AbortHandle,
 }
 
@@ -81,7 +96,7 @@ struct Connection {
 pub(super) struct Lease {
     pool: Pool,
     connection: Option<Connection>,
-    hold: Option<Hold>,
+    keep: Option<Keep>,
 }
 
 impl Pool {
@@ -91,14 +106,26 @@ impl Pool {
     }
 
     /// Makes a connection of a tunnel.
-    pub(super) async fn connect(&self, key: Key, mut tunnel: Tunnel) -> hyper::Result<Lease> {
-        let hold = tunnel.take_hold();
-        let (sender, connection) = http1::handshake(TokioIo::new(tunnel)).await?;
+    pub(super) async fn connect(
+        &self,
+        key: Key,
+        tunnel: Tunnel,
+        keep: Keep,
+    ) -> hyper::Result<Lease> {
         let number = self.0.numbers.fetch_add(1, Ordering::Relaxed);
-        let pool = Arc::downgrade(&self.0);
-        let task = tokio::spawn(drive(connection, pool, number)).abort_handle();
-        let connection = Connection { number, key, sender, task };
-        Ok(Lease { pool: self.clone(), connection: Some(connection), hold })
+        let (pool, io) = (Arc::downgrade(&self.0), TokioIo::new(tunnel));
+        let (sender, task) = match key.protocol {
+            Protocol::Http1 => {
+                let (sender, connection) = sender::http1(io).await?;
+                (sender, tokio::spawn(drive(connection, pool, number)))
+            }
+            Protocol::Http2 => {
+                let (sender, connection) = sender::http2(io).await?;
+                (sender, tokio::spawn(drive(connection, pool, number)))
+            }
+        };
+        let connection = Connection { number, key, sender, task: task.abort_handle() };
+        Ok(Lease { pool: self.clone(), connection: Some(connection), keep: Some(keep) })
     }
 
     /// An idle connection to the same port, the one that was used last.
@@ -132,7 +159,7 @@ impl Pool {
 
     /// How many connections are idle.
     #[cfg(test)]
-    pub(super) fn idle(&self) -> usize {
+    pub(crate) fn idle(&self) -> usize {
         self.0.idle().len()
     }
 }
@@ -146,8 +173,8 @@ pub(super) struct Connected {
 
 impl Connected {
     /// Makes it serve a request.
-    pub(super) fn held(self, hold: Hold) -> Lease {
-        Lease { pool: self.pool, connection: Some(self.connection), hold: Some(hold) }
+    pub(super) fn kept(self, keep: Keep) -> Lease {
+        Lease { pool: self.pool, connection: Some(self.connection), keep: Some(keep) }
     }
 }
 
@@ -178,11 +205,11 @@ impl Shared {
 
 /// Moves the bytes of a connection until it ends or has been idle for too long.
 async fn drive(
-    connection: http1::Connection<TokioIo<Tunnel>, Body>,
+    connection: impl Future<Output = hyper::Result<()>>,
     pool: Weak<Shared>,
     number: u64,
 ) {
-    let mut connection = pin!(connection.with_upgrades());
+    let mut connection = pin!(connection);
     let Some(mut wait) = pool.upgrade().map(|pool| pool.patience) else { return };
     loop {
         match timeout(wait, connection.as_mut()).await {
@@ -210,7 +237,7 @@ impl Lease {
         request: Request<Body>,
     ) -> hyper::Result<Response<Incoming>> {
         match &mut self.connection {
-            Some(connection) => connection.sender.send_request(request).await,
+            Some(connection) => connection.sender.send(request).await,
             // Only a lease that was given away has none.
             None => std::future::pending().await,
         }
@@ -224,9 +251,9 @@ impl Lease {
     }
 
     /// The connection has become something else; what keeps the sandbox awake is the caller's.
-    pub(super) fn into_hold(mut self) -> Option<Hold> {
+    pub(super) fn into_keep(mut self) -> Option<Keep> {
         self.connection = None;
-        self.hold.take()
+        self.keep.take()
     }
 }
 
@@ -239,91 +266,4 @@ impl Drop for Lease {
 }
 
 #[cfg(test)]
-mod tests {
-    use orchestrator::{model::Caller, testing};
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-    };
-
-    use super::*;
-    use crate::testing::PATIENCE;
-
-    /// A server that answers whatever comes and tells when a connection has ended.
-    async fn server() -> (u16, tokio::sync::mpsc::Receiver<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (sender, ended) = tokio::sync::mpsc::channel(100);
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let sender = sender.clone();
-                tokio::spawn(async move {
-                    let mut chunk = [0; 4096];
-                    while stream.read(&mut chunk).await.unwrap_or_default() > 0 {
-                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                        stream.write_all(answer).await.unwrap();
-                    }
-                    let _ = sender.send(()).await;
-                });
-            }
-        });
-        (port, ended)
-    }
-
-    async fn lease(pool: &Pool, sandbox: &orchestrator::Sandbox, port: u16) -> Lease {
-        let tunnel = sandbox.tunnel(Caller::Owner, port).await.unwrap();
-        let mut lease = pool.connect(("id".to_owned(), port), tunnel).await.unwrap();
-        let request = Request::builder().uri("/").header("host", "x").body(Body::empty()).unwrap();
-        let answer = timeout(PATIENCE, lease.send(request)).await.unwrap().unwrap();
-        assert!(answer.status().is_success());
-        lease
-    }
-
-    async fn sandbox() -> orchestrator::Sandbox {
-        let (sandbox, agent) = testing::sandbox_of_nobody().await;
-        tokio::spawn(agent.serve_tunnels());
-        sandbox
-    }
-
-    #[tokio::test]
-    async fn what_is_idle_keeps_nothing_awake_and_ends() {
-        let (sandbox, (port, mut ended)) = (sandbox().await, server().await);
-        let pool = Pool::with_patience(Duration::from_millis(100));
-        let lease = lease(&pool, &sandbox, port).await;
-        assert_eq!(sandbox.activity().tunnels, 1);
-        lease.give_back();
-        assert_eq!((sandbox.activity().tunnels, pool.idle()), (0, 1));
-        assert!(pool.take(&("other".to_owned(), port)).is_none());
-        timeout(PATIENCE, ended.recv()).await.unwrap().unwrap();
-        assert_eq!(pool.idle(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_lease_that_is_dropped_ends_its_connection() {
-        let (sandbox, (port, mut ended)) = (sandbox().await, server().await);
-        let pool = Pool::default();
-        drop(lease(&pool, &sandbox, port).await);
-        timeout(PATIENCE, ended.recv()).await.unwrap().unwrap();
-        assert_eq!((sandbox.activity().tunnels, pool.idle()), (0, 0));
-    }
-
-    #[tokio::test]
-    async fn no_more_than_a_few_are_kept() {
-        let (sandbox, (port, mut ended)) = (sandbox().await, server().await);
-        let pool = Pool::default();
-        let mut leases = Vec::new();
-        for _ in 0..IDLE_PER_PORT + 2 {
-            leases.push(lease(&pool, &sandbox, port).await);
-        }
-        leases.into_iter().for_each(Lease::give_back);
-        assert_eq!(pool.idle(), IDLE_PER_PORT);
-        for _ in 0..2 {
-            timeout(PATIENCE, ended.recv()).await.unwrap().unwrap();
-        }
-        // The pool going away takes them along.
-        drop(pool);
-        for _ in 0..IDLE_PER_PORT {
-            timeout(PATIENCE, ended.recv()).await.unwrap().unwrap();
-        }
-    }
-}
+mod tests;

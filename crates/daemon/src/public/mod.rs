@@ -1,0 +1,220 @@
+//! What the public reaches: publications and nothing else.
+//!
+//! ```text
+//! request ─► site: which alias? ─► store ─► allowed from there? ─► meters ─► guard: token, password
+//!                                                                              │
+//!     page or JSON ◄── trouble ◄────────── Exchange ◄── door: place, wake ◄────┘
+//! ```
+//! Invariant: no route of the API is here, and no API key means anything.
+
+mod door;
+mod guard;
+mod listener;
+mod meter;
+mod site;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod trouble;
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
+};
+use base::ids::PublicationId;
+use ipnet::{IpNet, Ipv6Net};
+use orchestrator::{
+    Orchestrator, Sandbox,
+    model::Status,
+    publications::{Guard, Publication},
+};
+
+use self::{
+    door::Doors,
+    guard::{Passage, Scope},
+    meter::Meter,
+    site::Route,
+    trouble::{Reader, Trouble},
+};
+pub(crate) use self::{
+    door::{Door, Place},
+    listener::PublicListener,
+    meter::Rate,
+    site::{Origin, Site},
+    tcp::HostPorts,
+};
+use crate::{
+    connections::{Address, Secure},
+    proxy::{Came, Exchange, Pool, Way, wanted_upgrade},
+};
+
+/// Most clients and aliases whose requests are counted, in each of two generations.
+const MOST_COUNTED: usize = 10_000;
+/// What one client of the Internet has of IPv6.
+const IPV6_CLIENT: u8 = 64;
+
+/// How often the public may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) client: Rate,
+    pub(crate) alias: Rate,
+    pub(crate) all: Rate,
+}
+
+impl Default for Limits {
+    /// A development server is asked for some hundred files at once by one page.
+    fn default() -> Self {
+        Self {
+            client: Rate { per_min: 1500, burst: 500 },
+            alias: Rate { per_min: 5000, burst: 2000 },
+            all: Rate { per_min: 60_000, burst: 10_000 },
+        }
+    }
+}
+
+/// What all requests of the public share.
+#[derive(Debug)]
+pub(crate) struct Public {
+    orchestrator: Orchestrator,
+    pool: Pool,
+    site: Site,
+    /// Proxies whose word about their clients counts.
+    trusted: Vec<IpNet>,
+    doors: Arc<Doors>,
+    clients: Meter<IpAddr>,
+    aliases: Meter<PublicationId>,
+    all: Meter<()>,
+}
+
+impl Public {
+    pub(crate) fn new(
+        orchestrator: Orchestrator,
+        pool: Pool,
+        site: Site,
+        (limits, trusted): (Limits, Vec<IpNet>),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            orchestrator,
+            pool,
+            site,
+            trusted,
+            doors: Doors::new(),
+            clients: Meter::new(limits.client, MOST_COUNTED),
+            aliases: Meter::new(limits.alias, MOST_COUNTED),
+            all: Meter::new(limits.all, 1),
+        })
+    }
+
+    /// The whole of what the public listener serves.
+    pub(crate) fn router(self: Arc<Self>) -> Router {
+        Router::new().fallback(serve).with_state(self)
+    }
+
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|range| range.contains(&address))
+    }
+
+    /// Lets somebody in from there, as often as the limits say.
+    fn admit(&self, publication: &Publication, client: IpAddr) -> Result<(), Trouble> {
+        if !publication.allows(client) {
+            return Err(Trouble::forbidden());
+        }
+        let taken = self.clients.take(network(client));
+        let taken = taken.and_then(|()| self.aliases.take(publication.id.clone()));
+        taken.and_then(|()| self.all.take(())).map_err(Trouble::limited)
+    }
+
+    async fn answer(&self, mut parts: Parts, body: Body) -> Result<Response, Trouble> {
+        if parts.method == Method::CONNECT {
+            return Err(Trouble::odd());
+        }
+        let secure = parts.extensions.get::<Secure>().cloned();
+        let sni = secure.as_ref().and_then(Secure::name);
+        let original = parts.uri.clone();
+        let route = self.site.route(&mut parts, sni)?;
+        let found = self.orchestrator.by_alias(&route.alias);
+        let (publication, sandbox) = found.ok_or_else(Trouble::unknown)?;
+        let peer = parts.extensions.get().map(|Address(address)| address.to_canonical());
+        let trusted = peer.is_some_and(|peer| self.is_trusted(peer));
+        if let Some(peer) = peer {
+            let client = site::client(peer, &parts.headers, |address| self.is_trusted(address));
+            self.admit(&publication, client)?;
+        }
+        let Route { uri, prefix, with_slash, .. } = route;
+        let scope = Scope { prefix: prefix.as_deref(), secure: self.site.origin.secure };
+        match guard::pass(&publication.guard, &mut parts, &original, scope)? {
+            Passage::Goes => {}
+            Passage::Again(response) => return Ok(response),
+        }
+        look(&sandbox)?;
+        if let Some(place) = with_slash
+            && matches!(parts.method, Method::GET | Method::HEAD)
+            && wanted_upgrade(&parts.headers).is_none()
+        {
+            return Ok(
+                (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, place)]).into_response()
+            );
+        }
+        parts.uri = uri;
+        let secure = secure.is_some();
+        let came = Came { peer, trusted, secure, prefix, own_host: true };
+        let way = Way::Public(self.doors.of(&publication.id));
+        let port = publication.port;
+        let exchange = Exchange { pool: self.pool.clone(), sandbox, port, way, came };
+        let mut response = match exchange.run(parts, body).await {
+            Ok(response) => response,
+            // It may have been stopped while the request waited.
+            Err(failure) => {
+                look(&exchange.sandbox)?;
+                return Err(Trouble::from_failure(failure, port));
+            }
+        };
+        if publication.guard != Guard::Open {
+            keep_private(&mut response);
+        }
+        Ok(response)
+    }
+}
+
+async fn serve(State(public): State<Arc<Public>>, request: Request) -> Response {
+    let reader = Reader::of(request.method(), request.headers());
+    let (parts, body) = request.into_parts();
+    match public.answer(parts, body).await {
+        Ok(response) => response,
+        Err(trouble) => trouble.answer(reader),
+    }
+}
+
+/// Whether there is any use in trying. Whoever sleeps is woken.
+fn look(sandbox: &Sandbox) -> Result<(), Trouble> {
+    match sandbox.view().status {
+        Status::Stopped => Err(Trouble::stopped()),
+        Status::Failed => Err(Trouble::unavailable()),
+        Status::Destroying => Err(Trouble::unknown()),
+        Status::Creating | Status::Starting | Status::Running => Ok(()),
+    }
+}
+
+/// What not everybody may see is not for caches that everybody uses.
+fn keep_private(response: &mut Response) {
+    let headers = response.headers_mut();
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        let private = HeaderValue::from_static("private");
+        headers.insert(header::CACHE_CONTROL, private);
+    }
+}
+
+/// What counts as one client.
+fn network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => {
+            Ipv6Net::new(address, IPV6_CLIENT).map_or(client, |net| net.network().into())
+        }
+    }
+}
