@@ -149,6 +149,7 @@ async fn encrypted() -> (Site, SocketAddr, Arc<RootCertStore>) {
         public: Some(PublicConfig { tls: TlsSource::LocalCa, ..config() }),
         json_body_max: 0,
         sandbox: crate::SandboxDefaults::default(),
+        network: None,
     };
     let certificates = Certificates::new(&config).unwrap();
     let pem = fs_err::read(crate::certificate_path(dir.path())).unwrap();
