@@ -5,6 +5,7 @@
 
 mod adopting;
 mod frames;
+mod logs;
 mod paths;
 mod policies;
 mod rig;
