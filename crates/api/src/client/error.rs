@@ -115,7 +115,7 @@ impl ClientError {
             Self::SocketForbidden { .. } => "client_socket_forbidden",
             Self::Connect { .. } | Self::Tls { .. } | Self::Transport(_) => {
                 "client_connection_failed"
-            },
+            }
             Self::BadAnswer(_) => "client_bad_answer",
             Self::StreamCut => "client_stream_cut",
         };
