@@ -46,7 +46,7 @@ async fn grpc() -> u16 {
                 while let Some(frame) = body.frame().await {
                     match frame.unwrap().into_data() {
                         Ok(data) => {
-                            frames.push(Ok::<_, std::convert::Infallible>(Frame::data(data)))
+                            frames.push(Ok::<_, std::convert::Infallible>(Frame::data(data)));
                         }
                         Err(frame) => trailers.extend(frame.into_trailers().unwrap()),
                     }
