@@ -41,6 +41,8 @@ const HOUSE_PLACES: usize = 224;
 const MOST_WAITING: usize = 2048;
 /// How long to wait for a place, or for a turn to wake.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after a wake that failed the public does not cause another.
+const RETRY: Duration = Duration::from_secs(2);
 /// Most sandboxes that the public wakes at once.
 const WAKES: usize = 4;
 
@@ -69,8 +71,8 @@ struct House {
     all: Weak<Doors>,
     wakes: Arc<Semaphore>,
     places: Arc<Semaphore>,
-    /// Held by whoever wakes; with it, how the last wake failed and when.
-    waking: AsyncMutex<Option<(Instant, Failure)>>,
+    /// Held by whoever wakes; with it, when the last wake failed and what visitors are told.
+    waking: AsyncMutex<Option<(Instant, ErrorCode)>>,
 }
 
 /// A place that somebody has taken.
@@ -180,19 +182,22 @@ impl House {
         if !is_cold(sandbox) {
             return Ok(sandbox.awake(Caller::Public).await?);
         }
-        let since = Instant::now();
         let mut last = self.waking.lock().await;
         if is_cold(sandbox) {
-            // Whoever waited for an attempt has its outcome, and does not make another.
-            if let Some((at, failure)) = &*last
-                && *at >= since
+            // Whoever waited for an attempt has its outcome, and does not make another, nor a line
+            // in the log.
+            if let Some((at, code)) = &*last
+                && at.elapsed() < RETRY
             {
-                return Err(failure.clone());
+                return Err(Failure::new(code.clone(), "waking it has just failed"));
             }
             let turn = timeout(PATIENCE, self.wakes.acquire()).await;
             let _turn = turn.ok().and_then(Result::ok).ok_or_else(overloaded)?;
             let woken = sandbox.awake(Caller::Public).await.map_err(Failure::from);
-            *last = woken.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
+            *last = woken.as_ref().err().map(|failure| match failure.code {
+                ErrorCode::HostOverloaded => (Instant::now(), ErrorCode::HostOverloaded),
+                _ => (Instant::now(), ErrorCode::SandboxUnavailable),
+            });
             return woken;
         }
         drop(last);

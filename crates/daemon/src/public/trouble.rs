@@ -139,6 +139,7 @@ impl Trouble {
             ErrorCode::InvalidRequest => Self::odd(),
             // No line in the log for each: anybody can have as many of them as they like.
             ErrorCode::HostOverloaded | ErrorCode::SandboxBusy => Self::overloaded(),
+            ErrorCode::SandboxUnavailable => Self::unavailable(),
             _ => {
                 // For the log, where the operator finds the cause.
                 drop(failure.report(&RequestId::new()));
