@@ -75,8 +75,8 @@ fn rate(text: &str) -> Result<u32, String> {
 /// A rate as it is typed.
 fn typed(bytes: u32) -> String {
     match bytes {
-        _ if bytes % 1_000_000 == 0 => format!("{}M", bytes / 1_000_000),
-        _ if bytes % 1000 == 0 => format!("{}K", bytes / 1000),
+        _ if bytes.is_multiple_of(1_000_000) => format!("{}M", bytes / 1_000_000),
+        _ if bytes.is_multiple_of(1000) => format!("{}K", bytes / 1000),
         _ => bytes.to_string(),
     }
 }
