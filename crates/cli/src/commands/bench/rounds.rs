@@ -4,7 +4,7 @@
 use std::{rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use api::{CreateSandbox, ExecRequest, client::Client};
+use api::{CreateSandbox, ExecRequest, Network, client::Client};
 use base::process::Exit;
 use tokio::{task::JoinSet, time::Instant};
 
@@ -13,7 +13,10 @@ use super::{
     bare::Kit,
     calls::COMMANDS,
     daemon,
-    rows::Row::{self, *},
+    rows::{
+        Row::{self, *},
+        milliseconds,
+    },
 };
 
 /// Rounds that are measured and forgotten first, of those that start VMs and of the others.
@@ -34,7 +37,7 @@ pub(super) async fn timed<T, E: Into<anyhow::Error>>(
 impl Bench<'_> {
     /// Every row of this file that was asked for.
     pub(super) async fn rounds(&mut self, n: usize, n_at_once: usize) -> Result<()> {
-        let launches = [Floor, Create, Destroy];
+        let launches = [Floor, Create, CreateNetShare, Destroy];
         let sleeps = [FloorExec, CreateExec, Stop, Wake];
         let calls = [GuestForkExec, ExecApi, ExecCli];
         let pauses = [Pause, Resume];
@@ -128,13 +131,19 @@ impl Bench<'_> {
 
     async fn launch_round(&mut self, kit: &Kit) -> Result<()> {
         self.floor(kit).await?;
-        if !self.samples.want(&[Create, Destroy]) {
+        if !self.samples.want(&[Create, CreateNetShare, Destroy]) {
             return Ok(());
         }
-        let (time, sandbox) = timed(self.create()).await?;
-        self.samples.add_time(Create, time);
+        let (connected, sandbox) = timed(self.create()).await?;
+        self.samples.add_time(Create, connected);
         let (time, _) = timed(self.client.destroy(&sandbox.id)).await?;
         self.samples.add_time(Destroy, time);
+        if self.samples.want(&[CreateNetShare]) {
+            let without = CreateSandbox { network: Some(Network::None), ..self.request.clone() };
+            let (alone, created) = timed(self.client.create(&without, |_| {})).await?;
+            self.client.destroy(&created.sandbox.id).await?;
+            self.samples.add(CreateNetShare, milliseconds(connected) - milliseconds(alone));
+        }
         Ok(())
     }
 
