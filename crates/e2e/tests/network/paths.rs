@@ -59,7 +59,6 @@ async fn sandboxes_reach_those_of_their_owner_and_no_others() {
     assert_eq!(ways(&mut mine, &near).await, [""; 0], "with another hardware address");
     mine.root("ip link set eth0 address $(cat /tmp/mac)").await;
     assert_eq!(ways(&mut mine, &near).await, ALL);
-    assert_eq!(theirs.root("cat /tmp/told 2>/dev/null || :").await, "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,7 +80,7 @@ async fn the_internet_is_reached_and_nothing_else_around_the_host() {
     let uplink = uplink.split_whitespace().nth(2).unwrap().split('/').next().unwrap().to_owned();
     for address in [HOST, "192.168.77.1", &uplink, LAN, METADATA] {
         assert_eq!(ways(&mut guest, address).await, [""; 0], "{address}");
-        assert_eq!(get(&mut guest, address).await, None, "{address}");
+        assert!(!connects(&mut guest, address, 80).await, "{address}");
     }
     // A name of the internet that leads into the LAN has no address.
     assert_eq!(get(&mut guest, "rebind.example").await, None);

@@ -15,7 +15,7 @@ use api::CreateUser;
 use e2e::{Guest, Machine, Node, Options, create_request};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream},
 };
 
 use crate::names;
@@ -34,7 +34,7 @@ pub(crate) const FLOOD: u16 = 19;
 
 const CONFIG: &str = "[network]\ndns = ['203.0.113.5:53']\n";
 
-/// A connection or a datagram that has come to a machine.
+/// A connection that has come to a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heard {
     pub(crate) at: &'static str,
@@ -70,12 +70,9 @@ impl World {
                 tokio::spawn(serve(machine.listen(&format!("{at}:{port}")), at, heard.clone()));
             }
             tokio::spawn(echo(machine.listen(&format!("{at}:{ECHO}"))));
-            let socket = machine.datagrams(&format!("{at}:{ECHO}"));
-            tokio::spawn(echo_datagrams(socket, at, heard.clone()));
         }
         // On all of the host's addresses, also those that the daemon gives it.
         tokio::spawn(serve(host.listen("0.0.0.0:80"), HOST, heard.clone()));
-        tokio::spawn(echo_datagrams(host.datagrams("0.0.0.0:7"), HOST, heard.clone()));
         tokio::spawn(flood(internet.listen(&format!("{GOOD}:{FLOOD}"))));
         tokio::spawn(names::answer(internet.datagrams(&format!("{GOOD}:53"))));
         Self { host, internet, heard }
@@ -130,15 +127,6 @@ async fn echo(listener: TcpListener) {
             let (mut from, mut to) = connection.split();
             let _ = tokio::io::copy(&mut from, &mut to).await;
         });
-    }
-}
-
-async fn echo_datagrams(socket: UdpSocket, at: &'static str, heard: All) {
-    let mut said = [0; 2000];
-    while let Ok((length, from)) = socket.recv_from(&mut said).await {
-        let said = said[..length].to_vec();
-        let _ = socket.send_to(&said, from).await;
-        heard.lock().unwrap().push(Heard { at, from: from.ip(), said });
     }
 }
 
