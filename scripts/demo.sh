@@ -7,6 +7,8 @@ bhatti=$1
 data=$(realpath "$2")
 export BHATTI_DATA_DIR=$data BHATTI_CONFIG=/dev/null BHATTI_URL="unix://$data/api.sock"
 unset BHATTI_TOKEN
+# The host's own network stays as it is.
+export BHATTI_NETWORK=isolated
 
 # shellcheck source=scripts/daemon.sh
 . "$(dirname "$0")/daemon.sh"
@@ -77,6 +79,7 @@ step "exec (wakes it)" "bhatti exec dev -- cat /tmp/x"
 step "snapshot (it runs on)" "bhatti snapshot create dev --name base"
 step "two forks (it runs on)" "bhatti fork dev --name try --count 2"
 step "exec in a fork" "bhatti exec try-2 -- sh -c 'hostname; cat /tmp/x'"
+step "forks reach each other" "bhatti exec try-1 -- ping -c 1 try-2"
 step "resume the snapshot" "bhatti snapshot resume base --name later"
 step "list" "bhatti list"
 step "inspect" "bhatti inspect dev"

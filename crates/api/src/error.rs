@@ -284,7 +284,7 @@ mod tests {
         quota_memory 400, no_kernel 503, engine_missing 503, engine_too_old 503, \
         guest_disk_full 507, host_disk_full 507, sandbox_failed 409, sandbox_busy 409, \
         snapshot_corrupt 409, wrong_state 409, vm_died 502, agent_unreachable 502, timeout 504, \
-        internal 500, host_overloaded 503, file_exists 409, directory_not_empty 409, \
+        internal 500, host_overloaded 503, network_unavailable 503, file_exists 409, directory_not_empty 409, \
         job_not_found 404, session_not_found 404, session_attached 409, port_closed 502, \
         range_invalid 416, snapshot_not_found 404, snapshot_exists 409, \
         quota_snapshots 429, snapshot_incompatible 409, alias_taken 409, host_port_taken 409, \

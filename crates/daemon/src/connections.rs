@@ -203,18 +203,26 @@ async fn serve_tcp(
     stream: TcpStream,
     mut from: Whence,
     service: Service,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) {
     let line = Line::of(&stream);
     let Some(tls) = service.tls else {
-        let http2 = service.http2 && begins_with_http2(&stream).await;
+        let http2 = tokio::select! {
+            () = stopped(&mut stop), if service.http2 => return,
+            http2 = begins_with_http2(&stream), if service.http2 => http2,
+            else => false,
+        };
         return match http2 {
             true => http2::serve(stream, from, service.router, stop).await,
             false => serve_http1(stream, line, from, service.router, stop).await,
         };
     };
-    let shaking = TlsAcceptor::from(tls).accept(stream);
-    let stream = match timeout(HANDSHAKE_TIME, shaking).await {
+    let shaking = timeout(HANDSHAKE_TIME, TlsAcceptor::from(tls).accept(stream));
+    let shaken = tokio::select! {
+        () = stopped(&mut stop) => return,
+        shaken = shaking => shaken,
+    };
+    let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!("no TLS: {error}"),
         Err(_) => return tracing::debug!("a client takes too long for TLS"),
@@ -230,7 +238,8 @@ async fn serve_tcp(
 /// Whether the client begins with HTTP/2 without asking. Its first words come in one piece.
 async fn begins_with_http2(stream: &TcpStream) -> bool {
     let mut first = [0; HTTP2_BEGINS.len()];
-    matches!(timeout(HEAD_TIME, stream.peek(&mut first)).await, Ok(Ok(_))) && first == *HTTP2_BEGINS
+    let peeked = timeout(HEAD_TIME, stream.peek(&mut first)).await;
+    matches!(peeked, Ok(Ok(_))) && first == *HTTP2_BEGINS
 }
 
 /// By way of this, put on every request, a connection is given away: what it is upgraded to is

@@ -22,6 +22,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// What the caller is told.
+    #[cfg(test)]
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// A failure that is told as it is.
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: None, detail: None }

@@ -149,6 +149,10 @@ async fn every_other_route_refuses_callers_without_a_valid_key() {
         (Method::POST, "/sandboxes/a/proxy/80/"),
         (Method::PATCH, "/sandboxes/a/proxy/x/y//z"),
         (Method::GET, "/ports"),
+        (Method::GET, "/publish"),
+        (Method::GET, "/sandboxes/a/publish"),
+        (Method::POST, "/sandboxes/a/publish"),
+        (Method::DELETE, "/sandboxes/a/publish/80"),
         (Method::GET, "/images"),
         (Method::GET, "/snapshots"),
         (Method::GET, "/snapshots/a"),
@@ -321,6 +325,7 @@ async fn a_daemon_serves_refuses_a_second_one_and_ends_at_a_signal() {
         public: None,
         json_body_max: JSON_BODY_MAX,
         sandbox: SandboxDefaults::default(),
+        network: None,
     };
     let (ready, bound) = tokio::sync::oneshot::channel();
     let first = serve(config.clone(), settings(dir.path()), move |bound| {

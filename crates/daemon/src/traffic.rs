@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<Egress, String> {
-        egress(serde_json::from_str(json).unwrap()).map_err(|failure| failure.message)
+        egress(serde_json::from_str(json).unwrap()).map_err(|failure| failure.message().to_owned())
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::ids::Name;
-use net::policy::Egress;
+use net::{egress::Forbidden, policy::Egress};
 
 use crate::{
     Error, Kind, Result,
@@ -71,11 +71,11 @@ pub(crate) fn admit(
 
 /// Whether somebody may give a sandbox this policy: only an admin opens what is closed to all, the
 /// host's own network first of all.
-pub(crate) fn check_egress(egress: &Egress, admin: bool) -> Result<()> {
-    let closed = egress.cidrs.iter().find(|range| net::egress::touches_forbidden(**range));
+pub(crate) fn check_egress(egress: &Egress, forbidden: &Forbidden, admin: bool) -> Result<()> {
+    let closed = egress.cidrs.iter().find(|range| forbidden.touches(**range));
     match closed {
         Some(range) if !admin => {
-            let message = format!("{range} has private addresses, which only an admin may open");
+            let message = format!("{range} has closed addresses, which only an admin may open");
             Err(Error::new(Kind::PermissionDenied, message).hint("name a range of the internet"))
         }
         _ => Ok(()),

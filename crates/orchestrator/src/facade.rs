@@ -176,7 +176,8 @@ impl Orchestrator {
         let defaults = &self.node.settings.defaults;
         let policy = request.policy;
         let (name, spec) = admission::admit(request, defaults, owner.limits, admission::host())?;
-        admission::check_egress(&spec.network.policy.egress, owner.admin)?;
+        let forbidden = self.node.networking.forbidden();
+        admission::check_egress(&spec.network.policy.egress, &forbidden, owner.admin)?;
         // Whether it can be made at all is asked before anything is made.
         let existing = name.as_ref().and_then(|n| self.node.registry.find(&owner.id, n.as_str()));
         if existing.is_none() {

@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use net::{
     Upstreams,
     address::{Place, Pool, USER_PREFIX},
-    egress::{Attempt, Nflog, Service, Sockets, Wiring, original_destination},
+    egress::{Attempt, Forbidden, Nflog, Service, Sockets, Wiring, original_destination},
     fabric::{Finding, Known, Link, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
     policy::{Egress, Mode},
 };
@@ -151,6 +151,14 @@ impl Networking {
                 (open.service.attempts(place), open.service.suggest(place))
             }
             _ => (Vec::new(), Egress { mode: Mode::Allowlist, ..Egress::default() }),
+        }
+    }
+
+    /// What nobody may reach unless an admin opens it.
+    pub(crate) fn forbidden(&self) -> Forbidden {
+        match &self.settings {
+            Some(settings) => Forbidden::new(settings.pool, &settings.forbidden),
+            None => Forbidden::new(Pool::default(), &[]),
         }
     }
 

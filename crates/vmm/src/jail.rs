@@ -8,7 +8,7 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd, FromRawFd as _, OwnedFd, RawFd},
     os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
     path::Path,
     sync::Arc,
@@ -181,35 +181,81 @@ impl Prepared {
     }
 }
 
-/// Moves every descriptor out of the way first, so that no target overwrites a source.
+/// Most descriptors that a monitor is given.
+const FDS_MAX: usize = 128;
+
+/// Moves every descriptor out of the way first, so that no target overwrites a source. Allocates
+/// nothing.
 fn place_fds(fds: &[(OwnedFd, RawFd)]) -> io::Result<()> {
-    const ABOVE: RawFd = 200;
-    for (slot, (fd, _)) in fds.iter().enumerate() {
-        let parked = ABOVE + RawFd::try_from(slot).unwrap_or(0);
-        dup_to(fd, parked, true)?;
+    let Some(above) = fds.iter().map(|(_, target)| target + 1).max() else { return Ok(()) };
+    let mut parked = [const { None }; FDS_MAX];
+    if fds.len() > parked.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
-    for (slot, (_, target)) in fds.iter().enumerate() {
-        let parked = ABOVE + RawFd::try_from(slot).unwrap_or(0);
-        dup_parked(parked, *target)?;
+    for ((fd, _), place) in fds.iter().zip(&mut parked) {
+        // The kernel takes a number that is free: this process has inherited as many as its parent.
+        *place = Some(rustix::io::fcntl_dupfd_cloexec(fd, above)?);
+    }
+    for ((_, target), parked) in fds.iter().zip(&parked) {
+        if let Some(parked) = parked {
+            dup_to(parked, *target)?;
+        }
     }
     Ok(())
 }
 
-/// Duplicates onto a number that nothing in this process owns.
+/// Duplicates onto a number that nothing in this process owns, to stay open in the program.
 #[expect(unsafe_code, reason = "a descriptor number has to be chosen by us")]
-fn dup_to(fd: &OwnedFd, number: RawFd, close_on_exec: bool) -> io::Result<()> {
+fn dup_to(fd: &OwnedFd, number: RawFd) -> io::Result<()> {
     // SAFETY: the child owns all of its descriptor table after the fork; the temporary owner is
     // forgotten, so the number stays open.
     let mut target = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
-    let flags =
-        if close_on_exec { rustix::io::DupFlags::CLOEXEC } else { rustix::io::DupFlags::empty() };
-    rustix::io::dup3(fd, &mut target, flags).map_err(io::Error::from)
+    rustix::io::dup3(fd, &mut target, rustix::io::DupFlags::empty()).map_err(io::Error::from)
 }
 
-#[expect(unsafe_code, reason = "see dup_to")]
-fn dup_parked(parked: RawFd, number: RawFd) -> io::Result<()> {
-    // SAFETY: `parked` was opened by `place_fds` just before and is not closed here.
-    let parked = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(parked) });
-    debug_assert_ne!(parked.as_raw_fd(), number);
-    dup_to(&parked, number, false)
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::{Read as _, Seek as _, Write as _},
+    };
+
+    use super::*;
+
+    /// A process that has many files open, as one that serves many connections.
+    #[test]
+    #[expect(unsafe_code, reason = "what is placed is looked at by number")]
+    fn each_descriptor_gets_its_number_whatever_is_open() {
+        let _crowd: Vec<File> = (0..600).map(|_| tempfile::tempfile().unwrap()).collect();
+        let fds: Vec<(OwnedFd, RawFd)> = (0..20)
+            .map(|n| {
+                let mut file = tempfile::tempfile().unwrap();
+                write!(file, "{n}").unwrap();
+                (file.into(), 100 + n)
+            })
+            .collect();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // In a descriptor table of its own, as a forked child has.
+        let placing = std::thread::spawn(move || {
+            #[expect(deprecated, reason = "the thread ends directly afterwards")]
+            rustix::thread::unshare(UnshareFlags::FILES).unwrap();
+            place_fds(&fds).unwrap();
+            for (_, number) in &fds {
+                // SAFETY: it was placed just now and belongs to nobody else.
+                let mut file = File::from(unsafe { OwnedFd::from_raw_fd(*number) });
+                let mut text = String::new();
+                file.rewind().unwrap();
+                file.read_to_string(&mut text).unwrap();
+                sender.send((number - 100, text)).unwrap();
+                std::mem::forget(file);
+            }
+            std::mem::forget(fds);
+        });
+        placing.join().unwrap();
+        let found: Vec<(RawFd, String)> = receiver.iter().collect();
+        assert_eq!(found.len(), 20);
+        for (number, text) in found {
+            assert_eq!(number.to_string(), text);
+        }
+    }
 }

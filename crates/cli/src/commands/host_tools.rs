@@ -24,6 +24,8 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 
 /// Makes every sandbox's disk.
 pub(crate) const MKE2FS: Tool = tool("mke2fs", "e2fsprogs");
+/// Sets the packet rules of sandboxes' networks.
+pub(crate) const NFT: Tool = tool("nft", "nftables");
 /// Make kernels and images.
 pub(crate) const MKFS_EROFS: Tool = tool("mkfs.erofs", "erofs-utils");
 pub(crate) const DEPMOD: Tool = tool("depmod", "kmod");

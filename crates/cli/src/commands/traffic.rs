@@ -2,8 +2,6 @@
 
 use api::{Egress, EgressMode, NetworkLimits, Sandbox};
 
-use crate::human;
-
 /// The flags.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Traffic {
@@ -74,6 +72,15 @@ fn rate(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A rate as it is typed.
+fn typed(bytes: u32) -> String {
+    match bytes {
+        _ if bytes.is_multiple_of(1_000_000) => format!("{}M", bytes / 1_000_000),
+        _ if bytes.is_multiple_of(1000) => format!("{}K", bytes / 1000),
+        _ => bytes.to_string(),
+    }
+}
+
 /// What a sandbox may reach, in one line; nothing if it has no network.
 pub(crate) fn reach(sandbox: &Sandbox) -> Option<String> {
     let egress = sandbox.egress.as_ref()?;
@@ -85,7 +92,7 @@ pub(crate) fn reach(sandbox: &Sandbox) -> Option<String> {
     }
     if let Some(limits) = sandbox.network_limits {
         if let Some(bytes) = limits.bytes_per_second {
-            words.push(format!("{}/s", human::size(u64::from(bytes))));
+            words.push(format!("{} bytes/s", typed(bytes)));
         }
         if let Some(packets) = limits.packets_per_second {
             words.push(format!("{packets} packets/s"));
@@ -119,6 +126,9 @@ mod tests {
 
     #[test]
     fn a_rate_is_a_number_of_bytes() {
+        for text in ["500K", "10M", "1234"] {
+            assert_eq!(typed(rate(text).unwrap()), text);
+        }
         assert_eq!(asked("--bandwidth 500K").limits().unwrap().bytes_per_second, Some(500_000));
         assert_eq!(asked("--packets 10").limits().unwrap().packets_per_second, Some(10));
         assert_eq!(asked("--label a=b").limits(), None);
@@ -138,7 +148,7 @@ mod tests {
         let limits =
             NetworkLimits { bytes_per_second: Some(2_000_000), packets_per_second: Some(9) };
         let limited = Sandbox { egress: Some(egress), network_limits: Some(limits), ..sandbox() };
-        let line = "allowlist, a.example,203.0.113.0/24, 2.0 MB/s, 9 packets/s";
+        let line = "allowlist, a.example,203.0.113.0/24, 2M bytes/s, 9 packets/s";
         assert_eq!(reach(&limited).unwrap(), line);
     }
 }

@@ -163,7 +163,7 @@ impl Public {
         parts.uri = uri;
         let secure = secure.is_some();
         let came = Came { peer, trusted, secure, prefix, own_host: true };
-        let way = Way::Public(self.doors.of(&publication.id));
+        let way = Way::Public(self.doors.of(&publication));
         let port = publication.port;
         let exchange = Exchange { pool: self.pool.clone(), sandbox, port, way, came };
         let mut response = match exchange.run(parts, body).await {

@@ -19,7 +19,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::{Public, look};
+use super::{Public, look, trouble::Trouble};
 use crate::{
     connections::stopped,
     failure::Failure,
@@ -171,10 +171,11 @@ async fn pass(public: &Public, publication: &Publication, stream: TcpStream, fro
         return;
     }
     let _ = stream.set_nodelay(true);
-    let entered = match public.doors.of(&publication.id).enter(&sandbox).await {
+    let entered = match public.doors.of(publication).enter(&sandbox).await {
         Ok(entered) => entered,
         Err(failure) => {
-            drop(failure.report(&crate::app::RequestId::new()));
+            // Noted in the log as it would be for a request.
+            drop(Trouble::from_failure(failure, publication.port));
             return;
         }
     };

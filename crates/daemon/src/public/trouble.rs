@@ -133,18 +133,19 @@ impl Trouble {
 
     /// What failed behind the door, in words that are anybody's to read.
     pub(super) fn from_failure(failure: Failure, port: u16) -> Self {
-        let trouble = match failure.code {
-            ErrorCode::PortClosed => return Self::closed(port),
-            ErrorCode::StoppedByOwner => return Self::stopped(),
-            ErrorCode::SandboxNotFound => return Self::unknown(),
-            ErrorCode::InvalidRequest => return Self::odd(),
+        match failure.code {
+            ErrorCode::PortClosed => Self::closed(port),
+            ErrorCode::SandboxNotFound => Self::unknown(),
+            ErrorCode::InvalidRequest => Self::odd(),
+            // No line in the log for each: anybody can have as many of them as they like.
             ErrorCode::HostOverloaded | ErrorCode::SandboxBusy => Self::overloaded(),
-            _ => Self::unavailable(),
-        };
-        // For the log, where its owner's host finds the cause.
-        let id = RequestId::new();
-        drop(failure.report(&id));
-        trouble
+            ErrorCode::SandboxUnavailable => Self::unavailable(),
+            _ => {
+                // For the log, where the operator finds the cause.
+                drop(failure.report(&RequestId::new()));
+                Self::unavailable()
+            }
+        }
     }
 
     /// The answer, in the form that the client reads.

@@ -99,7 +99,7 @@ impl Line {
 
     /// Whether a word comes back before a long time has passed.
     pub(crate) async fn hears(self, guest: &mut Guest, word: &str) -> bool {
-        Self::within(guest, word, 15_000).await
+        Self::within(guest, word, 15).await
     }
 
     /// Says something that has to come back.
@@ -111,14 +111,13 @@ impl Line {
     /// Says something that must not come back.
     pub(crate) async fn is_cut(self, guest: &mut Guest, word: &str) -> bool {
         self.tell(guest, word).await;
-        !Self::within(guest, word, SILENCE * 1000).await
+        !Self::within(guest, word, SILENCE).await
     }
 
-    async fn within(guest: &mut Guest, word: &str, milliseconds: u32) -> bool {
-        let looks = milliseconds / 10;
+    async fn within(guest: &mut Guest, word: &str, seconds: u32) -> bool {
         let script = format!(
-            "n=0; until grep -qx {word} /tmp/out; do n=$((n+1)); [ $n -lt {looks} ] || exit 1; \
-             [ ! -e /tmp/over ] || exit 1; usleep 10000; done"
+            "timeout {seconds} sh -c 'until grep -qx {word} /tmp/out; do \
+             [ ! -e /tmp/over ] || exit 1; usleep 10000; done'"
         );
         guest.exec(&root(&script)).await.unwrap().exit_code == 0
     }

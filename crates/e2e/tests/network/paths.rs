@@ -114,10 +114,12 @@ async fn no_packet_of_ipv6_gets_anywhere() {
         "1"
     );
     for guest in [&mut one, &mut two] {
-        guest.root("echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6").await;
+        guest
+            .root("cd /proc/sys/net/ipv6/conf/eth0; echo 0 > dad_transmits; echo 0 > disable_ipv6")
+            .await;
     }
-    one.root("ip -6 addr add fd00::1/64 dev eth0 nodad").await;
-    two.root("ip -6 addr add fd00::2/64 dev eth0 nodad").await;
+    one.root("ip -6 addr add fd00::1/64 dev eth0").await;
+    two.root("ip -6 addr add fd00::2/64 dev eth0").await;
     one.root("ping -6 -c 1 -W 2 fd00::1").await;
     for peer in ["fd00::2", "ff02::1%eth0"] {
         one.root(&format!("! ping -6 -c 1 -W 2 {peer} >/dev/null 2>&1")).await;

@@ -15,7 +15,7 @@ async fn it_outlives_the_daemon_and_ends_with_the_sandbox() {
     assert!(hello(&get(&node, "/web/").await));
     let mut guest = guest.by(node.admin());
     let url = format!("http://{}/web/", node.public());
-    assert_eq!(guest.view().await.urls, [url.clone()]);
+    assert_eq!(guest.view().await.urls, std::slice::from_ref(&url));
     for command in [&["list"][..], &["inspect", "dev"], &["published"], &["published", "dev"]] {
         let shown = String::from_utf8(node.cli(command).stdout).unwrap();
         assert!(shown.contains(&url), "{command:?}: {shown}");

@@ -41,16 +41,16 @@ impl Forbidden {
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         self.0.iter().any(|range| range.contains(&address))
     }
-}
 
-/// Whether a range has addresses in it that are closed to everybody by default.
-pub fn touches_forbidden(range: IpNet) -> bool {
-    match range {
-        IpNet::V4(range) => {
-            FORBIDDEN.iter().any(|closed| closed.contains(&range) || range.contains(closed))
+    /// Whether any address of a range is closed.
+    pub fn touches(&self, range: IpNet) -> bool {
+        match range {
+            IpNet::V4(range) => {
+                self.0.iter().any(|closed| closed.contains(&range) || range.contains(closed))
+            }
+            // There is no way for it.
+            IpNet::V6(_) => false,
         }
-        // There is no way for it.
-        IpNet::V6(_) => false,
     }
 }
 
@@ -90,11 +90,12 @@ mod tests {
 
     #[test]
     fn a_range_is_closed_if_any_of_it_is() {
+        let forbidden = Forbidden::new(Pool::default(), &[]);
         for range in ["10.0.0.0/7", "0.0.0.0/0", "192.168.1.0/24", "169.254.169.254/32"] {
-            assert!(touches_forbidden(range.parse().unwrap()), "{range}");
+            assert!(forbidden.touches(range.parse().unwrap()), "{range}");
         }
         for range in ["203.0.113.0/24", "11.0.0.0/8", "fd00::/8"] {
-            assert!(!touches_forbidden(range.parse().unwrap()), "{range}");
+            assert!(!forbidden.touches(range.parse().unwrap()), "{range}");
         }
     }
 }

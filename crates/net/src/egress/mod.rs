@@ -40,7 +40,7 @@ pub use self::{
     bindings::Bindings,
     decide::{Reason, Said, Verdict, decide, decide_early},
     directory::Directory,
-    forbidden::{FORBIDDEN, Forbidden, is_in_cidrs, touches_forbidden},
+    forbidden::{FORBIDDEN, Forbidden, is_in_cidrs},
     log::{Attempt, Log, Protocol, Target},
     nflog::Nflog,
     proxy::{Dial, Original, original_destination},

@@ -159,7 +159,10 @@ impl Networks {
     /// [`NetError::NoNetwork`] if its user's network has not been added, [`NetError::Busy`] if a
     /// VM still has the interface.
     pub async fn attach(&self, place: Place, link: Link) -> Result<Tap, NetError> {
-        let bridge = self.bridge(place.network())?;
+        let bridge = match link {
+            Link::Network => Some(self.bridge(place.network())?),
+            Link::Isolated => None,
+        };
         let name = place.tap();
         let make = move || {
             Tap::make(name.clone()).map_err(|source| match source.kind() {
@@ -168,10 +171,10 @@ impl Networks {
             })
         };
         let tap = self.own.inside(make).await.map_err(NetError::namespace)??;
-        match link {
+        match bridge {
             // The stack above must not answer what an isolated sandbox asks.
-            Link::Isolated => self.links.change(tap.name(), |link| link.arp(false).up()).await?,
-            Link::Network => {
+            None => self.links.change(tap.name(), |link| link.arp(false).up()).await?,
+            Some(bridge) => {
                 self.links.change(tap.name(), |link| link.controller(bridge).up()).await?;
                 self.links.neighbour(bridge, place.address(), place.mac()).await?;
                 self.links.settle(bridge).await?;

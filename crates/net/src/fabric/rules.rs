@@ -10,22 +10,7 @@ use super::{
     plan::{Plan, UPLINK, UplinkRange, add_elements},
     settings::{LOG_PASSED, LOG_REFUSED, Settings},
 };
-
-/// What no sandbox may reach: this host, its LAN, link-local addresses with the metadata of
-/// clouds, and what is no address of a host.
-const FORBIDDEN: [&str; 11] = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-];
+use crate::egress::FORBIDDEN;
 
 /// A log line costs the daemon time, so a sandbox that is refused all the time is not told of
 /// each time.
@@ -103,7 +88,7 @@ fn inet(settings: &Settings) -> String {
 /// What is looked up, and what happens to packets before it is known where they go.
 fn inet_sets(settings: &Settings) -> String {
     let own = settings.forbidden.iter().map(|range| range.trunc().to_string());
-    let all: Vec<String> = FORBIDDEN.iter().map(|range| (*range).to_owned()).chain(own).collect();
+    let all: Vec<String> = FORBIDDEN.iter().map(ToString::to_string).chain(own).collect();
     let (forbidden, port) = (all.join(", "), settings.proxy_port);
     format!(
         "    set forbidden {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {forbidden} }}; }}

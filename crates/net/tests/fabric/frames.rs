@@ -168,9 +168,11 @@ impl Guest {
                 continue;
             };
             let from = (ip.header().source_addr(), tcp.source_port());
-            if from != target || tcp.destination_port() != source_port {
-                continue;
-            }
+            assert_eq!(
+                (from, tcp.destination_port()),
+                (target, source_port),
+                "nobody else answers"
+            );
             if !tcp.syn() {
                 return false;
             }

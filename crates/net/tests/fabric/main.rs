@@ -6,6 +6,7 @@
 mod adopting;
 mod frames;
 mod guarded;
+mod logs;
 mod paths;
 mod policies;
 mod rig;

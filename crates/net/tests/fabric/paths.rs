@@ -178,7 +178,7 @@ fn the_daemon_connects_to_the_internet_as_a_guest_would() {
 /// Nobody runs this: it holds if it compiles. Every request of the daemon may move to another
 /// thread.
 #[expect(dead_code, reason = "it holds if it compiles")]
-fn what_is_asked_may_move_between_threads(networks: net::fabric::Networks) {
+fn what_is_asked_may_move_between_threads(networks: &net::fabric::Networks) {
     fn moves<T: Send>(_: T) {}
     moves(networks.attach(place(0, 2), Link::Network));
     moves(networks.add_network(place(0, 2).network()));

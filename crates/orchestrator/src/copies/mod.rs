@@ -30,7 +30,7 @@ impl Orchestrator {
     /// Changes what its owner may change of a sandbox.
     pub async fn edit(&self, owner: &User, sandbox: &Sandbox, edit: Edit) -> Result<SandboxView> {
         if let Some(egress) = &edit.egress {
-            admission::check_egress(egress, owner.admin)?;
+            admission::check_egress(egress, &self.node.networking.forbidden(), owner.admin)?;
         }
         sandbox.edit(edit).await
     }

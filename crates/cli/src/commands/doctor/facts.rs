@@ -9,6 +9,7 @@ use disk::{
     initramfs,
     kernel::{self, KernelBundle, KernelError},
 };
+use net::fabric::Tap;
 use vmm::{
     NetworkNamespace, Qemu,
     accel::{self, Accelerator, Verdict},
@@ -64,6 +65,17 @@ pub(super) enum Daemon {
     Unclear(Problem),
 }
 
+/// The networks of the daemon of this data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Networks {
+    /// There is no daemon that could say, or it says nothing to us.
+    Unknown,
+    /// None have been needed yet.
+    NotMade,
+    /// They are there; what is not as it should be, and whether a repair mends it.
+    Made(Vec<(String, bool)>),
+}
+
 /// Everything that is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -84,6 +96,10 @@ pub(super) struct Facts {
     /// Which limits monitors get: some of memory, cpu, pids.
     pub(super) limits: Vec<&'static str>,
     pub(super) network_namespace: Result<(), String>,
+    pub(super) missing_network_tools: Vec<Tool>,
+    /// Whether interfaces for VMs can be made.
+    pub(super) taps: Result<(), String>,
+    pub(super) networks: Networks,
     /// Whether the host's kernel has system call filters.
     pub(super) seccomp: bool,
     pub(super) memory: Memory,
@@ -130,6 +146,9 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         verified: verify,
         limits: Hierarchy::detect().limits(),
         network_namespace: NetworkNamespace::empty().map(drop).map_err(|e| e.to_string()),
+        missing_network_tools: host_tools::missing(&[host_tools::NFT]),
+        taps: Tap::loose().map(drop).map_err(|error| error.to_string()),
+        networks: networks(app, data.join("api.sock")),
         seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         memory: host::memory(),
         merges_pages: host::merges_pages(),
@@ -189,6 +208,19 @@ fn images(data: &std::path::Path, verify: bool) -> Result<Vec<Image>, ImageError
 
 fn image_problem(error: &ImageError) -> Problem {
     Problem { message: base::chain(error), hint: error.hint() }
+}
+
+/// What the daemon says of its networks. It tells admins only, and root counts as one.
+fn networks(app: &App, socket: PathBuf) -> Networks {
+    let target = Target { endpoint: Endpoint::Unix(socket), token: None };
+    match app.with_client_for(target, async |client| Ok(client.network().await?)) {
+        Ok(state) if state.open => {
+            let findings = state.findings.into_iter();
+            Networks::Made(findings.map(|found| (found.message, found.mendable)).collect())
+        }
+        Ok(_) => Networks::NotMade,
+        Err(_) => Networks::Unknown,
+    }
 }
 
 fn daemon(app: &App, socket: PathBuf) -> Daemon {

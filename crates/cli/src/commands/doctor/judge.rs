@@ -6,7 +6,7 @@ use serde::Serialize;
 use vmm::accel::Accelerator;
 
 use super::{
-    facts::{Daemon, Facts, KvmDevice, Problem},
+    facts::{Daemon, Facts, KvmDevice, Networks, Problem},
     host::DataDir,
 };
 use crate::commands::host_tools::{Tool, install_line, not_installed};
@@ -99,6 +99,8 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         socket_paths(&facts.data_dir),
         limits(&facts.limits),
         namespaces(&facts.network_namespace),
+        network_tools(facts),
+        networks(&facts.networks),
         seccomp(facts.seccomp),
         memory(facts),
         overcommit(facts.memory.overcommit),
@@ -271,6 +273,43 @@ fn namespaces(network: &Result<(), String>) -> Finding {
             "run it with sudo; in a container, give it CAP_SYS_ADMIN",
         ),
     }
+}
+
+fn network_tools(facts: &Facts) -> Finding {
+    const CHECK: &str = "network tools";
+    let missing = &facts.missing_network_tools;
+    match &facts.taps {
+        Err(error) => Finding::fail(
+            CHECK,
+            format!("no interface for a VM can be made: {error}"),
+            "load the kernel module: modprobe tun; in a container, give it /dev/net/tun and \
+             CAP_NET_ADMIN",
+        ),
+        Ok(()) if missing.is_empty() => Finding::ok(CHECK, "nft, /dev/net/tun"),
+        Ok(()) => {
+            let found = format!("{}; sandboxes have no network", not_installed(missing));
+            let hint = format!("{}, or serve with --network off", install_line(missing));
+            Finding::fail(CHECK, found, hint)
+        }
+    }
+}
+
+fn networks(networks: &Networks) -> Finding {
+    const CHECK: &str = "networks";
+    let findings = match networks {
+        Networks::Unknown => return Finding::ok(CHECK, "not looked at: no daemon tells of them"),
+        Networks::NotMade => return Finding::ok(CHECK, "none yet; the first sandbox makes them"),
+        Networks::Made(findings) if findings.is_empty() => {
+            return Finding::ok(CHECK, "as they should be");
+        }
+        Networks::Made(findings) => findings,
+    };
+    let said: Vec<&str> = findings.iter().map(|(message, _)| message.as_str()).collect();
+    let hint = match findings.iter().any(|(_, mendable)| *mendable) {
+        true => "bhatti network repair",
+        false => "see docs/networking.md",
+    };
+    Finding::warn(CHECK, said.join("; "), hint)
 }
 
 fn seccomp(there: bool) -> Finding {

@@ -46,7 +46,7 @@ async fn grpc() -> u16 {
                 while let Some(frame) = body.frame().await {
                     match frame.unwrap().into_data() {
                         Ok(data) => {
-                            frames.push(Ok::<_, std::convert::Infallible>(Frame::data(data)))
+                            frames.push(Ok::<_, std::convert::Infallible>(Frame::data(data)));
                         }
                         Err(frame) => trailers.extend(frame.into_trailers().unwrap()),
                     }
@@ -149,6 +149,7 @@ async fn encrypted() -> (Site, SocketAddr, Arc<RootCertStore>) {
         public: Some(PublicConfig { tls: TlsSource::LocalCa, ..config() }),
         json_body_max: 0,
         sandbox: crate::SandboxDefaults::default(),
+        network: None,
     };
     let certificates = Certificates::new(&config).unwrap();
     let pem = fs_err::read(crate::certificate_path(dir.path())).unwrap();

@@ -58,7 +58,7 @@ fn ranges_of_the_settings_are_forbidden_and_braces_match() {
 #[test]
 fn every_pool_is_forbidden() {
     for pool in ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"] {
-        assert!(FORBIDDEN.contains(&pool), "{pool}");
+        assert!(FORBIDDEN.iter().any(|range| range.to_string() == pool), "{pool}");
         assert!(Pool::new(pool.parse().unwrap()).is_ok());
     }
 }

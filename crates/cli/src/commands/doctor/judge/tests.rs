@@ -6,7 +6,7 @@ use crate::commands::{
         facts::{Image, Kernel},
         host::Memory,
     },
-    host_tools::{APT_GET, MKE2FS, MKFS_EROFS, MMDEBSTRAP},
+    host_tools::{APT_GET, MKE2FS, MKFS_EROFS, MMDEBSTRAP, NFT},
 };
 
 fn verdict(accelerator: Accelerator, reason: &str) -> Verdict {
@@ -35,6 +35,9 @@ fn good() -> Facts {
         },
         limits: ALL_LIMITS.to_vec(),
         network_namespace: Ok(()),
+        missing_network_tools: Vec::new(),
+        taps: Ok(()),
+        networks: Networks::Made(Vec::new()),
         seccomp: true,
         memory: Memory { total_bytes: 8 * GIB, available_bytes: 6 * GIB, overcommit: 0 },
         merges_pages: false,
@@ -58,6 +61,18 @@ fn finds(facts: &Facts, check: &str, status: Status, words: &str) {
     let (found, how_bad, text) = only_finding(facts);
     assert_eq!((found, how_bad), (check, status), "{text}");
     assert!(text.contains(words), "{text}");
+}
+
+#[test]
+fn what_networks_need_and_what_is_wrong_with_them_is_said() {
+    let missing = Facts { missing_network_tools: vec![NFT], ..good() };
+    finds(&missing, "network tools", Status::Fail, "apt-get install nftables");
+    let closed = Facts { taps: Err("no such file".into()), ..good() };
+    finds(&closed, "network tools", Status::Fail, "modprobe tun");
+    let found = |mendable| Networks::Made(vec![("bb0 is missing".into(), mendable)]);
+    let broken = Facts { networks: found(true), ..good() };
+    finds(&broken, "networks", Status::Warn, "bb0 is missing / bhatti network repair");
+    finds(&Facts { networks: found(false), ..good() }, "networks", Status::Warn, "networking.md");
 }
 
 #[test]
