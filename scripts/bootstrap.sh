@@ -25,6 +25,7 @@ need mmdebstrap mmdebstrap
 need depmod kmod
 need unshare util-linux
 need nft nftables
+need ip iproute2
 need mount mount
 need cc gcc
 need_file /usr/include/stdio.h libc6-dev

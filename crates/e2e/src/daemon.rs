@@ -14,6 +14,8 @@ use std::{
 use base::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::machine::Machine;
+
 /// A daemon that has said nothing for so long hangs.
 const HANGS: Duration = Duration::from_secs(120);
 
@@ -66,7 +68,8 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon and waits until it serves.
+    /// Starts a daemon and waits until it serves. Its sandboxes have a way out if there is a
+    /// machine that it runs on, and it never touches the network of the real one.
     ///
     /// # Errors
     /// What it said, if it ended instead.
@@ -74,23 +77,28 @@ impl Daemon {
         binary: &Path,
         data: &Path,
         environment: &[(&str, OsString)],
+        machine: Option<&Machine>,
     ) -> Result<Self, String> {
         let mut command = Command::new(binary);
         for (name, value) in environment {
             command = command.env(name, value);
         }
-        let mut child = command
+        let network = if machine.is_some() { "nat" } else { "isolated" };
+        let command = command
             .env("HOME", data)
             .env("RUST_BACKTRACE", "1")
             // Not the file of this machine's own daemon.
             .env("BHATTI_CONFIG", "/dev/null")
             .arg("--data-dir")
             .arg(data)
-            .args(["serve", "--listen", "127.0.0.1:0", "--network", "isolated"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--network", network])
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn_child()
-            .map_err(|error| base::chain(&error))?;
+            .stderr(Stdio::piped());
+        let spawned = match machine {
+            Some(machine) => machine.run(|| command.spawn_child()),
+            None => command.spawn_child(),
+        };
+        let mut child = spawned.map_err(|error| base::chain(&error))?;
         let log = Arc::new(Log::default());
         let (stderr, to) = (child.stderr.take().expect("stderr is piped"), Arc::clone(&log));
         let reader = std::thread::spawn(move || {

@@ -8,6 +8,7 @@
 //!            │     ├──► Terminal ── a session of it
 //!            │     ├──► Content ── what must not be lost, on its disk and in its memory
 //!            │     └──► Living, Counting ── what must go on in it and in its copies
+//!            ├──► Machine ── a network namespace, for the daemon's host and those around it
 //!            ├──► world ── whether what the daemon says is what the host has
 //!            ├──► Faults ── what is to go wrong inside the daemon, and when
 //!            ├──► cli ── the program that people use
@@ -22,6 +23,7 @@ mod faults;
 mod guest;
 mod host;
 mod living;
+mod machine;
 mod node;
 mod prepared;
 pub mod raw;
@@ -35,6 +37,7 @@ pub use faults::{Faults, Passing};
 pub use guest::{Guest, create_request, root, sh, signal, until};
 pub use host::{Tmpfs, descriptors, namespace, process_start, status_field};
 pub use living::{Counting, ENOUGH, Living};
+pub use machine::Machine;
 pub use node::{Node, Options};
 pub use terminal::Terminal;
 pub use world::agreed;

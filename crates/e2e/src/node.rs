@@ -18,6 +18,7 @@ use crate::{
     daemon::{Daemon, Log},
     faults::Faults,
     host::{self, Tmpfs},
+    machine::Machine,
     prepared::{Prepared, prepared},
 };
 
@@ -37,6 +38,9 @@ pub struct Options {
     pub memory_low_mb: Option<u64>,
     /// The daemon's configuration file.
     pub config: &'static str,
+    /// The machine that its daemon runs on, whose network its sandboxes go out by. Without one they
+    /// have no way out.
+    pub machine: Option<Machine>,
 }
 
 impl Default for Options {
@@ -48,6 +52,7 @@ impl Default for Options {
             faults: false,
             memory_low_mb: None,
             config: "",
+            machine: None,
         }
     }
 }
@@ -61,6 +66,7 @@ pub struct Node {
     binary: PathBuf,
     faults: Option<Faults>,
     memory_low_mb: Option<u64>,
+    machine: Option<Machine>,
     logs: Vec<Arc<Log>>,
     keys: Mutex<Vec<String>>,
     expected: Mutex<Vec<&'static str>>,
@@ -97,6 +103,7 @@ impl Node {
             logs: Vec::new(),
             keys: Mutex::default(),
             memory_low_mb: options.memory_low_mb,
+            machine: options.machine.clone(),
             expected: Mutex::default(),
             data,
         };
@@ -188,7 +195,7 @@ impl Node {
 
     /// Tries to start another daemon on the same data directory and gives what it said.
     pub fn second_daemon(&self) -> Result<(), String> {
-        Daemon::start(&self.binary, self.data(), &[]).map(Daemon::kill9)
+        Daemon::start(&self.binary, self.data(), &[], None).map(Daemon::kill9)
     }
 
     /// Kills the daemon without warning, if it runs.
@@ -239,7 +246,7 @@ impl Node {
         environment.extend(fault.map(|fault| ("BHATTI_FAULT", fault.into())));
         let low = self.memory_low_mb.map(|mb| ("BHATTI_MEMORY_LOW", mb.to_string().into()));
         environment.extend(low);
-        let daemon = Daemon::start(&self.binary, self.data(), &environment)?;
+        let daemon = Daemon::start(&self.binary, self.data(), &environment, self.machine.as_ref())?;
         self.logs.push(Arc::clone(&daemon.log));
         self.daemon = Some(daemon);
         Ok(())
@@ -321,6 +328,8 @@ impl Node {
         let templates = host::names(&self.data().join("templates"));
         let half_made = templates.iter().filter(|name| name.starts_with(".tmp-"));
         left.extend(half_made.map(|name| format!("templates/{name}")));
+        let machine = self.machine.iter().flat_map(|machine| machine.traces(&self.tag()));
+        left.extend(machine);
         left
     }
 
