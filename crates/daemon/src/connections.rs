@@ -33,7 +33,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
 
-pub(crate) use self::per_client::PerClient;
+pub(crate) use self::per_client::{PerClient, network};
 use crate::auth::Peer;
 
 mod http2;
@@ -43,6 +43,8 @@ mod per_client;
 const MAX_CONNECTIONS: usize = 4096;
 /// How long a request's head may take, and so how long a connection may idle between requests.
 const HEAD_TIME: Duration = Duration::from_secs(75);
+/// Most bytes of a request's head.
+const HEAD_MAX: usize = 64 << 10;
 /// How long TLS may take to begin.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// HTTP/2 as TLS calls it.
@@ -302,6 +304,7 @@ async fn serve_http1(
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIME)
+                .max_buf_size(HEAD_MAX)
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades()
         );

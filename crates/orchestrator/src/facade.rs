@@ -311,16 +311,22 @@ impl Orchestrator {
     /// # Errors
     /// It cannot be done.
     pub async fn repair_network(&self) -> Result<Option<Vec<Finding>>> {
-        self.node.networking.repair().await
+        // To its end, even if the caller leaves: half of it may be worse than nothing.
+        let node = Arc::clone(&self.node);
+        match tokio::spawn(async move { node.networking.repair().await }).await {
+            Ok(repaired) => repaired,
+            Err(error) => Err(Error::internal("a task failed", error)),
+        }
     }
 
     /// Lets go of everything. VMs run on and are taken up by the next daemon.
     pub async fn close(&self) {
         let sandboxes = self.node.registry.all();
-        let vms_run_on = sandboxes.iter().any(|sandbox| sandbox.view().status == Status::Running);
-        for sandbox in sandboxes {
+        for sandbox in &sandboxes {
             sandbox.release().await;
         }
+        // Only now: one may have been starting.
+        let vms_run_on = sandboxes.iter().any(|sandbox| sandbox.view().status == Status::Running);
         if !vms_run_on {
             self.node.networking.close().await;
         }

@@ -105,13 +105,14 @@ impl Networking {
     /// [`Kind::NetworkUnavailable`] if it cannot be made.
     pub(crate) async fn connect(&self, record: &Record) -> Result<Nic> {
         let Some(settings) = &self.settings else { return loose().await };
-        let Some(place) = self.place(record) else { return loose().await };
+        // One without a network needs nothing of where the others are.
+        let place = self.place(record).filter(|_| !record.spec.network.isolated);
+        let Some(place) = place else { return loose().await };
         let Open { fabric, service } = self.open(settings, None).await?;
         let connected = async {
             fabric.add_network(place.network()).await?;
             fabric.set_policy(place, record.spec.network.policy.clone()).await?;
-            let link = if record.spec.network.isolated { Link::Isolated } else { Link::Network };
-            fabric.attach(place, link).await
+            fabric.attach(place, Link::Network).await
         };
         let tap = connected.await.map_err(unavailable)?.into_fd();
         introduce(service, place, record);

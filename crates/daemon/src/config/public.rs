@@ -17,7 +17,9 @@ use super::{
 use crate::public::{Limits, Origin, Rate, Site};
 
 /// Ports of the host that users may take, if nobody says otherwise.
-const HOST_PORTS: RangeInclusive<u16> = 1024..=u16::MAX;
+///
+/// Few of what programs and people expect somebody else on.
+const HOST_PORTS: RangeInclusive<u16> = 20000..=29999;
 
 /// Where and how publications are served.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use ipnet::Ipv6Net;
+
+/// What one client of the Internet has of IPv6.
+const IPV6_CLIENT: u8 = 64;
+
 /// Counts connections by client.
 #[derive(Clone)]
 pub(crate) struct PerClient {
@@ -33,6 +38,7 @@ impl PerClient {
         if (self.exempt)(client) {
             return Some(Counted { of: None });
         }
+        let client = network(client);
         let mut counts = self.counts();
         let count = counts.entry(client).or_default();
         if *count >= self.most {
@@ -44,6 +50,16 @@ impl PerClient {
 
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What counts as one client.
+pub(crate) fn network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => {
+            Ipv6Net::new(address, IPV6_CLIENT).map_or(client, |net| net.network().into())
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use api::headers::TOKEN;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Headers that mean one connection only, besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -14,6 +14,7 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::PROXY_AUTHORIZATION,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
 ];
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -81,10 +82,14 @@ pub(super) fn from_guest(headers: &mut HeaderMap) {
 }
 
 fn say_where_from(headers: &mut HeaderMap, came: &Came) {
-    if !came.trusted {
-        for name in &PROXIES_WORDS {
-            headers.remove(name);
-        }
+    // Many servers make the same name of both spellings, and proxies know one of them.
+    let spelt_otherwise = |name: &&HeaderName| {
+        let plain = name.as_str().replace('_', "-");
+        plain != name.as_str() && PROXIES_WORDS.iter().any(|word| word.as_str() == plain)
+    };
+    let others: Vec<HeaderName> = headers.keys().filter(spelt_otherwise).cloned().collect();
+    for name in PROXIES_WORDS.iter().filter(|_| !came.trusted).chain(&others) {
+        headers.remove(name);
     }
     if let Some(peer) = came.peer {
         let earlier = headers.get_all(&FORWARDED_FOR).iter();

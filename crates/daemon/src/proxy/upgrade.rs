@@ -12,6 +12,9 @@ use crate::{connections::Handover, failure::Failure};
 /// Bytes copied at once between a client and a guest, in either direction.
 const COPY: usize = 64 << 10;
 
+/// Protocols in which requests follow.
+const HTTP_AGAIN: [&str; 4] = ["h2c", "h2", "HTTP/2.0", "TLS/1.0"];
+
 /// What the connection of a request becomes after it.
 pub(crate) fn handover(request: &Request) -> Result<Handover, Failure> {
     request.extensions().get().cloned().ok_or_else(|| {
@@ -33,7 +36,10 @@ pub(crate) async fn join(
 /// The protocols that a client wants to change to.
 pub(crate) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let wants = headers.get_all(header::CONNECTION).iter().any(|value| lists(value, "upgrade"));
-    headers.get(header::UPGRADE).filter(|_| wants).cloned()
+    let protocols = headers.get(header::UPGRADE).filter(|_| wants)?;
+    // It would be HTTP again, past everything that happens to a request on its way.
+    let again = HTTP_AGAIN.iter().any(|word| lists(protocols, word));
+    (!again).then(|| protocols.clone())
 }
 
 /// Whether a header that is a list has the word in it.

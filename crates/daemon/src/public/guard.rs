@@ -18,6 +18,9 @@ use super::trouble::Trouble;
 /// The cookie that a link with a token becomes, and the parameter in the link.
 const NAME: &str = "bhatti-token";
 
+/// Most cookies of that name that are tried.
+const COOKIES_MAX: usize = 8;
+
 /// What a guard lets happen.
 #[derive(Debug)]
 pub(super) enum Passage {
@@ -73,15 +76,14 @@ fn token(
         credentials(value, "bearer").is_some_and(|token| guard.takes_token(token.as_bytes()))
     };
     let by_header = take_authorization(&mut parts.headers, opens);
-    let cookie = take_cookie(&mut parts.headers);
-    if by_header || cookie.is_some_and(|token| guard.takes_token(token.as_bytes())) {
-        return Ok(Passage::Goes);
-    }
+    let cookies = take_cookies(&mut parts.headers);
     let link = take_parameter(original).filter(|(token, _)| guard.takes_token(token.as_bytes()));
     match link {
+        // Before the others, so that the token does not stay in the address.
         Some((token, rest)) if matches!(parts.method, Method::GET | Method::HEAD) => {
             Ok(Passage::Again(with_cookie(&token, &rest, scope)))
         }
+        _ if by_header || cookies.iter().any(|token| guard.takes_token(token)) => Ok(Passage::Goes),
         _ => Err(Trouble::unauthorized("Bearer realm=\"sandbox\"")),
     }
 }
@@ -103,35 +105,33 @@ fn take_authorization(headers: &mut HeaderMap, opens: impl Fn(&HeaderValue) -> b
     !ours.is_empty()
 }
 
-/// Takes our cookie out and leaves the others as they are.
-fn take_cookie(headers: &mut HeaderMap) -> Option<String> {
-    let all: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
-    let mut found = None;
+/// Takes our cookies out and leaves the others as they are. Another alias may have set one for all,
+/// so there may be several.
+fn take_cookies(headers: &mut HeaderMap) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
     let mut kept = Vec::new();
-    for value in all {
-        // What is no text holds no token of ours.
-        let Ok(text) = value.to_str() else {
-            kept.push(value);
-            continue;
-        };
-        let mut others = Vec::new();
-        for pair in text.split(';') {
-            match pair.trim().split_once('=') {
-                Some((NAME, token)) => found = Some(token.to_owned()),
-                _ => others.push(pair.trim()),
+    for value in headers.get_all(header::COOKIE) {
+        let pairs = value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let mut others: Vec<&[u8]> = Vec::new();
+        for pair in pairs {
+            match pair.strip_prefix(NAME.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
+                Some(token) => found.push(token.to_vec()),
+                None => others.push(pair),
             }
         }
-        if let Ok(rest) = HeaderValue::from_str(&others.join("; "))
+        if let Ok(rest) = HeaderValue::from_bytes(&others.join(&b"; "[..]))
             && !rest.is_empty()
         {
             kept.push(rest);
         }
     }
-    found.as_ref()?;
-    headers.remove(header::COOKIE);
-    for value in kept {
-        headers.append(header::COOKIE, value);
+    if !found.is_empty() {
+        headers.remove(header::COOKIE);
+        for value in kept {
+            headers.append(header::COOKIE, value);
+        }
     }
+    found.truncate(COOKIES_MAX);
     found
 }
 

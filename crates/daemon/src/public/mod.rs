@@ -27,7 +27,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use base::ids::PublicationId;
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use orchestrator::{
     Orchestrator, Sandbox,
     model::Status,
@@ -49,14 +49,12 @@ pub(crate) use self::{
     tcp::HostPorts,
 };
 use crate::{
-    connections::{Address, Secure},
+    connections::{Address, Secure, network},
     proxy::{Came, Exchange, Pool, Way, wanted_upgrade},
 };
 
 /// Most clients and aliases whose requests are counted, in each of two generations.
 const MOST_COUNTED: usize = 10_000;
-/// What one client of the Internet has of IPv6.
-const IPV6_CLIENT: u8 = 64;
 
 /// How often the public may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +172,7 @@ impl Public {
                 return Err(Trouble::from_failure(failure, port));
             }
         };
-        if publication.guard != Guard::Open {
+        if publication.guard != Guard::Open || !publication.allow.is_empty() {
             keep_private(&mut response);
         }
         Ok(response)
@@ -203,18 +201,17 @@ fn look(sandbox: &Sandbox) -> Result<(), Trouble> {
 /// What not everybody may see is not for caches that everybody uses.
 fn keep_private(response: &mut Response) {
     let headers = response.headers_mut();
-    if !headers.contains_key(header::CACHE_CONTROL) {
-        let private = HeaderValue::from_static("private");
-        headers.insert(header::CACHE_CONTROL, private);
+    for of_caches in ["cdn-cache-control", "surrogate-control"] {
+        headers.remove(of_caches);
     }
-}
-
-/// What counts as one client.
-fn network(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(address) => {
-            Ipv6Net::new(address, IPV6_CLIENT).map_or(client, |net| net.network().into())
-        }
-    }
+    let said = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|said| said.to_str().ok());
+    let words = said.flat_map(|said| said.split(',')).map(str::trim);
+    let shared = |word: &&str| {
+        let word = word.to_ascii_lowercase();
+        word == "public" || word == "private" || word.starts_with("s-maxage")
+    };
+    let kept: Vec<&str> = words.filter(|word| !word.is_empty() && !shared(word)).collect();
+    let all = [&["private"], &kept[..]].concat().join(", ");
+    let all = HeaderValue::from_str(&all).unwrap_or(HeaderValue::from_static("private"));
+    headers.insert(header::CACHE_CONTROL, all);
 }

@@ -18,6 +18,10 @@ impl Driver {
         }
         let next = edited(&self.record, edit)?;
         if next == self.record {
+            // What an earlier edit wrote down may not hold yet.
+            if edit.egress.is_some() || edit.caps.is_some() {
+                self.node.networking.changed(&self.record).await?;
+            }
             return Ok(());
         }
         let renamed = next.name != self.record.name;

@@ -58,7 +58,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE users ADD COLUMN network INTEGER CHECK (network >= 0);
     CREATE UNIQUE INDEX users_by_network ON users (network);
     ALTER TABLE sandboxes ADD COLUMN host INTEGER NOT NULL DEFAULT 0;
-    UPDATE users SET network = rowid - 1;
+    UPDATE users SET network =
+        (SELECT count(*) FROM users AS older WHERE older.rowid < users.rowid);
     UPDATE sandboxes SET host = 2 + (SELECT count(*) FROM sandboxes AS older
         WHERE older.owner = sandboxes.owner AND older.rowid < sandboxes.rowid);
     CREATE UNIQUE INDEX sandboxes_by_host ON sandboxes (owner, host);

@@ -1,6 +1,6 @@
 //! Finding the network namespace that a VM keeps open.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{os::fd::OwnedFd, os::unix::fs::MetadataExt as _, path::Path};
 
 use base::process::start_time;
 
@@ -12,9 +12,20 @@ pub fn namespace_of(vm: &VmHandle) -> Option<OwnedFd> {
     let descriptors = fs_err::read_dir(format!("/proc/{}/fd", vm.pid)).ok()?;
     let found = descriptors.flatten().find(|entry| is_namespace(&entry.path()))?;
     let namespace = fs_err::File::open(found.path()).ok()?;
+    // A monitor that was taken over may hold another one, and all monitors are in one.
+    let wanted = identity(&found.path())?;
+    let own = format!("/proc/{}/ns/net", vm.pid);
+    if ["/proc/self/ns/net", own.as_str()].iter().any(|it| identity(Path::new(it)) == Some(wanted))
+    {
+        return None;
+    }
     // Asked last, because the number may have become another's meanwhile.
     let is_it = start_time(vm.pid).is_ok_and(|found| found == vm.start_time);
     is_it.then(|| namespace.into_parts().0.into())
+}
+
+fn identity(namespace: &Path) -> Option<(u64, u64)> {
+    fs_err::metadata(namespace).ok().map(|found| (found.dev(), found.ino()))
 }
 
 fn is_namespace(descriptor: &Path) -> bool {

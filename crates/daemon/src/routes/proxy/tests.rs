@@ -373,8 +373,20 @@ async fn what_comes_with_an_upgrade_is_not_lost_and_each_side_ends_by_itself() {
 async fn an_upgrade_that_the_server_does_not_want_is_a_request() {
     let (served, port) = (served().await, server(Router::new().fallback(echo)).await);
     let request = served.request("GET", &proxied(port, "/"));
-    let request = request.header("connection", "upgrade").header("upgrade", "h2c");
+    let request = request.header("connection", "upgrade").header("upgrade", "chat");
     let response = served.send(request.body(Body::empty()).unwrap()).await;
-    assert_eq!(response.headers()["got-upgrade"], "h2c");
+    assert_eq!(response.headers()["got-upgrade"], "chat");
     assert_eq!(text(response).await, "GET / 0");
+}
+
+#[tokio::test]
+async fn nobody_changes_to_a_protocol_in_which_requests_follow() {
+    let (served, port) = (served().await, server(Router::new().fallback(echo)).await);
+    for protocols in ["h2c", "chat, H2C", "TLS/1.0"] {
+        let request = served.request("GET", &proxied(port, "/"));
+        let request = request.header("connection", "upgrade, http2-settings");
+        let request = request.header("http2-settings", "AAMAAABk").header("upgrade", protocols);
+        let response = served.send(request.body(Body::empty()).unwrap()).await;
+        assert!(!response.headers().contains_key("got-upgrade"), "{protocols}");
+    }
 }
