@@ -73,7 +73,7 @@ impl<'a> Counting<'a> {
     /// If it does not start.
     pub async fn begin(guest: &'a mut Guest) -> Self {
         let script = format!(
-            "n=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); echo $n; echo $n > /tmp/last; \
+            "n=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); echo $n; echo $n >> /tmp/last; \
              usleep 50000; done; exit {ENOUGH}"
         );
         let started = guest.client.exec_stream(&guest.id, &sh(&script)).await;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use api::{ErrorCode, Sandbox, StartedFrom, Status, client::ClientError};
+use api::{EditSandbox, ErrorCode, Sandbox, StartedFrom, Status, client::ClientError};
 use e2e::{Content, Found, Guest, Node, Options, Passing, agreed, create_request, refused, sh};
 
 use crate::operation::{Before, KEPT, MADE, Operation, TAKEN, resume_snapshot, start, take};
@@ -126,6 +126,10 @@ impl Rounds {
         self.prepare().await;
         self.node.faults().arm(&format!("{place}@{nth}={}", action.name()));
         let outcome = self.act().await;
+        if self.notes_only() {
+            // The note may still be on its way, and would meet the fault when nobody expects it.
+            self.written().await;
+        }
         self.node.faults().disarm();
         let happened = self.node.faults().happened();
         let reached = if happened { "" } else { "not reached, " };
@@ -159,6 +163,15 @@ impl Rounds {
             self.succeeds(&format!("{}, and again", end.when)).await;
         }
         eprintln!(" ({} ms)", began.elapsed().as_millis());
+    }
+
+    /// Waits until what was noted is on the disk, by something that is written after it. That this
+    /// may fail is the point of a fault.
+    async fn written(&self) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let labels_add = [("written".to_owned(), now.as_nanos().to_string())].into();
+        let edit = EditSandbox { labels_add, ..EditSandbox::default() };
+        let _ = self.node.admin().edit(KEPT, &edit).await;
     }
 
     async fn act(&self) -> Result<(), ClientError> {

@@ -22,7 +22,7 @@ const HANGS: Duration = Duration::from_secs(60);
 
 /// A daemon that serves the public by path.
 fn start() -> Node {
-    with("[public]\nlisten = '127.0.0.1:0'\n")
+    with("[public]\nlisten = '127.0.0.1:0'\nhost_ports = '1024-65535'\n")
 }
 
 fn with(config: &'static str) -> Node {
