@@ -173,6 +173,18 @@ mod tests {
     }
 
     #[test]
+    fn what_only_proxies_say_passes_in_no_spelling() {
+        let said = [("host", "a"), ("x_forwarded_for", "127.0.0.1"), ("x-real_ip", "127.0.0.1")];
+        for trusted in [true, false] {
+            let mut sent = headers(&said);
+            sent.insert("x-real-ip", HeaderValue::from_static("192.0.2.1"));
+            to_guest(&mut sent, 3000, &Came { trusted, ..came(None) }, None);
+            assert!(!sent.contains_key("x_forwarded_for") && !sent.contains_key("x-real_ip"));
+            assert_eq!(sent.contains_key("x-real-ip"), trusted);
+        }
+    }
+
+    #[test]
     fn what_means_one_connection_does_not_pass() {
         let mut sent = headers(&[
             ("host", "api.example:8080"),

@@ -221,6 +221,25 @@ mod tests {
     }
 
     #[test]
+    fn cookies_of_others_do_not_hide_ours() {
+        let mut sent = parts("/", &[]);
+        let cookies = b"name=J\xc3\xbcrgen; bhatti-token=another; bhatti-token=bpt_1; b=2";
+        sent.headers.insert("cookie", HeaderValue::from_bytes(cookies).unwrap());
+        assert!(goes(&token_guard(), &mut sent));
+        assert_eq!(sent.headers["cookie"].as_bytes(), b"name=J\xc3\xbcrgen; b=2");
+        let many = "bhatti-token=x; ".repeat(100) + "bhatti-token=bpt_1";
+        assert!(!goes(&token_guard(), &mut parts("/", &[("cookie", &many)])));
+    }
+
+    #[test]
+    fn a_link_is_followed_whatever_else_would_open() {
+        let uri = "/?bhatti-token=bpt_1".parse().unwrap();
+        let mut sent = parts("/", &[("cookie", "bhatti-token=bpt_1")]);
+        let passed = pass(&token_guard(), &mut sent, &uri, SCOPE);
+        assert!(matches!(passed, Ok(Passage::Again(_))), "{passed:?}");
+    }
+
+    #[test]
     fn nothing_else_opens_it() {
         for header in ["Bearer bpt_2", "Bearer ", "bpt_1", "Basic bpt_1", "Bearer bpt_1x"] {
             assert!(

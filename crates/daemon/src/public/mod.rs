@@ -215,3 +215,33 @@ fn keep_private(response: &mut Response) {
     let all = HeaderValue::from_str(&all).unwrap_or(HeaderValue::from_static("private"));
     headers.insert(header::CACHE_CONTROL, all);
 }
+
+#[cfg(test)]
+mod caching {
+    use axum::body::Body;
+
+    use super::*;
+
+    #[test]
+    fn guarded_answers_are_for_no_shared_cache() {
+        for (said, kept) in [
+            (None, "private"),
+            (Some("public, max-age=60"), "private, max-age=60"),
+            (Some("S-MaxAge=9, no-store"), "private, no-store"),
+            (Some("private"), "private"),
+        ] {
+            let mut response = Response::new(Body::empty());
+            response
+                .headers_mut()
+                .insert("surrogate-control", HeaderValue::from_static("max-age=9"));
+            if let Some(said) = said {
+                response
+                    .headers_mut()
+                    .insert(header::CACHE_CONTROL, HeaderValue::from_static(said));
+            }
+            keep_private(&mut response);
+            assert_eq!(response.headers()[header::CACHE_CONTROL], kept);
+            assert!(!response.headers().contains_key("surrogate-control"));
+        }
+    }
+}
