@@ -29,6 +29,7 @@ mod recovery;
 mod registry;
 mod sandbox;
 mod sandbox_dir;
+mod spares;
 pub mod store;
 mod template;
 #[cfg(any(test, feature = "testing"))]

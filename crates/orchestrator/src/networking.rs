@@ -15,7 +15,10 @@ use net::{
     Upstreams,
     address::{Place, Pool, USER_PREFIX},
     egress::{Attempt, Forbidden, Nflog, Service, Sockets, Wiring, original_destination},
-    fabric::{Finding, Known, Link, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
+    fabric::{
+        Finding, Known, Link, NetError, Networks, Policy, SpareLink, Tap, Uplink, usable,
+        used_by_host,
+    },
     policy::{Egress, Mode},
 };
 use proto::message::Interface;
@@ -118,6 +121,46 @@ impl Networking {
         introduce(service, place, record);
         let namespace = fabric.namespace().try_clone_to_owned()?;
         Ok(Nic { tap, namespace: Some(namespace) })
+    }
+
+    /// An interface for a sandbox that is not known yet.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnavailable`] if it cannot be made.
+    pub(crate) async fn spare(&self) -> Result<(Nic, Option<SpareLink>)> {
+        let Some(settings) = &self.settings else { return Ok((loose().await?, None)) };
+        let fabric = &self.open(settings, None).await?.fabric;
+        let (tap, link) = fabric.spare().await.map_err(unavailable)?;
+        let namespace = fabric.namespace().try_clone_to_owned()?;
+        Ok((Nic { tap, namespace: Some(namespace) }, Some(link)))
+    }
+
+    /// Whether a spare interface does for a sandbox: one that is to be connected to nothing gets one
+    /// that is nowhere near the others.
+    pub(crate) fn takes_spare(&self, record: &Record) -> bool {
+        self.settings.is_none() || (self.place(record).is_some() && !record.spec.network.isolated)
+    }
+
+    /// Connects a spare interface for a sandbox that is about to start.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnavailable`] if it cannot be done.
+    pub(crate) async fn connect_spare(
+        &self,
+        record: &Record,
+        link: Option<SpareLink>,
+    ) -> Result<()> {
+        let (Some(link), Some(settings)) = (link, &self.settings) else { return Ok(()) };
+        let Some(place) = self.place(record) else { return Ok(()) };
+        let Open { fabric, service } = self.open(settings, None).await?;
+        let connected = async {
+            fabric.add_network(place.network()).await?;
+            fabric.set_policy(place, record.spec.network.policy.clone()).await?;
+            fabric.place(link, place).await
+        };
+        connected.await.map_err(unavailable)?;
+        introduce(service, place, record);
+        Ok(())
     }
 
     /// What a sandbox's interface is told; absent if it has no network.

@@ -71,6 +71,9 @@ pub enum Boot {
         /// The device state, at offset 0.
         state: OwnedFd,
     },
+    /// Not at all, until it is known for whom: [`crate::Spare::claim`]. Then there are no disk layers
+    /// yet either.
+    Awaited,
 }
 
 /// Everything that is needed to launch one VM.

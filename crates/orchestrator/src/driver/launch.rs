@@ -41,6 +41,9 @@ impl Driver {
             return Err(Error::new(Kind::HostOverloaded, message)
                 .hint("stop or destroy some sandboxes, then try again"));
         }
+        if let Some(vm) = self.launch_spare(engine, &files, layers).await {
+            return Ok(vm);
+        }
         let name = self.record.id.as_str();
         let plan = Plan {
             machine: self.machine(),
@@ -123,6 +126,7 @@ impl Driver {
             State::Running { pid: handle.pid, start_time: handle.start_time, paused: false };
         self.phase = Phase::Hot(Live::new(vm, Some(channel)));
         self.enter(state).await?;
+        self.node.spares.look();
         Ok(fault::point("hot.recorded")?)
     }
 }
@@ -135,4 +139,6 @@ pub(super) struct BootFiles {
     /// The template's disk, which lies below all layers.
     pub scratch: std::path::PathBuf,
     pub boot: Boot,
+    /// The template that memory and disk are of, if it is one.
+    pub template: Option<String>,
 }
