@@ -57,5 +57,5 @@ pub use session::{ClientMessage, ExecSession, ServerMessage, Session};
 pub use snapshot::{
     CreateSnapshot, ForkSandbox, MAX_FORKS, ResumeSnapshot, Snapshot, SnapshotTaken, SnapshotType,
 };
-pub use system::Health;
+pub use system::{Health, Prestarted};
 pub use user::{CreateUser, Deleted, EditUser, User, UserKey};

@@ -15,4 +15,16 @@ pub struct Health {
     pub engine: String,
     /// What runs the guest's instructions, such as `kvm` or `tcg`.
     pub accelerator: String,
+    /// What stands ready for the next sandboxes.
+    #[serde(default)]
+    pub prestarted: Prestarted,
+}
+
+/// What stands ready before anybody needs it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prestarted {
+    /// Guests that a create takes.
+    pub guests: u32,
+    /// Monitors that a wake, a fork or another create takes.
+    pub monitors: u32,
 }

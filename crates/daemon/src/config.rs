@@ -75,7 +75,7 @@ pub struct SandboxDefaults {
     pub idle_cold_sec: Option<IdleSetting>,
     /// Available memory of the host below which idle sandboxes go to disk early, MB.
     pub memory_low_mb: Option<u64>,
-    /// How many QEMU processes are kept started ahead of demand.
+    /// How many guests and how many QEMU processes stand ready.
     pub prestarted: Option<usize>,
 }
 

@@ -8,7 +8,11 @@ use std::{
 use fs_err as fs;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-/// Monitors whose marker begins with `prefix`: process ids and what follows the prefix.
+/// What the names of monitors begin with that were started before it was known for whom.
+pub(crate) const SPARE: &str = "spare-";
+
+/// Monitors whose marker begins with `prefix`: process ids and what follows the prefix. For one that was
+/// started for nobody that is whose disk it has open by now, if anybody's.
 pub(crate) fn monitors(prefix: &str) -> Vec<(i32, String)> {
     let wanted = format!("BHATTI_VM={prefix}");
     let entries = fs::read_dir("/proc").expect("/proc can be read");
@@ -20,11 +24,22 @@ pub(crate) fn monitors(prefix: &str) -> Vec<(i32, String)> {
             let marker = environment
                 .split(|byte| *byte == 0)
                 .find_map(|variable| variable.strip_prefix(wanted.as_bytes()))?;
-            Some((pid, String::from_utf8_lossy(marker).into_owned()))
+            let name = String::from_utf8_lossy(marker).into_owned();
+            let owner = name.starts_with(SPARE).then(|| owner(pid)).flatten();
+            Some((pid, owner.unwrap_or(name)))
         })
         .collect();
     found.sort_unstable();
     found
+}
+
+/// The sandbox whose disk a monitor has open.
+fn owner(pid: i32) -> Option<String> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).find_map(|path| {
+        let (_, below) = path.to_str()?.split_once("/sandboxes/")?;
+        Some(below.split_once('/')?.0.to_owned())
+    })
 }
 
 /// Control groups of bhatti, in all hierarchies, whose name begins with `prefix`.

@@ -36,6 +36,8 @@ pub struct Options {
     pub faults: bool,
     /// If set, available memory below which the daemon puts idle sandboxes on disk early, MB.
     pub memory_low_mb: Option<u64>,
+    /// How many monitors and how many guests the daemon keeps ready.
+    pub prestarted: usize,
     /// The daemon's configuration file.
     pub config: &'static str,
     /// The machine that its daemon runs on, whose network its sandboxes go out by. Without one they
@@ -51,6 +53,7 @@ impl Default for Options {
             sandboxes_bytes: None,
             faults: false,
             memory_low_mb: None,
+            prestarted: 0,
             config: "",
             machine: None,
         }
@@ -66,6 +69,7 @@ pub struct Node {
     binary: PathBuf,
     faults: Option<Faults>,
     memory_low_mb: Option<u64>,
+    prestarted: usize,
     machine: Option<Machine>,
     logs: Vec<Arc<Log>>,
     keys: Mutex<Vec<String>>,
@@ -103,6 +107,7 @@ impl Node {
             logs: Vec::new(),
             keys: Mutex::default(),
             memory_low_mb: options.memory_low_mb,
+            prestarted: options.prestarted,
             machine: options.machine.clone(),
             expected: Mutex::default(),
             data,
@@ -246,6 +251,7 @@ impl Node {
         environment.extend(fault.map(|fault| ("BHATTI_FAULT", fault.into())));
         let low = self.memory_low_mb.map(|mb| ("BHATTI_MEMORY_LOW", mb.to_string().into()));
         environment.extend(low);
+        environment.push(("BHATTI_PRESTARTED", self.prestarted.to_string().into()));
         let daemon = Daemon::start(&self.binary, self.data(), &environment, self.machine.as_ref())?;
         self.logs.push(Arc::clone(&daemon.log));
         self.daemon = Some(daemon);
@@ -268,6 +274,21 @@ impl Node {
     /// Waits until the daemon that runs says something with `text` in it.
     pub fn said(&self, text: &str) -> bool {
         self.running().log.wait_for(text).is_some()
+    }
+
+    /// Whether its daemon keeps monitors ready that are nobody's.
+    pub(crate) fn keeps_spares(&self) -> bool {
+        self.prestarted > 0
+    }
+
+    /// Waits until everything stands ready that is to.
+    pub async fn stands_ready(&self) {
+        let wanted = u32::try_from(self.prestarted).unwrap_or(0);
+        crate::until("everything stands ready", async || {
+            let ready = self.admin().health().await.expect("the daemon answers").prestarted;
+            (ready.guests == wanted && ready.monitors == wanted).then_some(())
+        })
+        .await;
     }
 
     /// Monitors of this node: process id and sandbox id.

@@ -9,7 +9,10 @@ use std::{
 use api::{Sandbox, Snapshot, SnapshotType, Status};
 use fs_err as fs;
 
-use crate::{Node, host::names};
+use crate::{
+    Node,
+    host::{SPARE, names},
+};
 
 /// Store and world that do not agree by then never will.
 const HANGS: Duration = Duration::from_secs(30);
@@ -58,16 +61,20 @@ fn compare(node: &Node, all: &[Sandbox]) -> Vec<String> {
     for sandbox in all.iter().filter(|sandbox| !known.contains(&sandbox.id)) {
         wrong.push(format!("sandbox {} is {}", sandbox.id, sandbox.status));
     }
-    let monitors = node.monitors();
+    let spares = node.keeps_spares();
+    let counts = |name: &String| !(spares && name.starts_with(SPARE));
+    let monitors: Vec<_> = node.monitors().into_iter().filter(|(_, id)| counts(id)).collect();
     let monitored: Vec<String> = monitors.iter().map(|(_, id)| id.clone()).collect();
-    let grouped: BTreeSet<String> = node.groups().iter().map(|group| of_group(group)).collect();
+    let grouped: BTreeSet<String> =
+        node.groups().iter().map(|group| of_group(node, group)).filter(counts).collect();
     wrong.extend(unequal("monitors", &monitored.iter().cloned().collect(), &running));
     if monitored.len() > running.len() {
         wrong.push(format!("there are too many monitors: {monitors:?}"));
     }
     wrong.extend(unequal("control groups", &grouped, &running));
     let below = |directory: &str| names(&node.data().join(directory)).into_iter().collect();
-    wrong.extend(unequal("run", &below("run"), &running));
+    let run: BTreeSet<String> = below("run");
+    wrong.extend(unequal("run", &run.into_iter().filter(counts).collect(), &running));
     wrong.extend(unequal("sandboxes", &below("sandboxes"), &known));
     for sandbox in all.iter().filter(|sandbox| known.contains(&sandbox.id)) {
         let directory = node.data().join("sandboxes").join(&sandbox.id);
@@ -100,9 +107,17 @@ fn unequal(what: &str, found: &BTreeSet<String>, wanted: &BTreeSet<String>) -> O
     (found != wanted).then(|| format!("{what}: {found:?} instead of {wanted:?}"))
 }
 
-/// The sandbox of a control group, which is named `<tag>-<id>`.
-fn of_group(group: &Path) -> String {
+/// The sandbox of a control group, which is named `<tag>-<id>`, or otherwise if the VM was not
+/// started for it.
+fn of_group(node: &Node, group: &Path) -> String {
     let name = group.file_name().unwrap_or_default().to_string_lossy();
+    let run = node.data().join("run");
+    let claimed = names(&run)
+        .into_iter()
+        .find(|id| fs::read_to_string(run.join(id).join("group")).is_ok_and(|group| group == name));
+    if let Some(id) = claimed {
+        return id;
+    }
     name.split_once('-').map_or_else(|| name.to_string(), |(_, id)| id.to_owned())
 }
 

@@ -154,6 +154,11 @@ impl Orchestrator {
         }
     }
 
+    /// How many guests and how many monitors stand ready for the next sandboxes.
+    pub fn prestarted(&self) -> (u32, u32) {
+        self.node.spares.ready()
+    }
+
     /// Chooses what runs the VMs, which may take a test boot.
     ///
     /// # Errors

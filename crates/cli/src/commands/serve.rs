@@ -19,8 +19,8 @@ use crate::app::{App, DONE};
 const IMAGE: &str = "minimal";
 const MEMORY_MB: u64 = 1024;
 const DISK_MB: u64 = 8192;
-/// Two sandboxes in a row find a QEMU, and the host notices none of it.
-const PRESTARTED: usize = 2;
+/// How many guests and how many monitors stand ready. Even the smallest host has room for one.
+const PRESTARTED: usize = 1;
 /// When it sleeps, in the same way.
 const IDLE_WARM: IdleLimit = IdleLimit::After(30);
 const IDLE_COLD: IdleLimit = IdleLimit::After(30 * 60);
@@ -88,8 +88,8 @@ pub(crate) struct Args {
     /// twentieth of all]
     #[arg(long, value_name = "MB", env = "BHATTI_MEMORY_LOW")]
     memory_low: Option<u64>,
-    /// QEMU processes that are kept started ahead of demand, so that sandboxes start in half the time;
-    /// each takes some 15 MB until then [default: 2]
+    /// How many guests and how many QEMU processes stand ready for the next sandboxes; a guest takes
+    /// some 50 MB, a process 15 [default: 1]
     #[arg(long, value_name = "N", env = "BHATTI_PRESTARTED")]
     prestarted: Option<usize>,
     /// How sandboxes are connected: nat, with a way out through this host; isolated, without one; off

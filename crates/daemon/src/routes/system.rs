@@ -1,6 +1,6 @@
 //! The node itself.
 
-use api::{Health, Image};
+use api::{Health, Image, Prestarted};
 use axum::{Json, extract::State};
 
 use crate::{app::App, auth::Caller, failure::Failure, show};
@@ -13,6 +13,10 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Health> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: app.orchestrator.node().engine,
         accelerator: app.orchestrator.node().accelerator,
+        prestarted: {
+            let (guests, monitors) = app.orchestrator.prestarted();
+            Prestarted { guests, monitors }
+        },
     })
 }
 

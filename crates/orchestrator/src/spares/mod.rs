@@ -98,6 +98,13 @@ impl Spares {
         self.with(|all| all.guests.take(&key, Arc::new(recipe), Instant::now())).flatten()
     }
 
+    /// How many guests and how many monitors stand ready.
+    pub(crate) fn ready(&self) -> (u32, u32) {
+        let count = |ready| u32::try_from(ready).unwrap_or(u32::MAX);
+        let counted = self.with(|all| (count(all.guests.ready()), count(all.monitors.ready())));
+        counted.unwrap_or_default()
+    }
+
     /// A VM was started: somebody sees to it that there is one for the next, later.
     pub(crate) fn look(&self) {
         self.look.notify_one();

@@ -74,6 +74,11 @@ impl<R: Clone, S> Shelf<R, S> {
         self.kinds.iter_mut().find(|kind| kind.key == key)?.ready.pop()
     }
 
+    /// How many are ready.
+    pub(super) fn ready(&self) -> usize {
+        self.kinds.iter().map(|kind| kind.ready.len()).sum()
+    }
+
     /// Keeps what was made, or gives it back if nobody wants it any more.
     pub(super) fn put(&mut self, key: &str, made: S) -> Option<S> {
         match self.kinds.iter_mut().find(|kind| kind.key == key) {
@@ -156,8 +161,7 @@ mod tests {
                     Step::Later(seconds) => now += Duration::from_secs(seconds),
                 }
                 shelf.surplus(now);
-                let ready: usize = shelf.kinds.iter().map(|kind| kind.ready.len()).sum();
-                prop_assert!(ready <= wanted);
+                prop_assert!(shelf.ready() <= wanted);
                 prop_assert!(shelf.until().is_none_or(|until| until > now));
             }
             fill(&mut shelf);

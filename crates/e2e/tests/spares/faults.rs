@@ -1,0 +1,75 @@
+//! Something goes wrong while what stood ready becomes somebody's.
+
+use api::{ErrorCode, client::ClientError};
+use e2e::{Content, Found, Guest, Node, agreed, create_request};
+
+use crate::{ready, warm};
+
+/// All that can go wrong at a place: the daemon dies, its monitors do, both, the disk is full or broken.
+const ACTIONS: [&str; 5] = ["kill", "vmm", "both", "enospc", "eio"];
+
+/// Lets something go wrong while `act` runs. Says whether it was done; if the daemon died of it, there is
+/// another.
+async fn wrong(
+    node: &mut Node,
+    fault: &str,
+    act: impl AsyncFnOnce(&Node) -> Result<(), ClientError>,
+) -> bool {
+    node.faults().arm(fault);
+    let done = act(node).await;
+    node.faults().disarm();
+    assert!(node.faults().happened(), "{fault}: the place was not passed");
+    if fault.ends_with("kill") || fault.ends_with("both") {
+        node.ended().expect("the daemon ran");
+        node.restart();
+    }
+    if let Err(ClientError::Api(body)) = &done {
+        assert_ne!(body.code, ErrorCode::Internal, "{fault}: {body:?}");
+    }
+    done.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_create_is_whole_or_nothing() {
+    let mut node = ready(true).await;
+    for place in ["create.around", "create.connected"] {
+        for action in ACTIONS {
+            let fault = format!("{place}={action}");
+            let made = wrong(&mut node, &fault, async |node| {
+                node.admin().create(&create_request("made"), drop).await.map(drop)
+            });
+            let made = made.await;
+            let all = agreed(&node, &fault).await;
+            let there: Vec<&str> = all.iter().map(|sandbox| sandbox.name.as_str()).collect();
+            assert_eq!(there.contains(&"made"), made, "{fault}: {there:?}");
+            // What is no use is as good as not there: only without a daemon nothing comes of it.
+            assert_eq!(made, ["vmm", "enospc", "eio"].contains(&action), "{fault}");
+            if made {
+                let mut guest = Guest { client: node.admin(), id: "made".to_owned() };
+                assert_eq!(guest.sh("hostname").await, "made", "{fault}");
+                guest.client.destroy("made").await.unwrap();
+            }
+            warm(&node).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wake_loses_nothing() {
+    let mut node = ready(true).await;
+    let mut guest = Guest::create(&node, "kept").await;
+    let content = Content::plant(&mut guest).await;
+    for action in ACTIONS {
+        guest.stop().await;
+        node.stands_ready().await;
+        let fault = format!("spare.claimed={action}");
+        let woken = wrong(&mut node, &fault, async |node| {
+            node.admin().start("kept", &api::StartSandbox::default(), drop).await.map(drop)
+        });
+        assert_eq!(woken.await, ["vmm", "enospc", "eio"].contains(&action), "{fault}");
+        agreed(&node, &fault).await;
+        guest.client = node.admin();
+        content.check(&mut guest, Found::Everything, &fault).await;
+        warm(&node).await;
+    }
+}
