@@ -116,14 +116,17 @@ pub async fn serve(
     limits::raise_open_files();
 
     let public = config.public.as_ref().map(|public| bind_tcp(public.listen)).transpose()?;
-    let certificates = Certificates::new(&config)?;
+    let plain = config.public.as_ref().and_then(|public| public.http_listen);
+    let plain = plain.map(bind_tcp).transpose()?;
+    let certificates = Arc::new(Certificates::new(&config)?);
     let encrypted = certificates.api.is_some();
 
     // What is locked is what is worked on, whatever the settings say.
     settings.data_dir.clone_from(&config.data_dir);
     let orchestrator = Orchestrator::open(settings).await?;
     let new_admin_key = ensure_admin(&orchestrator, &config.data_dir).await?;
-    let mut with_public = WithPublic::default();
+    let mut with_public =
+        WithPublic { certificates: Arc::clone(&certificates), ..WithPublic::default() };
     let public = match (&config.public, public) {
         (Some(config), Some(listener)) => {
             let listener = PublicListener::new(config, listener, &orchestrator, &with_public.pool)
@@ -143,13 +146,23 @@ pub async fn serve(
         listeners.spawn(connections::run(Listener::Unix(unix), router.clone(), stopping.clone()));
     }
     if let Some(tcp) = tcp {
-        let service = Service { tls: certificates.api, ..Service::from(router.clone()) };
+        let service = Service { tls: certificates.api.clone(), ..Service::from(router.clone()) };
         listeners.spawn(connections::run(Listener::Tcp(tcp), service, stopping.clone()));
+    }
+    listeners.spawn(Arc::clone(&certificates).watch(stopping.clone()));
+    if let Some(acme) = &certificates.acme {
+        let orchestrator = orchestrator.clone();
+        let published = move |alias: &str| orchestrator.by_alias(alias).is_some();
+        listeners.spawn(Arc::clone(acme).run(published, stopping.clone()));
     }
     let public_address = public.as_ref().map(|public| public.address);
     if let Some(public) = public {
         listeners.spawn(Arc::clone(&public.host_ports).follow(stopping.clone()));
-        let service = public.service(certificates.public);
+        if let Some(plain) = plain {
+            let service = public.plain_service(certificates.acme.clone());
+            listeners.spawn(connections::run(Listener::Tcp(plain), service, stopping.clone()));
+        }
+        let service = public.service(certificates.public.clone());
         listeners.spawn(connections::run(
             Listener::Tcp(public.listener),
             service,
