@@ -9,6 +9,7 @@ use std::{
 
 use orchestrator::{NodeInfo, Orchestrator, Settings};
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -149,25 +150,10 @@ pub async fn serve(
         let service = Service { tls: certificates.api.clone(), ..Service::from(router.clone()) };
         listeners.spawn(connections::run(Listener::Tcp(tcp), service, stopping.clone()));
     }
-    listeners.spawn(Arc::clone(&certificates).watch(stopping.clone()));
-    if let Some(acme) = &certificates.acme {
-        let orchestrator = orchestrator.clone();
-        let published = move |alias: &str| orchestrator.by_alias(alias).is_some();
-        listeners.spawn(Arc::clone(acme).run(published, stopping.clone()));
-    }
+    take_care(&mut listeners, &certificates, &orchestrator, &stopping);
     let public_address = public.as_ref().map(|public| public.address);
     if let Some(public) = public {
-        listeners.spawn(Arc::clone(&public.host_ports).follow(stopping.clone()));
-        if let Some(plain) = plain {
-            let service = public.plain_service(certificates.acme.clone());
-            listeners.spawn(connections::run(Listener::Tcp(plain), service, stopping.clone()));
-        }
-        let service = public.service(certificates.public.clone());
-        listeners.spawn(connections::run(
-            Listener::Tcp(public.listener),
-            service,
-            stopping.clone(),
-        ));
+        serve_public(&mut listeners, public, plain, &certificates, &stopping);
     }
     drop(router);
     let node = orchestrator.choose_engine().await;
@@ -193,6 +179,38 @@ pub async fn serve(
     orchestrator.close().await;
     drop((socket, data_dir));
     Ok(())
+}
+
+/// Looks after the certificates for as long as the daemon serves.
+fn take_care(
+    tasks: &mut JoinSet<()>,
+    certificates: &Arc<Certificates>,
+    orchestrator: &Orchestrator,
+    stopping: &watch::Receiver<bool>,
+) {
+    tasks.spawn(Arc::clone(certificates).watch(stopping.clone()));
+    if let Some(acme) = &certificates.acme {
+        let orchestrator = orchestrator.clone();
+        let published = move |alias: &str| orchestrator.by_alias(alias).is_some();
+        tasks.spawn(Arc::clone(acme).run(published, stopping.clone()));
+    }
+}
+
+/// Serves the public, and on the plain port, if there is one, where it is found.
+fn serve_public(
+    tasks: &mut JoinSet<()>,
+    public: PublicListener,
+    plain: Option<TcpListener>,
+    certificates: &Certificates,
+    stopping: &watch::Receiver<bool>,
+) {
+    tasks.spawn(Arc::clone(&public.host_ports).follow(stopping.clone()));
+    if let Some(plain) = plain {
+        let service = public.plain_service(certificates.acme.clone());
+        tasks.spawn(connections::run(Listener::Tcp(plain), service, stopping.clone()));
+    }
+    let service = public.service(certificates.public.clone());
+    tasks.spawn(connections::run(Listener::Tcp(public.listener), service, stopping.clone()));
 }
 
 /// Makes the first admin, if there is none, and writes its key where only the owner can read it.

@@ -83,7 +83,7 @@ pub enum TlsError {
 #[derive(Debug)]
 enum Source {
     Files(Arc<Files>),
-    Authority(Authority),
+    Authority(Box<Authority>),
     Acme(Arc<Acme>),
 }
 
@@ -196,7 +196,7 @@ impl Certificates {
             TlsSource::Off => Ok(None),
             TlsSource::LocalCa => {
                 let authority = Authority::open(&config.data_dir, zone, Some(listen));
-                authority.map(|authority| Some(Source::Authority(authority)))
+                authority.map(|authority| Some(Source::Authority(Box::new(authority))))
             }
             TlsSource::Files { cert, key } => {
                 Files::open(cert, key).map(|files| Some(Source::Files(Arc::new(files))))

@@ -32,13 +32,17 @@ impl Acme {
         mut stop: watch::Receiver<bool>,
     ) {
         let _ = self.published.set(Box::new(published));
-        let mut orders = JoinSet::new();
+        let (mut orders, mut asking) = (JoinSet::new(), JoinSet::new());
         loop {
             let now = clock::unix_seconds();
             let free = MOST_ORDERS.saturating_sub(orders.len());
             let (due, next) = self.due(now, free);
             if due.iter().any(|target| target.on_demand) {
                 self.write_ledger().await;
+            }
+            let unadvised = self.unadvised(now);
+            if !unadvised.is_empty() && asking.is_empty() {
+                asking.spawn(Arc::clone(&self).advise(unadvised));
             }
             for target in due {
                 orders.spawn(Arc::clone(&self).attempt(target));
@@ -48,11 +52,13 @@ impl Acme {
             tokio::select! {
                 () = stopped(&mut stop) => break,
                 Some(_) = orders.join_next() => {}
+                Some(_) = asking.join_next() => {}
                 () = self.asked.notified() => {}
                 _ = timeout(sleep, std::future::pending::<()>()), if free > 0 => {}
             }
         }
         orders.shutdown().await;
+        asking.shutdown().await;
     }
 
     /// What is to be ordered now, at most so many, and when there is more. It counts as under way.
@@ -66,7 +72,9 @@ impl Acme {
                 continue;
             }
             let kept = table.kept.get(id).filter(|kept| kept.covers(&target.names));
-            let (missing, renew_at) = (kept.is_none(), kept.map_or(0, Kept::renew_at));
+            let advised = kept.and_then(|kept| table.advice.renew_at(id, &kept.facts));
+            let (missing, usual) = (kept.is_none(), kept.map_or(0, Kept::renew_at));
+            let renew_at = advised.map_or(usual, |advised| advised.min(usual));
             let at = renew_at.max(table.ledger.allowed_at(id));
             if at > now {
                 table.asked.remove(id);
@@ -170,7 +178,7 @@ impl Acme {
     }
 
     /// The account at the authority, which is made if there is none.
-    async fn account(&self) -> Result<Account, AcmeError> {
+    pub(super) async fn account(&self) -> Result<Account, AcmeError> {
         let mut held = self.account.lock().await;
         if let Some(account) = &*held {
             return Ok(account.clone());

@@ -8,6 +8,7 @@
 //! Invariant: an order is made only for a name that the configuration says or that is published now,
 //! whatever strangers ask for, and so many of the latter in a week.
 
+mod advice;
 mod answers;
 mod engine;
 mod hook;
@@ -31,6 +32,7 @@ use rustls::{server::ClientHello, sign::CertifiedKey};
 use tokio::sync::{Notify, watch};
 
 use self::{
+    advice::Advice,
     answers::Answers,
     http::Https,
     keep::{Keep, Kept},
@@ -71,6 +73,7 @@ struct Table {
     /// Those by each of their names.
     by_name: HashMap<String, String>,
     ledger: Ledger,
+    advice: Advice,
     /// Names that somebody waits for.
     asked: BTreeSet<String>,
     /// What is being ordered.

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use self::pebble::{How, Pebble};
 use super::{
-    super::{Source, Tls, x509},
+    super::{Authority, Source, Tls, x509},
     *,
 };
 use crate::{
@@ -256,4 +256,66 @@ async fn an_authority_that_does_not_answer_is_named() {
     assert!(why.contains("127.0.0.1 cannot be asked"), "{why}");
     // A visitor is not kept waiting for what will not come soon.
     timeout(PATIENCE, acme.ready("box.example")).await.unwrap();
+}
+
+/// An authority that knows nothing but when its certificates are to be renewed.
+async fn serve_advice(data: &std::path::Path, window: serde_json::Value) -> (String, impl Drop) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let base = format!("https://{address}");
+    let directory = serde_json::json!({
+        "newNonce": format!("{base}/none"), "newAccount": format!("{base}/none"),
+        "newOrder": format!("{base}/none"), "renewalInfo": format!("{base}/advice"),
+    });
+    let advice = serde_json::json!({ "suggestedWindow": window });
+    let router = Router::new()
+        .route("/dir", any(async move || axum::Json(directory)))
+        .route("/advice/{id}", any(async move || ([("retry-after", "7200")], axum::Json(advice))));
+    let authority = Authority::open(data, None, Some(address.ip())).unwrap();
+    let tls = Some(Tls::new(Source::Authority(Box::new(authority)), &[HTTP1]).unwrap());
+    let service = Service { tls, ..Service::from(router) };
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(connections::run(Listener::Tcp(listener), service, stopping));
+    (format!("{base}/dir"), stop)
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_when_the_authority_says_so() {
+    let data = tempfile::tempdir().unwrap();
+    let day = |day: &str| format!("{day}T00:00:00Z");
+    let past = serde_json::json!({ "start": day("2024-01-01"), "end": day("2024-01-03") });
+    let (directory, _served) = serve_advice(data.path(), past).await;
+    let config = AcmeConfig {
+        directory: directory.clone(),
+        email: None,
+        ca: Some(crate::certificate_path(data.path())),
+        challenge: Challenge::TlsAlpn01,
+        wanted: vec![vec!["box.example".to_owned()]],
+        on_demand: None,
+    };
+    let keep = Keep::open(data.path(), &directory).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let secret = {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+        URL_SAFE_NO_PAD.encode(key.serialize_der())
+    };
+    let account = serde_json::json!({ "id": "x", "key_pkcs8": secret, "directory": directory });
+    keep.write_account(&serde_json::from_value(account).unwrap()).unwrap();
+    let issuer = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    let issuer = rcgen::Issuer::new(issuer, &key);
+    let mut params = rcgen::CertificateParams::new(["box.example".to_owned()]).unwrap();
+    params.use_authority_key_identifier_extension = true;
+    let made = params.signed_by(&key, &issuer).unwrap();
+    let chain = super::super::pem::encode("CERTIFICATE", made.der());
+    keep.write("box.example", &chain, &key.serialize_der()).unwrap();
+    let acme = Acme::open(&config, data.path()).unwrap();
+    let mut ended = acme.ended.subscribe();
+    let (_stop, stopping) = watch::channel(false);
+    tokio::spawn(Arc::clone(&acme).run(|_| false, stopping));
+    timeout(PATIENCE, ended.changed()).await.unwrap().unwrap();
+    // It was tried, and the old one goes on being shown.
+    let state = acme.states().pop().unwrap();
+    assert!(state.problem.is_some() && state.not_after.is_some());
+    let advice = acme.table().advice.renew_at("box.example", &x509::read(made.der()).unwrap());
+    assert!((1_704_067_200..=1_704_240_000).contains(&advice.unwrap()));
 }
