@@ -1,3 +1,5 @@
+//! Certificates from a real server of the protocol, by every way, over restarts and refusals.
+
 use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use axum::{Router, body::Body, http::Request, routing::any};
@@ -259,7 +261,7 @@ async fn an_authority_that_does_not_answer_is_named() {
 }
 
 /// An authority that knows nothing but when its certificates are to be renewed.
-async fn serve_advice(data: &std::path::Path, window: serde_json::Value) -> (String, impl Drop) {
+async fn serve_advice(data: &Path, window: serde_json::Value) -> (String, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let base = format!("https://{address}");
