@@ -28,7 +28,7 @@ pub struct AcmeConfig {
     pub challenge: Challenge,
     /// What there are always to be certificates for; each of these lists is one.
     pub wanted: Vec<Vec<String>>,
-    /// A domain in which an alias has a certificate made when somebody asks for it.
+    /// A domain for which, and for each alias in it, there is a certificate once somebody asks.
     pub on_demand: Option<String>,
 }
 

@@ -194,13 +194,15 @@ impl Acme {
         }
     }
 
-    /// Whether a name is that of an alias that is published now.
+    /// Whether a name is the zone's own, or that of an alias that is published now.
     fn is_published(&self, name: &str) -> bool {
-        let alias = self.config.on_demand.as_ref().and_then(|zone| {
-            name.strip_suffix(zone.as_str()).and_then(|rest| rest.strip_suffix('.'))
-        });
-        let published = self.published.get();
-        alias.zip(published).is_some_and(|(alias, published)| published(alias))
+        let Some(rest) =
+            self.config.on_demand.as_ref().and_then(|zone| name.strip_suffix(zone.as_str()))
+        else {
+            return false;
+        };
+        let alias = rest.strip_suffix('.').zip(self.published.get());
+        rest.is_empty() || alias.is_some_and(|(alias, published)| published(alias))
     }
 
     /// What there is and what there should be.

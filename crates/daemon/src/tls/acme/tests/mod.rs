@@ -167,7 +167,9 @@ async fn the_first_visitor_of_an_alias_waits_for_its_certificate_and_strangers_g
     let on_demand = Some("pub.example".to_owned());
     let config = AcmeConfig { on_demand, ..world.config(Challenge::TlsAlpn01) };
     let node = world.node(&config).await;
-    for stranger in ["other.pub.example", "web.other.example", "a.web.pub.example", "pub.example"] {
+    for stranger in
+        ["other.pub.example", "web.other.example", "a.web.pub.example", "evilpub.example"]
+    {
         node.visit(stranger).await.unwrap_err();
     }
     assert_eq!(world.pebble.orders(), 0);
@@ -178,6 +180,7 @@ async fn the_first_visitor_of_an_alias_waits_for_its_certificate_and_strangers_g
     assert_eq!(node.visit("web.pub.example").await.unwrap(), one);
     assert_eq!(world.pebble.orders(), 1);
     assert_eq!(node.acme.states().len(), 1);
+    assert_eq!(node.visit("pub.example").await.unwrap().names, ["pub.example"]);
 }
 
 #[tokio::test]
@@ -199,7 +202,7 @@ async fn a_zone_has_one_certificate_by_records_in_dns_that_are_taken_away() {
 
 #[tokio::test]
 async fn a_certificate_is_renewed_before_it_ends() {
-    let world = World::new(How { life: 12, moody: 0 }).await;
+    let world = World::new(How { life: 18, moody: 0 }).await;
     let wanted = vec![vec!["box.example".to_owned()]];
     let config = AcmeConfig { wanted, ..world.config(Challenge::TlsAlpn01) };
     let node = world.node(&config).await;
