@@ -108,6 +108,7 @@ async fn a_daemon_whose_authority_does_not_answer_serves_and_says_so() {
          [acme]\nagree_to_terms = true\nnames = ['box.example']\n\
          directory = 'https://127.0.0.1:9/directory'\n",
     );
+    node.expect_warning("no certificate for box.example");
     let doctor = String::from_utf8(node.cli(&["doctor"]).stdout).unwrap();
     assert!(doctor.contains("acme, for public, box.example: none yet"), "{doctor}");
     let state = node.admin().network().await.unwrap();
