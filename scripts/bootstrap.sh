@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building and running needs, on Debian and Ubuntu, and only what is missing.
+# Installs what building and running needs, on Debian and Ubuntu, and only what is missing. With the
+# argument "tests" also what only the tests need.
 set -euo pipefail
 
 readonly RUST_WANTED=1.90
@@ -33,6 +34,16 @@ need git git
 need curl curl
 need make make
 need_file /etc/ssl/certs/ca-certificates.crt ca-certificates
+
+case "${1:-}" in
+"") ;;
+# The authority that certificates are had from.
+tests) need pebble pebble ;;
+*)
+    echo "usage: bootstrap.sh [tests]" >&2
+    exit 2
+    ;;
+esac
 
 updated=no
 

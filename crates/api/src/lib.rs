@@ -43,8 +43,8 @@ pub use idle::{IdleSetting, IdleTime, MAX_IDLE_SEC};
 pub use image::Image;
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
 pub use network::{
-    Egress, EgressAttempt, EgressLog, EgressMode, Network, NetworkFinding, NetworkLimits,
-    NetworkState,
+    CertificateState, Egress, EgressAttempt, EgressLog, EgressMode, Network, NetworkFinding,
+    NetworkLimits, NetworkState,
 };
 pub use payload::Payload;
 pub use port::Port;

@@ -94,6 +94,29 @@ pub struct NetworkState {
     pub open: bool,
     /// What is not as it should be, or was not before a repair.
     pub findings: Vec<NetworkFinding>,
+    /// The certificates that listeners show, and those that are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateState>,
+}
+
+/// A certificate that listeners show or should show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateState {
+    /// Who shows it: `api`, `public`.
+    pub listeners: Vec<String>,
+    /// Where it comes from: `files`, `local-ca`, `acme`.
+    pub source: String,
+    /// Hosts that it is for; of `local-ca`, whose own certificate this is, none.
+    pub names: Vec<String>,
+    /// When it ends, RFC 3339; absent if there is none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<String>,
+    /// Why there is none, or no newer one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// When that is tried again, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_at: Option<String>,
 }
 
 /// Something that is not as it should be.

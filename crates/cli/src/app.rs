@@ -13,7 +13,7 @@ use api::{
 };
 
 use crate::{
-    config::{self, Given, Target},
+    config::{self, Ca, Given, Target},
     human,
     printer::Printer,
 };
@@ -26,7 +26,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "BHATTI_URL", value_name = "URL")]
     pub(crate) url: Option<String>,
     /// Certificates of those who are trusted at https://, in PEM [default: whom this machine trusts]
-    #[arg(long, global = true, env = "BHATTI_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = CA_VARIABLE, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// API key
     #[arg(long, global = true, env = "BHATTI_TOKEN", value_name = "KEY", hide_env_values = true)]
@@ -42,6 +42,8 @@ pub(crate) struct Global {
     pub(crate) timing: bool,
 }
 
+/// The variable that says whom to trust.
+const CA_VARIABLE: &str = "BHATTI_CA";
 /// Where a daemon keeps its data if nobody says otherwise.
 const DATA_DIR: &str = "/var/lib/bhatti";
 
@@ -81,16 +83,20 @@ impl App {
 
     /// The daemon that the flags, the environment and the config file lead to, and the key for it.
     pub(crate) fn target(&self) -> Result<Target> {
-        let mut target = config::target(&Given {
+        config::target(&Given {
             // An empty variable is how a shell script says that there is none.
             url: self.global.url.as_deref().filter(|url| !url.is_empty()),
             token: self.global.token.as_deref().filter(|token| !token.is_empty()),
+            ca: self.ca(),
             data_dir: self.global.data_dir(),
-        })?;
-        if let Some(ca) = self.global.ca.as_deref().filter(|path| !path.as_os_str().is_empty()) {
-            target.endpoint = target.endpoint.trusting(ca);
-        }
-        Ok(target)
+        })
+    }
+
+    /// Those who are trusted, if flag or environment say.
+    pub(crate) fn ca(&self) -> Option<Ca<'_>> {
+        let path = self.global.ca.as_deref().filter(|path| !path.as_os_str().is_empty())?;
+        let ambient = std::env::var_os(CA_VARIABLE).is_some_and(|said| said == path.as_os_str());
+        Some(Ca { path, ambient })
     }
 
     /// Does `work` with a client for the daemon.

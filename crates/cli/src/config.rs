@@ -28,6 +28,9 @@ pub(crate) struct Config {
     pub(crate) api_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<String>,
+    /// Certificates of those who are trusted at the URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// What flags and environment say.
@@ -35,7 +38,29 @@ pub(crate) struct Config {
 pub(crate) struct Given<'a> {
     pub(crate) url: Option<&'a str>,
     pub(crate) token: Option<&'a str>,
+    pub(crate) ca: Option<Ca<'a>>,
     pub(crate) data_dir: &'a Path,
+}
+
+/// A file with the certificates of those who are trusted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ca<'a> {
+    pub(crate) path: &'a Path,
+    /// From the environment, where it is for whatever is encrypted, and not from a flag.
+    pub(crate) ambient: bool,
+}
+
+impl Ca<'_> {
+    /// The daemon with those trusted.
+    pub(crate) fn of(self, endpoint: Endpoint) -> Result<Endpoint> {
+        if endpoint.is_encrypted() || self.ambient {
+            return Ok(endpoint.trusting(self.path));
+        }
+        Err(hinted(
+            format!("--ca is for what is encrypted, and {endpoint} is not"),
+            "begin the URL with https://, or leave --ca away",
+        ))
+    }
 }
 
 /// A daemon and the key for it.
@@ -47,12 +72,34 @@ pub(crate) struct Target {
 
 /// The daemon to talk to.
 pub(crate) fn target(given: &Given<'_>) -> Result<Target> {
-    // With both given there is nothing that the file could add.
+    // With these given there is nothing that the file could add.
     let config = match given {
-        Given { url: Some(_), token: Some(_), .. } => Config::default(),
+        Given { url: Some(url), token: Some(_), ca, .. }
+            if ca.is_some() || !url.starts_with("https://") =>
+        {
+            Config::default()
+        }
         _ => read()?,
     };
-    resolve(given, config, || admin_key(given.data_dir))
+    let stored = config.ca.clone().filter(|_| given.url.is_none_or(|url| config.is_for(url)));
+    let target = resolve(given, config, || admin_key(given.data_dir))?;
+    let endpoint = match (given.ca, stored) {
+        (Some(ca), _) => ca.of(target.endpoint)?,
+        (None, Some(path)) => target.endpoint.trusting(&path),
+        (None, None) => target.endpoint,
+    };
+    Ok(Target { endpoint, ..target })
+}
+
+impl Config {
+    fn is_for(&self, url: &str) -> bool {
+        self.api_url.as_deref() == Some(url)
+    }
+}
+
+/// Whom the config file has trusted at a URL, for who stores it again.
+pub(crate) fn stored_ca(url: &str) -> Option<PathBuf> {
+    read().ok().filter(|config| config.is_for(url))?.ca
 }
 
 fn resolve(
@@ -127,11 +174,11 @@ mod tests {
     const DIR: &str = "/d";
 
     fn given<'a>(url: Option<&'a str>, token: Option<&'a str>) -> Given<'a> {
-        Given { url, token, data_dir: Path::new(DIR) }
+        Given { url, token, ca: None, data_dir: Path::new(DIR) }
     }
 
     fn config(url: Option<&str>, token: Option<&str>) -> Config {
-        Config { api_url: url.map(Into::into), token: token.map(Into::into) }
+        Config { api_url: url.map(Into::into), token: token.map(Into::into), ca: None }
     }
 
     fn resolved(given: Given<'_>, config: Config, admin: Option<&str>) -> (String, Option<String>) {
@@ -170,6 +217,20 @@ mod tests {
         assert_eq!(target.endpoint, Endpoint::Unix("/d/api.sock".into()));
         let target = resolve(&given(None, None), Config::default(), || None).unwrap();
         assert!(matches!(target.endpoint, Endpoint::Local { .. }));
+    }
+
+    #[test]
+    fn who_is_trusted_is_for_what_is_encrypted_only() {
+        let of = |url: &str, ambient| {
+            let ca = Ca { path: Path::new("/ca"), ambient };
+            ca.of(url.parse().unwrap()).map_err(|error| error.to_string())
+        };
+        let Ok(Endpoint::Https { ca, .. }) = of("https://box", false) else { panic!() };
+        assert_eq!(ca.as_deref(), Some(Path::new("/ca")));
+        for url in ["http://box", "/run/api.sock"] {
+            assert!(of(url, false).unwrap_err().contains("--ca is for what is encrypted"));
+            assert_eq!(of(url, true), Ok(url.parse().unwrap()));
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::{
     proxy::Pool,
     public::{HostPorts, Site},
     routes,
+    tls::Certificates,
 };
 
 /// This program's version, on every answer.
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) site: Option<Site>,
     /// What listens on published ports of the host, if there is one.
     pub(crate) host_ports: Option<Arc<HostPorts>>,
+    /// How the listeners are encrypted.
+    pub(crate) certificates: Arc<Certificates>,
     /// Whom the daemon runs as, and so who is its admin on the Unix socket besides root.
     pub(crate) own_uid: u32,
 }
@@ -62,6 +65,7 @@ pub(crate) struct WithPublic {
     pub(crate) pool: Pool,
     pub(crate) site: Option<Site>,
     pub(crate) host_ports: Option<Arc<HostPorts>>,
+    pub(crate) certificates: Arc<Certificates>,
 }
 
 impl App {
@@ -84,6 +88,7 @@ impl App {
             pool: public.pool,
             site: public.site,
             host_ports: public.host_ports,
+            certificates: public.certificates,
             own_uid: rustix::process::geteuid().as_raw(),
         }))
     }

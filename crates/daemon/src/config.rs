@@ -11,19 +11,22 @@ use fs_err as fs;
 use orchestrator::{NetworkSettings, model::IdlePolicy};
 use serde::Deserialize;
 
-use self::{
-    public::RawPublic,
-    tls::{RawTls, Said},
-};
 pub use self::{
+    acme::{AcmeConfig, Challenge},
     public::{PublicConfig, PublicFlags},
     tls::TlsSource,
+};
+use self::{
+    acme::{RawAcme, Wish},
+    public::RawPublic,
+    tls::{RawTls, Said},
 };
 use crate::{
     idle,
     network::{self, NetworkMode},
 };
 
+mod acme;
 mod public;
 mod tls;
 
@@ -51,6 +54,8 @@ pub struct Config {
     pub tls: TlsSource,
     /// Where publications are served, if anywhere.
     pub public: Option<PublicConfig>,
+    /// How certificates are had by ACME, if a listener wants any.
+    pub acme: Option<AcmeConfig>,
     /// Largest JSON body in bytes; standard input of a command comes on top.
     pub json_body_max: usize,
     /// What a sandbox gets that does not say, for whoever makes the orchestrator's settings.
@@ -146,6 +151,9 @@ pub enum ConfigError {
     /// What is said of encryption does not go together.
     #[error("{0}")]
     Tls(&'static str),
+    /// What is said of ACME does not go together.
+    #[error("acme: {0}")]
+    Acme(String),
     /// What is said of the public listener makes no sense.
     #[error("the public listener: {0}")]
     Public(String),
@@ -166,6 +174,7 @@ struct Raw {
     tls_key: Option<PathBuf>,
     #[serde(default)]
     public: RawPublic,
+    acme: Option<RawAcme>,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]
@@ -225,7 +234,8 @@ fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
     {
         return Err(ConfigError::Insecure(address));
     }
-    let public = public::resolve(raw.public, flags.public)?;
+    let public = public::resolve(raw.public, flags.public, raw.acme.as_ref())?;
+    let acme = acme(raw.acme, listen.is_some() && tls == TlsSource::Acme, public.as_ref())?;
     let json_body_kb = raw.limits.json_body_kb.unwrap_or(DEFAULT_JSON_BODY_KB);
     let json_body_max = json_body_kb.saturating_mul(1024);
     let mut sandbox = raw.sandbox;
@@ -234,7 +244,31 @@ fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
     sandbox.memory_low_mb = flags.memory_low_mb.or(sandbox.memory_low_mb);
     sandbox.prestarted = flags.prestarted.or(sandbox.prestarted);
     let network = raw.network.resolve(flags.network)?;
-    Ok(Config { data_dir, socket, listen, tls, public, json_body_max, sandbox, network })
+    Ok(Config { data_dir, socket, listen, tls, public, acme, json_body_max, sandbox, network })
+}
+
+/// How certificates are had by ACME, if a listener wants any.
+fn acme(
+    raw: Option<RawAcme>,
+    api: bool,
+    public: Option<&PublicConfig>,
+) -> Result<Option<AcmeConfig>, ConfigError> {
+    let public = public.filter(|public| public.tls == TlsSource::Acme);
+    let wish = Wish {
+        api,
+        public: public.is_some(),
+        zone: public.and_then(|public| public.zone.clone()),
+        host: public.and_then(|public| Some(public.origin.as_ref()?.host.clone())),
+        http_listen: public.and_then(|public| public.http_listen),
+    };
+    match (raw, wish.api || wish.public) {
+        (Some(raw), true) => raw.resolve(wish).map(Some),
+        (None, false) => Ok(None),
+        (None, true) => Err(ConfigError::Acme("tls = \"acme\" needs the table [acme]".to_owned())),
+        (Some(_), false) => Err(ConfigError::Acme(
+            "no listener uses it; set public.listen, or tls = \"acme\" for the API".to_owned(),
+        )),
+    }
 }
 
 fn parse_listen(text: String) -> Result<Option<SocketAddr>, ConfigError> {
@@ -327,6 +361,21 @@ mod tests {
             assert_eq!(tls(&files, Flags::default()), Ok(expected));
         }
         assert!(tls("tls_key = '/k'", Flags::default()).unwrap_err().contains("certificate"));
+    }
+
+    #[test]
+    fn acme_is_for_a_listener_that_wants_it() {
+        let acme = |text: &str| config(text, Flags::default()).map(|config| config.acme);
+        assert_eq!(acme(""), Ok(None));
+        let table = "[acme]\nagree_to_terms = true\nnames = ['box.example']";
+        let api = acme(&format!("tls = 'acme'\n{table}")).unwrap().unwrap();
+        assert_eq!((api.wanted.len(), api.on_demand), (1, None));
+        let public = format!("[public]\nlisten = '0.0.0.0:443'\nzone = 'pub.example'\n{table}");
+        assert_eq!(acme(&public).unwrap().unwrap().on_demand.as_deref(), Some("pub.example"));
+        assert!(acme("tls = 'acme'").unwrap_err().contains("[acme]"));
+        assert!(acme(table).unwrap_err().contains("no listener"));
+        let files = format!("{public}\n[public.x]");
+        assert!(acme(&files).is_err());
     }
 
     #[test]

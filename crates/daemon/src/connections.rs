@@ -22,7 +22,6 @@ use std::{
 use axum::{Router, body::Body, extract::Request};
 use hyper::{body::Incoming, header::UPGRADE, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -30,11 +29,10 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
 
 pub(crate) use self::per_client::{PerClient, network};
-use crate::auth::Peer;
+use crate::{auth::Peer, tls::Tls};
 
 mod http2;
 mod per_client;
@@ -45,8 +43,6 @@ const MAX_CONNECTIONS: usize = 4096;
 const HEAD_TIME: Duration = Duration::from_secs(75);
 /// Most bytes of a request's head.
 const HEAD_MAX: usize = 64 << 10;
-/// How long TLS may take to begin.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// HTTP/2 as TLS calls it.
 pub(crate) const HTTP2: &[u8] = b"h2";
 /// HTTP/1.1 as TLS calls it.
@@ -109,7 +105,7 @@ impl Listener {
 pub(crate) struct Service {
     pub(crate) router: Router,
     /// How they are encrypted, if they are.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Tls>,
     /// Whether HTTP/2 is spoken with those who begin with it.
     pub(crate) http2: bool,
     /// Most connections of one client; with addresses of whom it does not count.
@@ -219,15 +215,14 @@ async fn serve_tcp(
             false => serve_http1(stream, line, from, service.router, stop).await,
         };
     };
-    let shaking = timeout(HANDSHAKE_TIME, TlsAcceptor::from(tls).accept(stream));
     let shaken = tokio::select! {
         () = stopped(&mut stop) => return,
-        shaken = shaking => shaken,
+        shaken = tls.accept(stream) => shaken,
     };
     let stream = match shaken {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!("no TLS: {error}"),
-        Err(_) => return tracing::debug!("a client takes too long for TLS"),
+        Ok(Some(stream)) => stream,
+        Ok(None) => return tracing::debug!("an authority looked whether a name is ours"),
+        Err(error) => return tracing::debug!("no TLS: {error}"),
     };
     let session = stream.get_ref().1;
     from.secure = Some(Secure(session.server_name().map(Into::into)));

@@ -41,7 +41,8 @@ mod websocket;
 pub use network::NetworkMode;
 
 pub use config::{
-    Config, ConfigError, Flags, PublicConfig, PublicFlags, SandboxDefaults, TlsSource,
+    AcmeConfig, Challenge, Config, ConfigError, Flags, PublicConfig, PublicFlags, SandboxDefaults,
+    TlsSource,
 };
 pub use serve::{Bound, ServeError, serve};
 pub use tls::{TlsError, certificate_path};

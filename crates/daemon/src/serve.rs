@@ -9,6 +9,7 @@ use std::{
 
 use orchestrator::{NodeInfo, Orchestrator, Settings};
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -116,14 +117,17 @@ pub async fn serve(
     limits::raise_open_files();
 
     let public = config.public.as_ref().map(|public| bind_tcp(public.listen)).transpose()?;
-    let certificates = Certificates::new(&config)?;
+    let plain = config.public.as_ref().and_then(|public| public.http_listen);
+    let plain = plain.map(bind_tcp).transpose()?;
+    let certificates = Arc::new(Certificates::new(&config)?);
     let encrypted = certificates.api.is_some();
 
     // What is locked is what is worked on, whatever the settings say.
     settings.data_dir.clone_from(&config.data_dir);
     let orchestrator = Orchestrator::open(settings).await?;
     let new_admin_key = ensure_admin(&orchestrator, &config.data_dir).await?;
-    let mut with_public = WithPublic::default();
+    let mut with_public =
+        WithPublic { certificates: Arc::clone(&certificates), ..WithPublic::default() };
     let public = match (&config.public, public) {
         (Some(config), Some(listener)) => {
             let listener = PublicListener::new(config, listener, &orchestrator, &with_public.pool)
@@ -143,18 +147,13 @@ pub async fn serve(
         listeners.spawn(connections::run(Listener::Unix(unix), router.clone(), stopping.clone()));
     }
     if let Some(tcp) = tcp {
-        let service = Service { tls: certificates.api, ..Service::from(router.clone()) };
+        let service = Service { tls: certificates.api.clone(), ..Service::from(router.clone()) };
         listeners.spawn(connections::run(Listener::Tcp(tcp), service, stopping.clone()));
     }
+    take_care(&mut listeners, &certificates, &orchestrator, &stopping);
     let public_address = public.as_ref().map(|public| public.address);
     if let Some(public) = public {
-        listeners.spawn(Arc::clone(&public.host_ports).follow(stopping.clone()));
-        let service = public.service(certificates.public);
-        listeners.spawn(connections::run(
-            Listener::Tcp(public.listener),
-            service,
-            stopping.clone(),
-        ));
+        serve_public(&mut listeners, public, plain, &certificates, &stopping);
     }
     drop(router);
     let node = orchestrator.choose_engine().await;
@@ -180,6 +179,38 @@ pub async fn serve(
     orchestrator.close().await;
     drop((socket, data_dir));
     Ok(())
+}
+
+/// Looks after the certificates for as long as the daemon serves.
+fn take_care(
+    tasks: &mut JoinSet<()>,
+    certificates: &Arc<Certificates>,
+    orchestrator: &Orchestrator,
+    stopping: &watch::Receiver<bool>,
+) {
+    tasks.spawn(Arc::clone(certificates).watch(stopping.clone()));
+    if let Some(acme) = &certificates.acme {
+        let orchestrator = orchestrator.clone();
+        let published = move |alias: &str| orchestrator.by_alias(alias).is_some();
+        tasks.spawn(Arc::clone(acme).run(published, stopping.clone()));
+    }
+}
+
+/// Serves the public, and on the plain port, if there is one, where it is found.
+fn serve_public(
+    tasks: &mut JoinSet<()>,
+    public: PublicListener,
+    plain: Option<TcpListener>,
+    certificates: &Certificates,
+    stopping: &watch::Receiver<bool>,
+) {
+    tasks.spawn(Arc::clone(&public.host_ports).follow(stopping.clone()));
+    if let Some(plain) = plain {
+        let service = public.plain_service(certificates.acme.clone());
+        tasks.spawn(connections::run(Listener::Tcp(plain), service, stopping.clone()));
+    }
+    let service = public.service(certificates.public.clone());
+    tasks.spawn(connections::run(Listener::Tcp(public.listener), service, stopping.clone()));
 }
 
 /// Makes the first admin, if there is none, and writes its key where only the owner can read it.

@@ -324,6 +324,7 @@ async fn a_daemon_serves_refuses_a_second_one_and_ends_at_a_signal() {
         listen: Some("127.0.0.1:0".parse().unwrap()),
         tls: crate::TlsSource::Off,
         public: None,
+        acme: None,
         json_body_max: JSON_BODY_MAX,
         sandbox: SandboxDefaults::default(),
         network: None,

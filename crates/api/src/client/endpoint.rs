@@ -75,6 +75,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether what is sent there is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Https { .. })
+    }
+
     /// What goes into the `Host` header.
     pub(super) fn authority(&self) -> String {
         match self {

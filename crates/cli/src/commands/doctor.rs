@@ -1,5 +1,6 @@
 //! Checks the host: [`facts`] are collected first, [`judge`] then says what they mean.
 
+mod certificates;
 mod facts;
 pub(super) mod host;
 mod judge;

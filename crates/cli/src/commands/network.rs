@@ -58,13 +58,13 @@ mod tests {
         let finding =
             |message: &str, mendable| NetworkFinding { message: message.into(), mendable };
         let findings = vec![finding("bb0 is missing", true), finding("a chain drops", false)];
-        let state = NetworkState { open: true, findings };
+        let state = NetworkState { open: true, findings, certificates: Vec::new() };
         assert_eq!(
             told(&state, true),
             "repaired: bb0 is missing\nfor you to decide: a chain drops"
         );
         assert_eq!(told(&state, false), "bb0 is missing (bhatti network repair)\na chain drops");
-        let closed = NetworkState { open: false, findings: Vec::new() };
+        let closed = NetworkState { open: false, findings: Vec::new(), certificates: Vec::new() };
         assert!(told(&closed, false).contains("no networks yet"));
     }
 }

@@ -34,9 +34,13 @@ struct PublicArgs {
     /// Domain in which every alias is a host [default: aliases are the first part of the path]
     #[arg(long, value_name = "DOMAIN")]
     public_zone: Option<String>,
-    /// How --public-listen is encrypted; auto is local-ca if other machines reach it
-    #[arg(long, value_name = "HOW", value_parser = ["auto", "off", "local-ca"])]
+    /// How --public-listen is encrypted; auto is acme if the file says how,
+    /// and else local-ca if other machines reach it
+    #[arg(long, value_name = "HOW", value_parser = ["auto", "off", "local-ca", "acme"])]
     public_tls: Option<String>,
+    /// TCP address that answers plain HTTP with where the encrypted is found, or "none"
+    #[arg(long, value_name = "ADDRESS")]
+    public_http_listen: Option<String>,
     /// Certificate with its chain for --public-listen, in PEM
     #[arg(long, value_name = "FILE", requires = "public_key")]
     public_cert: Option<PathBuf>,
@@ -50,6 +54,7 @@ impl PublicArgs {
         PublicFlags {
             listen: self.public_listen.clone(),
             zone: self.public_zone.clone(),
+            http_listen: self.public_http_listen.clone(),
             tls: self.public_tls.clone(),
             cert: self.public_cert.clone(),
             key: self.public_key.clone(),

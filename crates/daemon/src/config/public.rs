@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{
     ConfigError, LISTEN_NONE,
+    acme::RawAcme,
     tls::{RawTls, Said, TlsSource},
 };
 use crate::public::{Limits, Origin, Rate, Site};
@@ -28,6 +29,8 @@ pub struct PublicConfig {
     pub listen: SocketAddr,
     /// Where its certificates come from.
     pub tls: TlsSource,
+    /// Where plain HTTP is answered with where the encrypted is found.
+    pub http_listen: Option<SocketAddr>,
     pub(crate) zone: Option<String>,
     pub(crate) origin: Option<Origin>,
     pub(crate) trusted: Vec<IpNet>,
@@ -42,7 +45,9 @@ pub struct PublicFlags {
     pub listen: Option<String>,
     /// `--public-zone`.
     pub zone: Option<String>,
-    /// `--public-tls`: `off`, `local-ca` or `auto`.
+    /// `--public-http-listen`: an address with port, or `none`.
+    pub http_listen: Option<String>,
+    /// `--public-tls`: `off`, `local-ca`, `acme` or `auto`.
     pub tls: Option<String>,
     /// `--public-cert`.
     pub cert: Option<PathBuf>,
@@ -55,6 +60,7 @@ pub struct PublicFlags {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPublic {
     listen: Option<String>,
+    http_listen: Option<String>,
     zone: Option<String>,
     origin: Option<String>,
     #[serde(default)]
@@ -111,6 +117,7 @@ fn host_of(address: IpAddr) -> String {
 pub(super) fn resolve(
     raw: RawPublic,
     flags: PublicFlags,
+    acme: Option<&RawAcme>,
 ) -> Result<Option<PublicConfig>, ConfigError> {
     let wrong = |what: &str| ConfigError::Public(what.to_owned());
     let listen = match flags.listen.or(raw.listen) {
@@ -133,16 +140,40 @@ pub(super) fn resolve(
         Some("auto") => RawTls::Auto,
         Some("off") => RawTls::Off,
         Some("local-ca") => RawTls::LocalCa,
-        Some(_) => return Err(wrong("tls is auto, off or local-ca")),
+        Some("acme") => RawTls::Acme,
+        Some(_) => return Err(wrong("tls is auto, off, local-ca or acme")),
     };
     let (cert, key) = (flags.cert.or(raw.tls_cert), flags.key.or(raw.tls_key));
+    // Who says how it is done wants it done.
+    let tls = match tls {
+        RawTls::Auto if acme.is_some() && cert.is_none() && key.is_none() => RawTls::Acme,
+        said => said,
+    };
     let tls = Said { tls, cert, key }.source(!listen.ip().is_loopback()).map_err(wrong)?;
+    let by_http = tls == TlsSource::Acme && acme.is_some_and(RawAcme::is_http);
+    let http_listen = http_listen(flags.http_listen.or(raw.http_listen), listen.ip(), by_http)?;
+    if http_listen.is_some() && tls == TlsSource::Off {
+        return Err(wrong("http_listen leads to what is encrypted, and tls is off"));
+    }
     let trusted = raw.trusted_proxies.iter().map(|text| range(text)).collect::<Result<_, _>>()?;
     let host_ports = raw.host_ports.as_deref().map_or(Some(HOST_PORTS), ports);
     let host_ports =
         host_ports.ok_or_else(|| wrong("host_ports is a range of ports, such as 20000-29999"))?;
     let limits = limits(&raw.limits);
-    Ok(Some(PublicConfig { listen, tls, zone, origin, trusted, limits, host_ports }))
+    Ok(Some(PublicConfig { listen, tls, http_listen, zone, origin, trusted, limits, host_ports }))
+}
+
+/// Where plain HTTP is answered: as it is said, or on its usual port if names are proven there.
+fn http_listen(
+    said: Option<String>,
+    address: IpAddr,
+    by_http: bool,
+) -> Result<Option<SocketAddr>, ConfigError> {
+    match said {
+        None => Ok(by_http.then(|| SocketAddr::new(address, 80))),
+        Some(text) if text == LISTEN_NONE => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| ConfigError::Listen(text)),
+    }
 }
 
 fn is_zone(text: &str) -> bool {
@@ -197,7 +228,7 @@ mod tests {
 
     fn public(text: &str) -> Result<Option<PublicConfig>, String> {
         let raw = toml::from_str(text).unwrap();
-        resolve(raw, PublicFlags::default()).map_err(|error| error.to_string())
+        resolve(raw, PublicFlags::default(), None).map_err(|error| error.to_string())
     }
 
     fn some(text: &str) -> PublicConfig {
@@ -217,7 +248,7 @@ mod tests {
         );
         let flags = PublicFlags { listen: Some("none".into()), ..PublicFlags::default() };
         let raw = toml::from_str("listen = '127.0.0.1:0'").unwrap();
-        assert_eq!(resolve(raw, flags).unwrap(), None);
+        assert_eq!(resolve(raw, flags, None).unwrap(), None);
     }
 
     #[test]
@@ -227,6 +258,27 @@ mod tests {
         assert_eq!(some("listen = '127.0.0.1:1'\ntls = 'local-ca'").tls, TlsSource::LocalCa);
         let files = some("listen = '0.0.0.0:443'\ntls_cert = '/c'\ntls_key = '/k'").tls;
         assert_eq!(files, TlsSource::Files { cert: "/c".into(), key: "/k".into() });
+    }
+
+    #[test]
+    fn who_says_how_acme_is_done_has_it_and_plain_http_where_that_needs_it() {
+        let with = |public: &str, acme: &str| {
+            let (public, acme) = (toml::from_str(public).unwrap(), toml::from_str(acme).unwrap());
+            resolve(public, PublicFlags::default(), Some(&acme)).unwrap().unwrap()
+        };
+        let plain = with("listen = '192.0.2.1:443'", "agree_to_terms = true");
+        assert_eq!((plain.tls, plain.http_listen), (TlsSource::Acme, None));
+        let http = "challenge = 'http-01'";
+        let usual = with("listen = '192.0.2.1:443'", http).http_listen;
+        assert_eq!(usual, Some("192.0.2.1:80".parse().unwrap()));
+        let none = with("listen = '192.0.2.1:443'\nhttp_listen = 'none'", http).http_listen;
+        assert_eq!(none, None);
+        let files = "listen = '192.0.2.1:443'\ntls_cert = '/c'\ntls_key = '/k'";
+        assert!(matches!(with(files, http).tls, TlsSource::Files { .. }));
+        assert_eq!(
+            with("listen = '192.0.2.1:443'\ntls = 'local-ca'", http).tls,
+            TlsSource::LocalCa
+        );
     }
 
     #[test]
@@ -251,6 +303,7 @@ mod tests {
             ("zone = 'a.example'\norigin = 'https://b.example'", "origin"),
             ("tls_cert = '/c'", "key"),
             ("tls = 'off'\ntls_cert = '/c'\ntls_key = '/k'", "certificate"),
+            ("http_listen = '127.0.0.1:80'", "http_listen"),
             ("trusted_proxies = ['x']", "range"),
             ("host_ports = '9-1'", "host_ports"),
         ] {

@@ -18,6 +18,8 @@ pub enum TlsSource {
     },
     /// This node's own authority, which nobody trusts who was not told to.
     LocalCa,
+    /// An authority that is asked by ACME; how is in [`AcmeConfig`](super::AcmeConfig).
+    Acme,
 }
 
 /// The same, as it is written in the file.
@@ -28,6 +30,8 @@ pub(super) enum RawTls {
     Off,
     /// See [`TlsSource::LocalCa`].
     LocalCa,
+    /// See [`TlsSource::Acme`].
+    Acme,
     /// What the rest says.
     #[default]
     Auto,
@@ -50,10 +54,11 @@ impl Said {
             (RawTls::Auto, None, None) if reached => Ok(TlsSource::LocalCa),
             (RawTls::Auto | RawTls::Off, None, None) => Ok(TlsSource::Off),
             (RawTls::LocalCa, None, None) => Ok(TlsSource::LocalCa),
+            (RawTls::Acme, None, None) => Ok(TlsSource::Acme),
             (_, Some(_), None) | (_, None, Some(_)) => {
                 Err("a certificate needs its key, and a key its certificate")
             }
-            (RawTls::Off | RawTls::LocalCa, Some(_), Some(_)) => {
+            (RawTls::Off | RawTls::LocalCa | RawTls::Acme, Some(_), Some(_)) => {
                 Err("there is a certificate, but tls says that another or none is to be used")
             }
         }

@@ -3,14 +3,14 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use orchestrator::Orchestrator;
-use rustls::ServerConfig;
 use tokio::net::TcpListener;
 
-use super::{HostPorts, Public, Site};
+use super::{HostPorts, Public, Site, redirect};
 use crate::{
     config::PublicConfig,
     connections::{PerClient, Service},
     proxy::Pool,
+    tls::{Acme, Tls},
 };
 
 /// Most connections of one client.
@@ -43,10 +43,18 @@ impl PublicListener {
     }
 
     /// What connections get. Only encrypted ones or those that begin with it speak HTTP/2.
-    pub(crate) fn service(&self, tls: Option<Arc<ServerConfig>>) -> Service {
+    pub(crate) fn service(&self, tls: Option<Tls>) -> Service {
         let public = Arc::clone(&self.public);
         let per_client = PerClient::new(MOST_PER_CLIENT, move |from| public.is_trusted(from));
         let router = Arc::clone(&self.public).router();
         Service { router, tls, http2: true, per_client: Some(per_client) }
+    }
+
+    /// What connections to the plain port beside it get.
+    pub(crate) fn plain_service(&self, acme: Option<Arc<Acme>>) -> Service {
+        let public = Arc::clone(&self.public);
+        let per_client = PerClient::new(MOST_PER_CLIENT, move |from| public.is_trusted(from));
+        let router = redirect::router(self.site.clone(), acme);
+        Service { router, tls: None, http2: false, per_client: Some(per_client) }
     }
 }

@@ -11,6 +11,7 @@ mod door;
 mod guard;
 mod listener;
 mod meter;
+pub(crate) mod redirect;
 mod site;
 mod tcp;
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Origin {
         self.port == if self.secure { 443 } else { 80 }
     }
 
-    fn url(&self, host: &str) -> String {
+    pub(super) fn url(&self, host: &str) -> String {
         let scheme = if self.secure { "https" } else { "http" };
         let port = if self.is_usual() { String::new() } else { format!(":{}", self.port) };
         format!("{scheme}://{host}{port}/")

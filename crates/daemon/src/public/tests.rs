@@ -43,6 +43,7 @@ fn config() -> PublicConfig {
     PublicConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         tls: TlsSource::Off,
+        http_listen: None,
         zone: Some("pub.example".to_owned()),
         origin: None,
         trusted: Vec::new(),

@@ -22,21 +22,22 @@ pub(crate) async fn egress(
 }
 
 pub(crate) async fn state(State(app): State<App>, _: Admin) -> Result<Json<NetworkState>, Failure> {
-    Ok(Json(shown(app.orchestrator.network_drift().await?)))
+    Ok(Json(shown(app.orchestrator.network_drift().await?, &app)))
 }
 
 pub(crate) async fn repair(
     State(app): State<App>,
     _: Admin,
 ) -> Result<Json<NetworkState>, Failure> {
-    Ok(Json(shown(app.orchestrator.repair_network().await?)))
+    Ok(Json(shown(app.orchestrator.repair_network().await?, &app)))
 }
 
-fn shown(found: Option<Vec<orchestrator::Finding>>) -> NetworkState {
+fn shown(found: Option<Vec<orchestrator::Finding>>, app: &App) -> NetworkState {
     let open = found.is_some();
     let findings = found.unwrap_or_default().into_iter().map(|finding| NetworkFinding {
         message: finding.to_string(),
         mendable: finding.mendable(),
     });
-    NetworkState { open, findings: findings.collect() }
+    let certificates = app.certificates.states();
+    NetworkState { open, findings: findings.collect(), certificates }
 }

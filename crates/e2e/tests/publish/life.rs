@@ -87,4 +87,30 @@ async fn an_api_that_others_reach_is_encrypted_and_its_authority_can_be_trusted(
     assert!(told.contains("--ca FILE"), "{told}");
     let plain = format!("http://localhost:{}", node.tcp().port());
     assert!(!node.cli(&["--url", &plain, "--token", key.trim(), "list"]).status.success());
+    // Whom to trust is stored with the rest, and is not for what is not encrypted.
+    let setup = ["setup", "--url", &url, "--token", key.trim(), "--ca", path];
+    let stored = node.cli(&setup);
+    let told = String::from_utf8(stored.stderr).unwrap();
+    assert!(stored.status.success() && !told.contains("not encrypted"), "{told}");
+    let listed = node.cli(&["list", "--json"]);
+    assert_eq!(listed.stdout, b"[]\n", "{}", String::from_utf8_lossy(&listed.stderr));
+    let pointless = node.cli(&["--url", &plain, "--token", "x", "--ca", path, "list"]);
+    let told = String::from_utf8(pointless.stderr).unwrap();
+    assert!(told.contains("--ca is for what is encrypted"), "{told}");
+    let doctor = String::from_utf8(node.cli(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains("local-ca, for api and public: 36"), "{doctor}");
+}
+
+#[tokio::test]
+async fn a_daemon_whose_authority_does_not_answer_serves_and_says_so() {
+    let node = with(
+        "[public]\nlisten = '127.0.0.1:0'\nzone = 'pub.example'\nhttp_listen = '127.0.0.1:0'\n\
+         [acme]\nagree_to_terms = true\nnames = ['box.example']\n\
+         directory = 'https://127.0.0.1:9/directory'\n",
+    );
+    node.expect_warning("no certificate for box.example");
+    let doctor = String::from_utf8(node.cli(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains("acme, for public, box.example: none yet"), "{doctor}");
+    let state = node.admin().network().await.unwrap();
+    assert_eq!(state.certificates[0].names, ["box.example"]);
 }

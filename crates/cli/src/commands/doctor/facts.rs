@@ -16,7 +16,10 @@ use vmm::{
     cgroup::Hierarchy,
 };
 
-use super::host::{self, DataDir, Memory};
+use super::{
+    certificates::{self, Certificate},
+    host::{self, DataDir, Memory},
+};
 use crate::{
     app::App,
     commands::{
@@ -100,6 +103,8 @@ pub(super) struct Facts {
     /// Whether interfaces for VMs can be made.
     pub(super) taps: Result<(), String>,
     pub(super) networks: Networks,
+    /// Those that the daemon shows or should show; `None` if no daemon tells of them.
+    pub(super) certificates: Option<Vec<Certificate>>,
     /// Whether the host's kernel has system call filters.
     pub(super) seccomp: bool,
     pub(super) memory: Memory,
@@ -124,6 +129,7 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         }
         (Err(_), _) => None,
     };
+    let (networks, certificates) = networks(app, data.join("api.sock"));
     Ok(Facts {
         root: rustix::process::geteuid().is_root(),
         architecture: std::env::consts::ARCH,
@@ -148,7 +154,8 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         network_namespace: NetworkNamespace::empty().map(drop).map_err(|e| e.to_string()),
         missing_network_tools: host_tools::missing(&[host_tools::NFT]),
         taps: Tap::loose().map(drop).map_err(|error| error.to_string()),
-        networks: networks(app, data.join("api.sock")),
+        networks,
+        certificates,
         seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         memory: host::memory(),
         merges_pages: host::merges_pages(),
@@ -210,17 +217,18 @@ fn image_problem(error: &ImageError) -> Problem {
     Problem { message: base::chain(error), hint: error.hint() }
 }
 
-/// What the daemon says of its networks. It tells admins only, and root counts as one.
-fn networks(app: &App, socket: PathBuf) -> Networks {
+/// What the daemon says of its networks and certificates. It tells admins only, and root counts as one.
+fn networks(app: &App, socket: PathBuf) -> (Networks, Option<Vec<Certificate>>) {
     let target = Target { endpoint: Endpoint::Unix(socket), token: None };
-    match app.with_client_for(target, async |client| Ok(client.network().await?)) {
-        Ok(state) if state.open => {
-            let findings = state.findings.into_iter();
-            Networks::Made(findings.map(|found| (found.message, found.mendable)).collect())
-        }
-        Ok(_) => Networks::NotMade,
-        Err(_) => Networks::Unknown,
-    }
+    let Ok(state) = app.with_client_for(target, async |client| Ok(client.network().await?)) else {
+        return (Networks::Unknown, None);
+    };
+    let findings = state.findings.into_iter();
+    let networks = match state.open {
+        true => Networks::Made(findings.map(|found| (found.message, found.mendable)).collect()),
+        false => Networks::NotMade,
+    };
+    (networks, Some(certificates::facts(state.certificates)))
 }
 
 fn daemon(app: &App, socket: PathBuf) -> Daemon {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use vmm::accel::Accelerator;
 
 use super::{
+    certificates,
     facts::{Daemon, Facts, KvmDevice, Networks, Problem},
     host::DataDir,
 };
@@ -84,7 +85,7 @@ impl Finding {
 
 /// Every finding, in the order in which things are needed.
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
-    vec![
+    let mut findings = vec![
         user(facts.root),
         architecture(facts.architecture),
         qemu(&facts.qemu),
@@ -107,7 +108,9 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         page_merging(facts.merges_pages),
         open_files(facts.open_files),
         daemon(&facts.daemon, facts.version),
-    ]
+    ];
+    findings.extend(certificates::judge(facts.certificates.as_deref()));
+    findings
 }
 
 fn user(root: bool) -> Finding {

@@ -147,6 +147,7 @@ async fn encrypted() -> (Site, SocketAddr, Arc<RootCertStore>) {
         listen: None,
         tls: TlsSource::Off,
         public: Some(PublicConfig { tls: TlsSource::LocalCa, ..config() }),
+        acme: None,
         json_body_max: 0,
         sandbox: crate::SandboxDefaults::default(),
         network: None,

@@ -38,6 +38,7 @@ fn good() -> Facts {
         missing_network_tools: Vec::new(),
         taps: Ok(()),
         networks: Networks::Made(Vec::new()),
+        certificates: None,
         seccomp: true,
         memory: Memory { total_bytes: 8 * GIB, available_bytes: 6 * GIB, overcommit: 0 },
         merges_pages: false,
