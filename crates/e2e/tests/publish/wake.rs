@@ -109,7 +109,7 @@ async fn one_visitor_does_not_keep_others_out() {
     let mut guest = Guest::create(&node, "dev").await;
     // Never answers who asks for nothing in particular.
     let script = "read -r line; while read -r more; do [ ${#more} -le 1 ] && break; done; \
-        case $line in *hello*) printf 'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\nhello\\n';; \
+        case $line in *hello*) printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\nhello\\n';; \
         *) cat > /dev/null;; esac";
     answer_with(&mut guest, 8000, script).await;
     web(&mut guest, "web", 8000).await;
