@@ -147,13 +147,22 @@ impl HostPorts {
                 format!("ports of the host that may be published go from {low} to {high}");
             return Err(Failure::new(ErrorCode::InvalidRequest, message));
         }
-        bind_tcp(SocketAddr::new(self.address, port)).map_err(|error| match error {
+        self.bind(port).map_err(|error| match error {
             ServeError::AddressTaken(_) => {
                 let message = format!("port {port} of the host is used by another program");
                 Failure::new(ErrorCode::HostPortTaken, message).hint("choose another with --tcp")
             }
             other => Failure::internal(base::chain(&other)),
         })
+    }
+
+    fn bind(&self, port: u16) -> Result<TcpListener, ServeError> {
+        let address = SocketAddr::new(self.address, port);
+        // It may have been published when the daemon listened elsewhere.
+        match self.free.reserved.contains(&port) {
+            true => Err(ServeError::AddressTaken(address)),
+            false => bind_tcp(address),
+        }
     }
 
     async fn agree(&self, running: &mut Running) {
@@ -173,7 +182,7 @@ impl HostPorts {
             if running.tasks.contains_key(&publication.id) {
                 continue;
             }
-            match bind_tcp(SocketAddr::new(self.address, port)) {
+            match self.bind(port) {
                 Ok(listener) => self.start(running, publication, listener),
                 Err(error) if running.unserved.insert(publication.id.clone()) => {
                     let error = base::chain(&error);

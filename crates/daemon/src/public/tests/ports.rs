@@ -23,6 +23,15 @@ async fn answering_back() -> u16 {
     port
 }
 
+/// Listeners besides the site's own.
+fn listening(site: &Site, free: Free, per_client: PerClient) -> Arc<HostPorts> {
+    let (orchestrator, pool) = (&site.served.app.orchestrator, &site.served.app.pool);
+    let rest = (Limits::default(), Vec::new());
+    let place = config().site(site.address);
+    let public = Public::new(orchestrator.clone(), pool.clone(), place, rest);
+    HostPorts::new(public, site.address.ip(), free, per_client)
+}
+
 fn wanted(port: u16, host_port: u16) -> PublishRequest {
     let place = WantedPlace::HostPort(host_port);
     PublishRequest { port, place, guard: WantedGuard::Open, allow: Vec::new() }
@@ -81,18 +90,28 @@ async fn a_port_that_another_program_has_is_tried_again() {
 }
 
 #[tokio::test]
+async fn what_became_the_daemon_s_own_port_is_not_served() {
+    let site = Site::new().await;
+    // The site's own would serve it.
+    site.stop.send(true).unwrap();
+    let sandbox = site.served.app.orchestrator.find(&owner(&site), "box").unwrap();
+    let [own, other] = [free_port().await, free_port().await];
+    for (port, host_port) in [(answering_back().await, own), (answering_back().await, other)] {
+        site.served.app.orchestrator.publish(&sandbox, wanted(port, host_port)).await.unwrap();
+    }
+    let free = Free { range: 1024..=u16::MAX, reserved: vec![own] };
+    let ports = listening(&site, free, PerClient::new(10, |_| false));
+    ports.settle().await;
+    TcpStream::connect(("127.0.0.1", own)).await.unwrap_err();
+    TcpStream::connect(("127.0.0.1", other)).await.unwrap();
+}
+
+#[tokio::test]
 async fn connections_of_a_client_are_counted_on_all_ports_together() {
     let site = Site::new().await;
     let sandbox = site.served.app.orchestrator.find(&owner(&site), "box").unwrap();
-    let public = Public::new(
-        site.served.app.orchestrator.clone(),
-        site.served.app.pool.clone(),
-        config().site(site.address),
-        (Limits::default(), Vec::new()),
-    );
     let free = Free { range: 1024..=u16::MAX, reserved: Vec::new() };
-    let host = site.address.ip();
-    let ports = HostPorts::new(public, host, free, PerClient::new(1, |_| false));
+    let ports = listening(&site, free, PerClient::new(1, |_| false));
     let mut host_ports = Vec::new();
     for _ in 0..2 {
         host_ports.push(free_port().await);
