@@ -92,8 +92,11 @@ async fn a_port_that_another_program_has_is_tried_again() {
 #[tokio::test]
 async fn what_became_the_daemon_s_own_port_is_not_served() {
     let site = Site::new().await;
-    // The site's own would serve it.
+    // The site's own listeners would serve it.
     site.stop.send(true).unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
     let sandbox = site.served.app.orchestrator.find(&owner(&site), "box").unwrap();
     let [own, other] = [free_port().await, free_port().await];
     for (port, host_port) in [(answering_back().await, own), (answering_back().await, other)] {
