@@ -66,18 +66,11 @@ fn resolve(
         Some(url) => url.parse()?,
         None => Endpoint::local(given.data_dir),
     };
-    // A key without a URL is for the daemon of this machine.
-    let with_key = |token| {
-        let endpoint = if url.is_some() { endpoint.clone() } else { socket.clone() };
-        Ok(Target { endpoint, token: Some(token) })
-    };
-    if let Some(token) = given.token {
-        return with_key(token.to_owned());
-    }
-    if url == config.api_url.as_deref()
-        && let Some(token) = config.token.clone()
-    {
-        return with_key(token);
+    let of_file = (url == config.api_url.as_deref()).then_some(config.token).flatten();
+    if let Some(token) = given.token.map(str::to_owned).or(of_file) {
+        // A key without a URL is for the daemon of this machine.
+        let endpoint = if url.is_some() { endpoint } else { socket };
+        return Ok(Target { endpoint, token: Some(token) });
     }
     if (url.is_none() || endpoint == socket)
         && let Some(key) = admin_key()
