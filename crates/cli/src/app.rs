@@ -108,6 +108,19 @@ impl App {
         self.with_client_for(target, work)
     }
 
+    /// What there is of one sandbox, or if none is named, of all.
+    pub(crate) fn of_one_or_all<T>(
+        &self,
+        sandbox: Option<&str>,
+        of_one: impl AsyncFnOnce(&mut Client, &str) -> Result<Vec<T>, ClientError>,
+        of_all: impl AsyncFnOnce(&mut Client) -> Result<Vec<T>, ClientError>,
+    ) -> Result<Vec<T>> {
+        self.with_client(async |client| match sandbox {
+            Some(sandbox) => Ok(of_one(client, sandbox).await?),
+            None => Ok(of_all(client).await?),
+        })
+    }
+
     /// Does `work` with a client for this daemon.
     pub(crate) fn with_client_for<T>(
         &self,

@@ -3,8 +3,8 @@
 //! Flags and environment come before the config file, and that before the daemon of this machine.
 //!
 //! Invariant: a key goes only where it belongs. One from the config file is sent only to that
-//! file's daemon, and the administrator's key that was found on this machine only to the socket
-//! that lies next to it: while the daemon is down, anybody may listen on its TCP port.
+//! file's daemon, and any key for the daemon of this machine, such as the administrator's that was
+//! found there, only to its socket: while the daemon is down, anybody may listen on its TCP port.
 
 use std::{
     env,
@@ -108,18 +108,17 @@ fn resolve(
     admin_key: impl FnOnce() -> Option<String>,
 ) -> Result<Target> {
     let url = given.url.or(config.api_url.as_deref());
+    let socket = Endpoint::Unix(given.data_dir.join("api.sock"));
     let endpoint = match url {
         Some(url) => url.parse()?,
         None => Endpoint::local(given.data_dir),
     };
-    if let Some(token) = given.token {
-        return Ok(Target { endpoint, token: Some(token.to_owned()) });
+    let of_file = (url == config.api_url.as_deref()).then_some(config.token).flatten();
+    if let Some(token) = given.token.map(str::to_owned).or(of_file) {
+        // A key without a URL is for the daemon of this machine.
+        let endpoint = if url.is_some() { endpoint } else { socket };
+        return Ok(Target { endpoint, token: Some(token) });
     }
-    // A file with a key and no URL is about the daemon of this machine.
-    if url == config.api_url.as_deref() && config.token.is_some() {
-        return Ok(Target { endpoint, token: config.token });
-    }
-    let socket = Endpoint::Unix(given.data_dir.join("api.sock"));
     if (url.is_none() || endpoint == socket)
         && let Some(key) = admin_key()
     {
@@ -230,6 +229,18 @@ mod tests {
         for url in ["http://box", "/run/api.sock"] {
             assert!(of(url, false).unwrap_err().contains("--ca is for what is encrypted"));
             assert_eq!(of(url, true), Ok(url.parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn no_key_is_sent_to_a_tcp_port_that_nobody_named() {
+        let keyed = config(None, Some("fk"));
+        for (given, file, key) in
+            [(given(None, Some("gk")), Config::default(), "gk"), (given(None, None), keyed, "fk")]
+        {
+            let target = resolve(&given, file, || None).unwrap();
+            let expected = Endpoint::Unix("/d/api.sock".into());
+            assert_eq!((target.endpoint, target.token.as_deref()), (expected, Some(key)));
         }
     }
 

@@ -35,7 +35,9 @@ const DEFAULT_FILE: &str = "/etc/bhatti/config.toml";
 /// The variable that names another file, which must exist.
 const FILE_VARIABLE: &str = "BHATTI_DAEMON_CONFIG";
 const DEFAULT_DATA_DIR: &str = "/var/lib/bhatti";
-const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Where clients on this host look for the daemon if nobody says otherwise.
+pub(crate) const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// What turns the TCP listener off.
 const LISTEN_NONE: &str = "none";
 /// Largest JSON body, KiB.

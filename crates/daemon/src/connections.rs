@@ -38,9 +38,11 @@ mod http2;
 mod per_client;
 
 /// Most connections of one listener; further ones wait in its backlog.
-const MAX_CONNECTIONS: usize = 4096;
+pub(crate) const MAX_CONNECTIONS: usize = 4096;
 /// How long a request's head may take, and so how long a connection may idle between requests.
 const HEAD_TIME: Duration = Duration::from_secs(75);
+/// The same for the first request of a connection, which nobody makes to think it over.
+const FIRST_HEAD_TIME: Duration = Duration::from_secs(20);
 /// Most bytes of a request's head.
 const HEAD_MAX: usize = 64 << 10;
 /// HTTP/2 as TLS calls it.
@@ -70,6 +72,17 @@ enum Connection {
 /// Where a request over TCP comes from, put on it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Address(pub(crate) IpAddr);
+
+/// Tells a request that the daemon ends; put on every one.
+#[derive(Debug, Clone)]
+pub(crate) struct Ending(watch::Receiver<bool>);
+
+impl Ending {
+    /// Waits until the daemon ends.
+    pub(crate) async fn begins(mut self) {
+        stopped(&mut self.0).await;
+    }
+}
 
 /// On every request over an encrypted connection, with the name that the client asked for.
 #[derive(Debug, Clone)]
@@ -140,8 +153,8 @@ pub(crate) async fn run(
                     Some(place) => place,
                     None => None,
                 };
-                let from =
-                    Whence { peer: Peer::Tcp, address: Some(Address(address)), secure: None };
+                let (address, ending) = (Some(Address(address)), Ending(stop.clone()));
+                let from = Whence { peer: Peer::Tcp, address, secure: None, ending };
                 let serving = serve_tcp(stream, from, service.clone(), stop.clone());
                 connections.spawn(async move {
                     serving.await;
@@ -149,7 +162,8 @@ pub(crate) async fn run(
                 });
             }
             Ok(Connection::Unix(stream, peer)) => {
-                let from = Whence { peer, address: None, secure: None };
+                let ending = Ending(stop.clone());
+                let from = Whence { peer, address: None, secure: None, ending };
                 let (router, stop) = (service.router.clone(), stop.clone());
                 connections.spawn(async move {
                     let line = Line::of(&stream);
@@ -182,12 +196,14 @@ struct Whence {
     peer: Peer,
     address: Option<Address>,
     secure: Option<Secure>,
+    ending: Ending,
 }
 
 impl Whence {
     fn put_on(&self, request: &mut Request<Incoming>) {
         let extensions = request.extensions_mut();
         extensions.insert(self.peer);
+        extensions.insert(self.ending.clone());
         if let Some(address) = self.address {
             extensions.insert(address);
         }
@@ -208,11 +224,12 @@ async fn serve_tcp(
         let http2 = tokio::select! {
             () = stopped(&mut stop), if service.http2 => return,
             http2 = begins_with_http2(&stream), if service.http2 => http2,
-            else => false,
+            else => Some(false),
         };
         return match http2 {
-            true => http2::serve(stream, from, service.router, stop).await,
-            false => serve_http1(stream, line, from, service.router, stop).await,
+            Some(true) => http2::serve(stream, from, service.router, stop).await,
+            Some(false) => serve_http1(stream, line, from, service.router, stop).await,
+            None => tracing::debug!("a client says nothing"),
         };
     };
     let shaken = tokio::select! {
@@ -232,11 +249,12 @@ async fn serve_tcp(
     }
 }
 
-/// Whether the client begins with HTTP/2 without asking. Its first words come in one piece.
-async fn begins_with_http2(stream: &TcpStream) -> bool {
+/// Whether the client begins with HTTP/2 without asking; its first words come in one piece. `None` if
+/// none come in time.
+async fn begins_with_http2(stream: &TcpStream) -> Option<bool> {
     let mut first = [0; HTTP2_BEGINS.len()];
-    let peeked = timeout(HEAD_TIME, stream.peek(&mut first)).await;
-    matches!(peeked, Ok(Ok(_))) && first == *HTTP2_BEGINS
+    let peeked = timeout(FIRST_HEAD_TIME, stream.peek(&mut first)).await.ok()?;
+    Some(peeked.is_ok() && first == *HTTP2_BEGINS)
 }
 
 /// By way of this, put on every request, a connection is given away: what it is upgraded to is
@@ -283,12 +301,15 @@ async fn serve_http1(
         Ok(line) => line,
         Err(error) => return tracing::warn!("a connection cannot be watched: {error}"),
     };
+    let has_address = from.address.is_some();
+    let (began, mut begins) = watch::channel(());
     let (next, mut given) = mpsc::channel(1);
     let handover = Handover { next, stop: stop.clone() };
     // Of a connection that becomes a byte stream, either direction may end by itself.
     let becomes_stream = Arc::new(AtomicBool::new(false));
     let upgrade_asked = Arc::clone(&becomes_stream);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        began.send_replace(());
         upgrade_asked.store(request.headers().contains_key(UPGRADE), Ordering::Relaxed);
         from.put_on(&mut request);
         request.extensions_mut().insert(handover.clone());
@@ -316,6 +337,7 @@ async fn serve_http1(
             biased;
             ended = served => ended,
             () = line.hung_up(&becomes_stream) => Ok(()),
+            () = says_nothing(&mut begins), if has_address => Ok(()),
         }
     };
     drop(line);
@@ -324,6 +346,13 @@ async fn serve_http1(
     }
     if let Ok(upgraded) = given.try_recv() {
         upgraded.await;
+    }
+}
+
+/// Waits in vain for the first request, unless there is one.
+async fn says_nothing(begins: &mut watch::Receiver<()>) {
+    if timeout(FIRST_HEAD_TIME, begins.changed()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -363,7 +392,7 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Whether only the connection that was about to be accepted is lost.
-fn is_of_connection(error: &io::Error) -> bool {
+pub(crate) fn is_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | InvalidInput | NotConnected)
 }

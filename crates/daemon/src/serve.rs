@@ -17,14 +17,17 @@ use tokio::{
 
 use crate::{
     app::{self, App, WithPublic},
-    config::Config,
-    connections::{self, Listener, Service},
+    config::{Config, DEFAULT_LISTEN},
+    connections::{self, Listener, PerClient, Service},
     limits,
     listen::{DataDir, LocalSocket, bind_tcp},
     notify,
     public::PublicListener,
     tls::{Certificates, TlsError},
 };
+
+/// Most connections of one client to the API over TCP.
+const MOST_PER_CLIENT: u32 = 256;
 
 /// What the daemon serves on, once it does.
 #[derive(Debug)]
@@ -128,15 +131,9 @@ pub async fn serve(
     let new_admin_key = ensure_admin(&orchestrator, &config.data_dir).await?;
     let mut with_public =
         WithPublic { certificates: Arc::clone(&certificates), ..WithPublic::default() };
-    let public = match (&config.public, public) {
-        (Some(config), Some(listener)) => {
-            let listener = PublicListener::new(config, listener, &orchestrator, &with_public.pool)
-                .map_err(|source| ServeError::Address { address: config.listen, source })?;
-            with_public.site = Some(listener.site.clone());
-            with_public.host_ports = Some(Arc::clone(&listener.host_ports));
-            Some(listener)
-        }
-        _ => None,
+    let public = match public {
+        Some(listener) => open_public(&config, listener, listen, &orchestrator, &mut with_public)?,
+        None => None,
     };
     let app = App::with_public(orchestrator.clone(), config.json_body_max, with_public);
     let router = app::router(app);
@@ -147,7 +144,9 @@ pub async fn serve(
         listeners.spawn(connections::run(Listener::Unix(unix), router.clone(), stopping.clone()));
     }
     if let Some(tcp) = tcp {
-        let service = Service { tls: certificates.api.clone(), ..Service::from(router.clone()) };
+        let per_client = Some(PerClient::new(MOST_PER_CLIENT, |from| from.is_loopback()));
+        let tls = certificates.api.clone();
+        let service = Service { tls, per_client, ..Service::from(router.clone()) };
         listeners.spawn(connections::run(Listener::Tcp(tcp), service, stopping.clone()));
     }
     take_care(&mut listeners, &certificates, &orchestrator, &stopping);
@@ -211,6 +210,25 @@ fn serve_public(
     }
     let service = public.service(certificates.public.clone());
     tasks.spawn(connections::run(Listener::Tcp(public.listener), service, stopping.clone()));
+}
+
+/// The listener for the public, of which the API is told.
+fn open_public(
+    config: &Config,
+    listener: TcpListener,
+    api: Option<SocketAddr>,
+    orchestrator: &Orchestrator,
+    told: &mut WithPublic,
+) -> Result<Option<PublicListener>, ServeError> {
+    let Some(config) = &config.public else { return Ok(None) };
+    // Whoever stood there would be sent keys while this daemon is down or listens elsewhere.
+    let plain = config.http_listen.map_or(0, |plain| plain.port());
+    let own_ports = [api.map_or(0, |api| api.port()), DEFAULT_LISTEN.port(), plain];
+    let listener = PublicListener::new(config, listener, orchestrator, &told.pool, &own_ports)
+        .map_err(|source| ServeError::Address { address: config.listen, source })?;
+    told.site = Some(listener.site.clone());
+    told.host_ports = Some(Arc::clone(&listener.host_ports));
+    Ok(Some(listener))
 }
 
 /// Makes the first admin, if there is none, and writes its key where only the owner can read it.

@@ -1,13 +1,21 @@
 //! Requests byte by byte.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use api::ErrorBody;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpStream, UnixStream},
+    net::{TcpSocket, TcpStream, UnixStream},
+    time::timeout,
 };
+
+/// Whoever waits for so long waits for ever.
+const HANGS: Duration = Duration::from_secs(60);
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +96,20 @@ pub async fn tcp(address: SocketAddr, method: &str, path: &str, headers: &[&str]
     exchange(stream, head(method, path, headers).as_bytes(), b"").await
 }
 
+/// As [`tcp`], from an address of this machine.
+pub async fn tcp_from(
+    from: IpAddr,
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+) -> Answer {
+    let socket = TcpSocket::new_v4().expect("there are sockets");
+    socket.bind(SocketAddr::new(from, 0)).expect("the address is this machine's");
+    let stream = socket.connect(address).await.expect("the daemon listens");
+    exchange(stream, head(method, path, headers).as_bytes(), b"").await
+}
+
 /// Sends a request with headers and a body over TCP.
 pub async fn with_headers(
     address: SocketAddr,
@@ -98,6 +120,39 @@ pub async fn with_headers(
 ) -> Answer {
     let stream = TcpStream::connect(address).await.expect("the daemon listens");
     exchange(stream, head(method, path, headers).as_bytes(), body.as_bytes()).await
+}
+
+/// Reads until a word has come, and keeps all that did.
+///
+/// # Panics
+/// If the stream ends before, or nothing comes.
+pub async fn until_seen(stream: &mut (impl AsyncRead + Unpin), seen: &mut Vec<u8>, word: &str) {
+    while !seen.windows(word.len()).any(|part| part == word.as_bytes()) {
+        let read = timeout(HANGS, stream.read_buf(seen)).await.expect("something comes");
+        let read = read.expect("the stream is whole");
+        assert!(read > 0, "ended before {word:?}: {}", String::from_utf8_lossy(seen));
+    }
+}
+
+/// Asks [`crate::servers::upgrades`] for an upgrade and exchanges bytes, until both ends have closed.
+///
+/// # Panics
+/// If the server does not answer as it should.
+pub async fn upgrade(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) {
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("the daemon reads");
+    let mut seen = Vec::new();
+    until_seen(&mut stream, &mut seen, "hello").await;
+    assert!(seen.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&seen));
+    stream.write_all(&[0, 0xff, 7]).await.expect("the server reads");
+    let mut echoed = [0; 3];
+    stream.read_exact(&mut echoed).await.expect("the server answers");
+    assert_eq!(echoed, [0, 0xff, 7]);
+    stream.shutdown().await.expect("one direction can be closed");
+    let rest = stream.read_to_end(&mut Vec::new()).await;
+    assert_eq!(rest.expect("the stream ends well"), 0);
 }
 
 async fn exchange(

@@ -11,7 +11,7 @@ use api::ErrorCode;
 use base::process::Command;
 use e2e::{
     Guest, Node, raw, refused,
-    servers::{answer_with, serve},
+    servers::{ECHO, answer_with, events, serve, upgrades},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -92,10 +92,7 @@ async fn a_forwarded_port_survives_the_sandbox_s_sleep() {
 async fn the_proxy_passes_requests_on_as_they_are() {
     let node = Node::start();
     let mut guest = Guest::create(&node, "dev").await;
-    // Says what it was asked.
-    let echo = "req=; while read -r line; do line=${line%?}; req=\"$req$line\\\\n\"; [ -z \"$line\" ] && break; done; \
-                printf 'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nX-Own: yes\\r\\n\\r\\n'; printf %b \"$req\"";
-    answer_with(&mut guest, 8000, echo).await;
+    answer_with(&mut guest, 8000, ECHO).await;
     let path = format!("/sandboxes/{}/proxy/8000/a%2Fb//c%20d?q=%26&x", guest.id);
     let headers = ["x-forwarded-for: 1.2.3.4", "authorization: Basic abc", "x-own: me"];
     let answer = raw::unix_with(&node.socket(), "GET", &path, &headers).await;
@@ -110,7 +107,7 @@ async fn the_proxy_passes_requests_on_as_they_are() {
     // A key is for the daemon alone.
     let key = node.user(api::CreateUser { name: "bob".to_owned(), ..Default::default() }).await;
     let mut theirs = Guest::create_by(node.client(&key), e2e::create_request("theirs")).await;
-    answer_with(&mut theirs, 8000, echo).await;
+    answer_with(&mut theirs, 8000, ECHO).await;
     let path = format!("/sandboxes/{}/proxy/8000/", theirs.id);
     for headers in [
         vec![format!("authorization: Bearer {key}")],
@@ -140,45 +137,18 @@ async fn the_proxy_passes_requests_on_as_they_are() {
 async fn the_proxy_streams_wakes_and_upgrades() {
     let node = Node::start();
     let mut guest = Guest::create(&node, "dev").await;
-    // An event at once, the next when somebody says so.
-    let events = "while read -r line; do [ ${#line} -le 1 ] && break; done; \
-                  printf 'HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\nConnection: close\\r\\n\\r\\n'; \
-                  echo 'data: one'; while [ ! -e /tmp/go ]; do usleep 1000; done; echo 'data: two'";
-    answer_with(&mut guest, 8000, events).await;
+    events(&mut guest, 8000).await;
     let mut stream = tokio::net::UnixStream::connect(node.socket()).await.unwrap();
     let path = format!("/sandboxes/{}/proxy/8000/events", guest.id);
     stream.write_all(raw::head("GET", &path, &[]).as_bytes()).await.unwrap();
     let mut seen = Vec::new();
-    while !seen.windows(9).any(|part| part == b"data: one") {
-        assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
-    }
+    raw::until_seen(&mut stream, &mut seen, "data: one").await;
     guest.sh("touch /tmp/go").await;
     stream.read_to_end(&mut seen).await.unwrap();
     assert!(String::from_utf8_lossy(&seen).contains("data: two"));
 
-    let upgrade = "while read -r line; do [ ${#line} -le 1 ] && break; done; \
-                   printf 'HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\nhello'; cat";
-    answer_with(&mut guest, 8001, upgrade).await;
+    upgrades(&mut guest, 8001).await;
     guest.stop().await;
-    let mut stream = tokio::net::UnixStream::connect(node.socket()).await.unwrap();
-    let path = format!("/sandboxes/{}/proxy/8001/ws", guest.id);
-    let head = format!(
-        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    let mut seen = Vec::new();
-    while !seen.ends_with(b"hello") {
-        assert!(
-            stream.read_buf(&mut seen).await.unwrap() > 0,
-            "{}",
-            String::from_utf8_lossy(&seen)
-        );
-    }
-    assert!(seen.starts_with(b"HTTP/1.1 101 "));
-    stream.write_all(&[0, 0xff, 7]).await.unwrap();
-    let mut echoed = [0; 3];
-    stream.read_exact(&mut echoed).await.unwrap();
-    assert_eq!(echoed, [0, 0xff, 7]);
-    stream.shutdown().await.unwrap();
-    assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    let stream = tokio::net::UnixStream::connect(node.socket()).await.unwrap();
+    raw::upgrade(stream, &format!("/sandboxes/{}/proxy/8001/ws", guest.id)).await;
 }

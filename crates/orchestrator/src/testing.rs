@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use base::ids::{SandboxId, UserId};
@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    Orchestrator, Sandbox,
+    Error, Kind, Orchestrator, Sandbox,
     driver::{Command, Entry, Published},
     model::{NetworkSpec, Policy, Spec, Status, StoppedBy, Thermal},
     record::{Address, Identity, Record, State},
@@ -45,6 +45,7 @@ pub struct Power {
     guest: Session,
     published: Arc<watch::Sender<Published>>,
     wakes: Arc<AtomicU32>,
+    fails: Arc<AtomicBool>,
 }
 
 impl Power {
@@ -53,6 +54,15 @@ impl Power {
         self.published.send_modify(|published| {
             published.session = None;
             published.thermal = Some(Thermal::Warm);
+        });
+    }
+
+    /// Puts the sandbox on disk, from where it does not come back.
+    pub fn fail(&self) {
+        self.fails.store(true, Ordering::Relaxed);
+        self.published.send_modify(|published| {
+            published.session = None;
+            published.thermal = Some(Thermal::Cold);
         });
     }
 
@@ -104,7 +114,12 @@ pub async fn sandbox(owner: &UserId, name: &str) -> (Sandbox, Agent) {
         resting: None,
     };
     let (sender, published) = watch::channel(hot);
-    let power = Power { guest, published: Arc::new(sender), wakes: Arc::new(AtomicU32::new(0)) };
+    let power = Power {
+        guest,
+        published: Arc::new(sender),
+        wakes: Arc::new(AtomicU32::new(0)),
+        fails: Arc::new(AtomicBool::new(false)),
+    };
     let (commands, queue) = mpsc::channel(1);
     tokio::spawn(wake(queue, session, power.clone()));
     let sandbox = Sandbox::without_driver(record, commands, published);
@@ -128,6 +143,11 @@ async fn wake(mut queue: mpsc::Receiver<Command>, session: Session, power: Power
     while let Some(command) = queue.recv().await {
         if let Command::Wake { reply, .. } = command {
             power.wakes.fetch_add(1, Ordering::Relaxed);
+            if power.fails.load(Ordering::Relaxed) {
+                let error = Error::new(Kind::AgentUnreachable, "it does not come back");
+                let _ = reply.send(Err(error));
+                continue;
+            }
             power.published.send_modify(|published| {
                 published.session = Some(session.clone());
                 published.thermal = Some(Thermal::Hot);

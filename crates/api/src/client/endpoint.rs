@@ -26,7 +26,8 @@ const DEFAULT_PORT: u16 = 8080;
 /// Where the daemon is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
-    /// On this machine: its socket if that can be connected to, else the default TCP port.
+    /// On this machine: its socket, or the default TCP port if nobody listens on that. Anybody may
+    /// stand on that port, so no key should be sent that way.
     Local {
         /// The socket to try first.
         socket: PathBuf,
@@ -100,7 +101,9 @@ impl Endpoint {
             Self::Local { socket } => {
                 let error = match connect_unix(socket).await {
                     Ok(stream) => return Ok(stream),
-                    Err(error) => error,
+                    Err(error) if is_nobody(&error) => error,
+                    // A daemon is there, and it is not on another's port that it is to be asked.
+                    Err(error) => return Err(self.refused(error)),
                 };
                 match connect_tcp("127.0.0.1", DEFAULT_PORT).await {
                     Ok(stream) => Ok(stream),
@@ -122,9 +125,7 @@ impl Endpoint {
     fn refused(&self, source: io::Error) -> ClientError {
         let endpoint = self.clone();
         match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { endpoint }
-            }
+            _ if is_nobody(&source) => ClientError::NotRunning { endpoint },
             io::ErrorKind::PermissionDenied => ClientError::SocketForbidden { endpoint },
             _ => ClientError::Connect { endpoint, source },
         }
@@ -191,6 +192,11 @@ fn split_port(authority: &str, usual: u16) -> Option<(&str, u16)> {
     }
 }
 
+/// Whether nobody listens.
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
@@ -249,6 +255,21 @@ mod tests {
     fn urls_that_cannot_are_refused_with_the_reason() {
         for url in ["box:80", "http://", "http://a:b", "http://a/v1", "http://u@a", "ftp://a"] {
             assert!(matches!(url.parse::<Endpoint>(), Err(ClientError::BadUrl { .. })), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_cannot_be_used_is_not_passed_by() {
+        let dir = tempfile::tempdir().unwrap();
+        // A socket of another kind, which fails otherwise than by being absent.
+        let socket = dir.path().join("api.sock");
+        let _other = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+        let local = Endpoint::Local { socket: socket.clone() };
+        let refused = local.connect().await.unwrap_err();
+        assert!(matches!(refused, ClientError::Connect { .. }), "{refused}");
+        assert!(!is_nobody(&io::ErrorKind::PermissionDenied.into()));
+        for absent in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
+            assert!(is_nobody(&absent.into()));
         }
     }
 

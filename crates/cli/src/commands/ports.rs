@@ -1,7 +1,10 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use api::{Port, client::Endpoint};
+use api::{
+    Port,
+    client::{Client, Endpoint},
+};
 
 use crate::{
     app::{App, DONE},
@@ -17,13 +20,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
-    let (ports, base) = app.with_client(async |client| {
-        let ports = match &args.sandbox {
-            Some(sandbox) => client.ports(sandbox).await?,
-            None => client.all_ports().await?,
-        };
-        Ok((ports, base_url(client.endpoint())))
-    })?;
+    let sandbox = args.sandbox.as_deref();
+    let ports = app.of_one_or_all(sandbox, Client::ports, Client::all_ports)?;
+    let base = base_url(&app.target()?.endpoint);
     let several = args.sandbox.is_none();
     app.printer().listing(&ports, "nothing listens", |ports| table(ports, &base, several))?;
     DONE

@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use api::{PublishAuth, PublishRule};
+use api::{PublishAuth, PublishRule, client::Client};
 
 use super::publish::place;
 use crate::{
@@ -18,10 +18,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
-    let rules = app.with_client(async |client| match &args.sandbox {
-        Some(sandbox) => Ok(client.published(sandbox).await?),
-        None => Ok(client.all_published().await?),
-    })?;
+    let sandbox = args.sandbox.as_deref();
+    let rules = app.of_one_or_all(sandbox, Client::published, Client::all_published)?;
     app.printer().listing(&rules, "nothing is published", table)?;
     DONE
 }

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tower::Service as _;
 
-use super::{HEAD_TIME, Whence, stopped};
+use super::{FIRST_HEAD_TIME, HEAD_TIME, Whence, stopped};
 
 /// Most requests at once on one connection.
 const STREAMS: u32 = 256;
@@ -31,9 +31,10 @@ const PONG: Duration = Duration::from_secs(20);
 /// Waits until no request has begun for as long as a connection may idle, and none is under way. The
 /// service itself holds one of what the requests hold.
 async fn idle(mut beginnings: watch::Receiver<()>, under_way: &Weak<()>) {
+    let mut patience = FIRST_HEAD_TIME;
     loop {
-        match timeout(HEAD_TIME, beginnings.changed()).await {
-            Ok(Ok(())) => {}
+        match timeout(patience, beginnings.changed()).await {
+            Ok(Ok(())) => patience = HEAD_TIME,
             // Nothing begins any more: the connection is at its end.
             Ok(Err(_)) => return std::future::pending().await,
             Err(_) if under_way.strong_count() <= 1 => return,
@@ -90,3 +91,6 @@ pub(super) async fn serve(
         tracing::debug!("connection ended: {}", base::chain(&error));
     }
 }
+
+#[cfg(test)]
+mod tests;

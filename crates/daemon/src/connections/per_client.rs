@@ -33,7 +33,7 @@ impl PerClient {
     }
 
     /// Counts a connection until the answer is dropped; `None` if there are too many.
-    pub(super) fn take(&self, client: IpAddr) -> Option<Counted> {
+    pub(crate) fn take(&self, client: IpAddr) -> Option<Counted> {
         let client = client.to_canonical();
         if (self.exempt)(client) {
             return Some(Counted { of: None });
@@ -96,6 +96,13 @@ mod tests {
         assert!(all.take(mapped).is_none() && all.take(other).is_some());
         drop(first);
         assert!(all.take(one).is_some());
+        let [near, neighbour, far] =
+            ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|ip| ip.parse().unwrap());
+        let house = [all.take(near), all.take(neighbour)];
+        assert!(house.iter().all(Option::is_some), "a /64 is one client");
+        assert!(all.take(near).is_none() && all.take(neighbour).is_none());
+        assert!(all.take(far).is_some());
+        drop(house);
         let many: Vec<_> = (0..10).map(|_| all.take(proxy)).collect();
         assert!(many.iter().all(Option::is_some) && all.counts().is_empty());
     }

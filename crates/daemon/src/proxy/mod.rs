@@ -30,7 +30,7 @@ use hyper_util::rt::TokioIo;
 use orchestrator::Sandbox;
 
 use self::{
-    answer::Answer,
+    answer::{Answer, Ends},
     pool::{Key, Lease, Protocol},
 };
 pub(crate) use self::{
@@ -39,7 +39,7 @@ pub(crate) use self::{
     upgrade::{handover, join, lists, wanted_upgrade},
     way::{Entered, Keep, Way},
 };
-use crate::failure::Failure;
+use crate::{connections::Ending, failure::Failure};
 
 /// One request on its way. Its path is the server's already.
 #[derive(Debug)]
@@ -54,20 +54,31 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// Has the request answered.
     pub(crate) async fn run(&self, parts: Parts, body: Body) -> Result<Response, Failure> {
-        match wanted_upgrade(&parts.headers).filter(|_| parts.version < Version::HTTP_2) {
-            Some(protocol) => self.upgrade(parts, body, protocol).await,
-            None => self.pass(parts, body).await,
+        let answered = async {
+            match wanted_upgrade(&parts.headers).filter(|_| parts.version < Version::HTTP_2) {
+                Some(protocol) => self.upgrade(parts, body, protocol).await,
+                None => self.pass(parts, body).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answered = answered => answered,
+            () = self.way.withdrawn() => {
+                let message = format!("port {} is not published any more", self.port);
+                Err(Failure::new(ErrorCode::SandboxNotFound, message))
+            }
         }
     }
 
     async fn pass(&self, parts: Parts, body: Body) -> Result<Response, Failure> {
+        let ending = parts.extensions.get().cloned();
         let protocol = protocol(&parts);
         let request = self.for_guest(parts, body, None, protocol);
         let (response, lease) = self.send(request, protocol).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.odd("changed to another protocol without being asked"));
         }
-        Ok(for_client(response, lease))
+        Ok(self.for_client(response, lease, ending))
     }
 
     /// As [`pass`](Self::pass); if the server agrees, both connections are joined.
@@ -79,19 +90,27 @@ impl Exchange {
     ) -> Result<Response, Failure> {
         let mut original = Request::from_parts(parts, body);
         let handover = handover(&original)?;
+        let ending = original.extensions().get().cloned();
         let client = hyper::upgrade::on(&mut original);
         let (parts, body) = original.into_parts();
         let request = self.for_guest(parts, body, Some(wanted), Protocol::Http1);
         let (mut response, lease) = self.send_fresh(request, Protocol::Http1).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(for_client(response, lease));
+            return Ok(self.for_client(response, lease, ending));
         }
         let guest = hyper::upgrade::on(&mut response);
         let keep = lease.into_keep();
+        let withdrawn = self.way.withdrawn();
         handover.run(async move {
-            match tokio::try_join!(client, guest) {
-                Ok((client, guest)) => join(TokioIo::new(client), TokioIo::new(guest)).await,
-                Err(error) => tracing::debug!("no upgrade: {}", base::chain(&error)),
+            let joined = async {
+                match tokio::try_join!(client, guest) {
+                    Ok((client, guest)) => join(TokioIo::new(client), TokioIo::new(guest)).await,
+                    Err(error) => tracing::debug!("no upgrade: {}", base::chain(&error)),
+                }
+            };
+            tokio::select! {
+                () = joined => {}
+                () = withdrawn => {}
             }
             drop(keep);
         });
@@ -115,6 +134,12 @@ impl Exchange {
         // Nothing of the client's connection is meant for the guest's.
         parts.extensions.clear();
         forwarded::to_guest(&mut parts.headers, self.port, &self.came, upgrade);
+        // Written anew: however it was said, the body is what was understood.
+        if parts.headers.remove(header::CONTENT_LENGTH).is_some()
+            && let Some(length) = body.size_hint().exact()
+        {
+            parts.headers.insert(header::CONTENT_LENGTH, length.into());
+        }
         match protocol {
             Protocol::Http2 => {
                 parts.version = Version::HTTP_2;
@@ -195,6 +220,19 @@ impl Exchange {
         Ok((response, lease))
     }
 
+    fn for_client(
+        &self,
+        response: Response<Incoming>,
+        lease: Lease,
+        ending: Option<Ending>,
+    ) -> Response {
+        let (mut parts, body) = response.into_parts();
+        forwarded::from_guest(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        let ends = Ends::of(&self.way, &parts.headers, ending);
+        Response::from_parts(parts, Body::new(Answer::new(body, lease, ends)))
+    }
+
     fn key(&self, protocol: Protocol) -> Key {
         Key { sandbox: self.sandbox.view().id.to_string(), port: self.port, protocol }
     }
@@ -231,11 +269,4 @@ fn with_authority(parts: &mut Parts, port: u16) {
     {
         parts.uri = uri;
     }
-}
-
-fn for_client(response: Response<Incoming>, lease: Lease) -> Response {
-    let (mut parts, body) = response.into_parts();
-    forwarded::from_guest(&mut parts.headers);
-    parts.version = Version::HTTP_11;
-    Response::from_parts(parts, Body::new(Answer::new(body, lease)))
 }

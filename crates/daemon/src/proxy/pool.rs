@@ -245,7 +245,10 @@ impl Lease {
 
     /// The answer has come to its end; the connection is there for the next.
     pub(super) fn give_back(mut self) {
-        if let Some(connection) = self.connection.take() {
+        // What speaks HTTP/2 is never taken again, because only requests that may be sent twice are
+        // sent over an idle connection, and gRPC's are not: it would only push others out.
+        let reusable = |connection: &mut Connection| connection.key.protocol == Protocol::Http1;
+        if let Some(connection) = self.connection.take_if(reusable) {
             self.pool.give(connection);
         }
     }

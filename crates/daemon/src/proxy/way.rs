@@ -1,6 +1,6 @@
 //! Into a sandbox, for those who may.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use orchestrator::{Hold, Ready, Sandbox, model::Caller};
 
@@ -14,8 +14,8 @@ use crate::{
 pub(crate) enum Way {
     /// With its owner's key.
     Owner,
-    /// By a public address, where others come, too.
-    Public(Arc<Door>),
+    /// By a public address, where others come, too; with whom it is.
+    Public(Arc<Door>, IpAddr),
 }
 
 /// A sandbox that is awake, and the place that was taken in it.
@@ -37,7 +37,21 @@ impl Way {
     pub(crate) async fn enter(&self, sandbox: &Sandbox) -> Result<Entered, Failure> {
         match self {
             Self::Owner => Ok(Entered { ready: sandbox.awake(Caller::Owner).await?, place: None }),
-            Self::Public(door) => door.enter(sandbox).await,
+            Self::Public(door, client) => door.enter(sandbox, *client).await,
+        }
+    }
+
+    /// Waits until nobody may come this way any more.
+    pub(crate) fn withdrawn(&self) -> impl Future<Output = ()> + Send + use<> {
+        let withdrawn = match self {
+            Self::Owner => None,
+            Self::Public(door, _) => Some(door.withdrawn()),
+        };
+        async move {
+            match withdrawn {
+                Some(withdrawn) => withdrawn.await,
+                None => std::future::pending().await,
+            }
         }
     }
 }

@@ -2,15 +2,16 @@
 //! and one wake for however many wait.
 //!
 //! ```text
-//! door: places of one publication ─► house: places of one sandbox ─► asleep? one after the other ─►
-//!                                                    of all sandboxes a few at a time ─► awake
+//! share: places of one client ─► door: places of one publication ─► house: places of one sandbox
+//!        ─► asleep? one after the other ─► of all sandboxes a few at a time ─► awake
 //! ```
-//! So a flood on one alias fills its own places, and a flood on sleeping sandboxes wakes a few at a
-//! time, while owners wake what they like.
+//! So one client fills its own share, a flood on one alias fills its own places, and a flood on
+//! sleeping sandboxes wakes a few at a time, while owners wake what they like.
 
 use std::{
     collections::HashMap,
     hash::Hash,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -23,22 +24,27 @@ use base::ids::{PublicationId, SandboxId};
 use orchestrator::{
     Ready, Sandbox,
     model::{Caller, Thermal},
-    publications::Publication,
+    publications::{Place as Where, Publication},
+    store::Store,
 };
 use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore},
+    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, timeout},
 };
 
-use crate::{failure::Failure, proxy::Entered};
+use crate::{connections::network, failure::Failure, proxy::Entered};
 
 /// Most requests and connections at once by one publication.
 const PLACES: usize = 192;
 /// The same by all publications of a sandbox: below what a sandbox takes altogether, so that its
 /// owner comes in, too.
 const HOUSE_PLACES: usize = 224;
-/// Most that wait for a place of one publication.
+/// The same by one client of a publication. A page that asks for hundreds of files at once has the
+/// rest of them wait.
+const SHARE_PLACES: usize = 64;
+/// Most that wait for a place of one publication, and of them, most of one client.
 const MOST_WAITING: usize = 2048;
+const SHARE_WAITING: usize = 512;
 /// How long to wait for a place, or for a turn to wake.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a wake that failed the public does not cause another.
@@ -58,8 +64,20 @@ pub(crate) struct Doors {
 #[derive(Debug)]
 pub(crate) struct Door {
     id: PublicationId,
+    place: Where,
     all: Weak<Doors>,
     house: Arc<House>,
+    places: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    shares: Mutex<HashMap<IpAddr, Weak<Share>>>,
+    withdrawn: watch::Sender<bool>,
+}
+
+/// What one client has of a door.
+#[derive(Debug)]
+struct Share {
+    client: IpAddr,
+    of: Weak<Door>,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -78,7 +96,8 @@ struct House {
 /// A place that somebody has taken.
 #[derive(Debug)]
 pub(crate) struct Place {
-    _permits: [OwnedSemaphorePermit; 2],
+    _permits: [OwnedSemaphorePermit; 3],
+    _share: Arc<Share>,
     _door: Arc<Door>,
 }
 
@@ -99,13 +118,27 @@ impl Doors {
         }
         let door = Arc::new(Door {
             id: publication.id.clone(),
+            place: publication.place.clone(),
             all: Arc::downgrade(self),
             house: self.house(&publication.sandbox),
             places: Arc::new(Semaphore::new(PLACES)),
             waiting: AtomicUsize::new(0),
+            shares: Mutex::default(),
+            withdrawn: watch::Sender::new(false),
         });
         open.insert(door.id.clone(), Arc::downgrade(&door));
         door
+    }
+
+    /// Ends what goes on through doors whose publication is not in the store any more. Ports of the
+    /// host are left to whoever listens on them.
+    pub(super) fn close_withdrawn(&self, store: &Store) {
+        let open: Vec<Arc<Door>> = lock(&self.open).values().filter_map(Weak::upgrade).collect();
+        for door in open {
+            if !door.is_published(store) {
+                door.withdrawn.send_replace(true);
+            }
+        }
     }
 
     fn house(self: &Arc<Self>, id: &SandboxId) -> Arc<House> {
@@ -133,6 +166,14 @@ impl Drop for Door {
     }
 }
 
+impl Drop for Share {
+    fn drop(&mut self) {
+        if let Some(door) = self.of.upgrade() {
+            forget(&door.shares, &self.client);
+        }
+    }
+}
+
 impl Drop for House {
     fn drop(&mut self) {
         if let Some(all) = self.all.upgrade() {
@@ -155,30 +196,79 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Door {
     /// Takes a place and wakes the sandbox if it sleeps by itself.
-    pub(crate) async fn enter(self: &Arc<Self>, sandbox: &Sandbox) -> Result<Entered, Failure> {
-        let place = self.place().await?;
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        sandbox: &Sandbox,
+        client: IpAddr,
+    ) -> Result<Entered, Failure> {
+        let place = self.place(client).await?;
         let ready = self.house.wake(sandbox).await?;
         Ok(Entered { ready, place: Some(place) })
     }
 
-    async fn place(self: &Arc<Self>) -> Result<Place, Failure> {
-        // Its own first: whoever waits for that takes nothing from other doors.
-        let permits = [self.permit(&self.places).await?, self.permit(&self.house.places).await?];
-        Ok(Place { _permits: permits, _door: Arc::clone(self) })
+    /// Whether what it is of is still there in the same form.
+    pub(super) fn is_published(&self, store: &Store) -> bool {
+        match &self.place {
+            Where::Alias(alias) => {
+                store.publication(alias.as_str()).is_some_and(|found| found.id == self.id)
+            }
+            Where::HostPort(_) => true,
+        }
     }
 
-    async fn permit(&self, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
+    /// Waits until it is not published any more.
+    pub(crate) fn withdrawn(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut withdrawn = self.withdrawn.subscribe();
+        async move {
+            if withdrawn.wait_for(|withdrawn| *withdrawn).await.is_err() {
+                // Nobody has the door any more, so nobody closes it.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn place(self: &Arc<Self>, client: IpAddr) -> Result<Place, Failure> {
+        let share = self.share(client);
+        // Its own first: whoever waits for that takes nothing from others.
+        let permits = [
+            self.permit(&share.places, Some(&share)).await?,
+            self.permit(&self.places, None).await?,
+            self.permit(&self.house.places, None).await?,
+        ];
+        Ok(Place { _permits: permits, _share: share, _door: Arc::clone(self) })
+    }
+
+    fn share(self: &Arc<Self>, client: IpAddr) -> Arc<Share> {
+        let client = network(client);
+        let mut shares = lock(&self.shares);
+        if let Some(share) = shares.get(&client).and_then(Weak::upgrade) {
+            return share;
+        }
+        let places = Arc::new(Semaphore::new(SHARE_PLACES));
+        let (of, waiting) = (Arc::downgrade(self), AtomicUsize::new(0));
+        let share = Arc::new(Share { client, of, places, waiting });
+        shares.insert(client, Arc::downgrade(&share));
+        share
+    }
+
+    async fn permit(
+        &self,
+        places: &Arc<Semaphore>,
+        share: Option<&Share>,
+    ) -> Result<OwnedSemaphorePermit, Failure> {
         if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
             return Ok(permit);
         }
-        let _waiting = Waiting::of(&self.waiting).ok_or_else(overloaded)?;
+        let own = share.map(|share| Waiting::of(&share.waiting, SHARE_WAITING));
+        let _own = own.map(|own| own.ok_or_else(overloaded)).transpose()?;
+        let _waiting = Waiting::of(&self.waiting, MOST_WAITING).ok_or_else(overloaded)?;
         let turn = timeout(PATIENCE, Arc::clone(places).acquire_owned()).await;
         turn.ok().and_then(Result::ok).ok_or_else(overloaded)
     }
 }
 
 impl House {
-    async fn wake(&self, sandbox: &Sandbox) -> Result<Ready, Failure> {
+    async fn wake(self: &Arc<Self>, sandbox: &Sandbox) -> Result<Ready, Failure> {
         if !is_cold(sandbox) {
             return Ok(sandbox.awake(Caller::Public).await?);
         }
@@ -198,6 +288,14 @@ impl House {
                 ErrorCode::HostOverloaded => (Instant::now(), ErrorCode::HostOverloaded),
                 _ => (Instant::now(), ErrorCode::SandboxUnavailable),
             });
+            if last.is_some() {
+                // Who comes next has to find it, even if nobody is here by then.
+                let house = Arc::clone(self);
+                tokio::spawn(async move {
+                    let _ = timeout(RETRY, std::future::pending::<()>()).await;
+                    drop(house);
+                });
+            }
             return woken;
         }
         drop(last);
@@ -206,9 +304,9 @@ impl House {
 }
 
 impl<'a> Waiting<'a> {
-    fn of(count: &'a AtomicUsize) -> Option<Self> {
+    fn of(count: &'a AtomicUsize, most: usize) -> Option<Self> {
         let waiting = Self(count);
-        (count.fetch_add(1, Ordering::Relaxed) < MOST_WAITING).then_some(waiting)
+        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(waiting)
     }
 }
 
@@ -227,55 +325,4 @@ fn overloaded() -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use base::ids::UserId;
-    use orchestrator::publications::{Guard, Place as Where};
-
-    use super::*;
-
-    fn publication(sandbox: &SandboxId) -> Publication {
-        Publication {
-            id: PublicationId::random(),
-            sandbox: sandbox.clone(),
-            owner: UserId::random(),
-            port: 80,
-            place: Where::HostPort(1),
-            guard: Guard::Open,
-            allow: Vec::new(),
-            created_at: 0,
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_publication_leaves_room_for_another_and_both_for_the_owner() {
-        let (doors, house) = (Doors::new(), SandboxId::random());
-        let (one, two) = (publication(&house), publication(&house));
-        let [one, two] = [&one, &two].map(|one| doors.of(one));
-        let mut places = Vec::new();
-        for _ in 0..PLACES {
-            places.push(one.place().await.unwrap());
-        }
-        assert_eq!(one.place().await.unwrap_err().code, ErrorCode::HostOverloaded);
-        for _ in 0..HOUSE_PLACES - PLACES {
-            places.push(two.place().await.unwrap());
-        }
-        assert_eq!(two.place().await.unwrap_err().code, ErrorCode::HostOverloaded);
-        let elsewhere = doors.of(&publication(&SandboxId::random()));
-        elsewhere.place().await.unwrap();
-        places.clear();
-        one.place().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn nothing_is_kept_of_those_through_whom_nobody_comes() {
-        let doors = Doors::new();
-        let one = publication(&SandboxId::random());
-        let door = doors.of(&one);
-        let place = door.place().await.unwrap();
-        assert!(Arc::ptr_eq(&door, &doors.of(&one)));
-        drop(door);
-        assert_eq!((lock(&doors.open).len(), lock(&doors.houses).len()), (1, 1));
-        drop(place);
-        assert_eq!((lock(&doors.open).len(), lock(&doors.houses).len()), (0, 0));
-    }
-}
+mod tests;

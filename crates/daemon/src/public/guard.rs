@@ -15,8 +15,11 @@ use orchestrator::publications::Guard;
 
 use super::trouble::Trouble;
 
-/// The cookie that a link with a token becomes, and the parameter in the link.
+/// The parameter in a link with a token, and the cookie that it becomes.
 const NAME: &str = "bhatti-token";
+/// The cookie where browsers can be told that nobody else may set it, not even another host of the
+/// zone.
+const HOST_NAME: &str = "__Host-bhatti-token";
 
 /// Most cookies of that name that are tried.
 const COOKIES_MAX: usize = 8;
@@ -37,6 +40,12 @@ pub(super) struct Scope<'a> {
     pub(super) prefix: Option<&'a str>,
     /// Whether visitors come encrypted.
     pub(super) secure: bool,
+}
+
+impl Scope<'_> {
+    fn cookie(self) -> &'static str {
+        if self.secure && self.prefix.is_none() { HOST_NAME } else { NAME }
+    }
 }
 
 /// Lets a request in or not. `original` is the address as it was sent; that of `parts` is the
@@ -76,7 +85,7 @@ fn token(
         credentials(value, "bearer").is_some_and(|token| guard.takes_token(token.as_bytes()))
     };
     let by_header = take_authorization(&mut parts.headers, opens);
-    let cookies = take_cookies(&mut parts.headers);
+    let cookies = take_cookies(&mut parts.headers, scope.cookie());
     let link = take_parameter(original).filter(|(token, _)| guard.takes_token(token.as_bytes()));
     match link {
         // Before the others, so that the token does not stay in the address.
@@ -105,17 +114,24 @@ fn take_authorization(headers: &mut HeaderMap, opens: impl Fn(&HeaderValue) -> b
     !ours.is_empty()
 }
 
-/// Takes our cookies out and leaves the others as they are. Another alias may have set one for all,
-/// so there may be several.
-fn take_cookies(headers: &mut HeaderMap) -> Vec<Vec<u8>> {
+/// Takes our cookies out, those of this name, and leaves the others as they are. Another alias may
+/// have set one for all, so there may be several.
+fn take_cookies(headers: &mut HeaderMap, name: &str) -> Vec<Vec<u8>> {
+    let value_of = |pair: &[u8], name: &str| {
+        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(value.to_vec())
+    };
+    let other = if name == NAME { HOST_NAME } else { NAME };
+    let mut strange = false;
     let mut found = Vec::new();
     let mut kept = Vec::new();
     for value in headers.get_all(header::COOKIE) {
         let pairs = value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let mut others: Vec<&[u8]> = Vec::new();
         for pair in pairs {
-            match pair.strip_prefix(NAME.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
-                Some(token) => found.push(token.to_vec()),
+            match value_of(pair, name) {
+                Some(token) => found.push(token),
+                None if value_of(pair, other).is_some() => strange = true,
                 None => others.push(pair),
             }
         }
@@ -125,7 +141,7 @@ fn take_cookies(headers: &mut HeaderMap) -> Vec<Vec<u8>> {
             kept.push(rest);
         }
     }
-    if !found.is_empty() {
+    if strange || !found.is_empty() {
         headers.remove(header::COOKIE);
         for value in kept {
             headers.append(header::COOKIE, value);
@@ -151,14 +167,22 @@ fn take_parameter(uri: &Uri) -> Option<(String, String)> {
 }
 
 fn with_cookie(token: &str, rest: &str, scope: Scope<'_>) -> Response {
+    let name = scope.cookie();
+    let rest = match scope.prefix.and_then(|prefix| rest.strip_prefix(prefix)) {
+        // The cookie is for what is below, and the server's own redirect would be without it.
+        Some(below) if !below.starts_with('/') => {
+            format!("{}/{below}", scope.prefix.unwrap_or_default())
+        }
+        _ => rest.to_owned(),
+    };
     let path = scope.prefix.map_or("/".to_owned(), |prefix| format!("{prefix}/"));
     let secure = if scope.secure { "; Secure" } else { "" };
-    let cookie = format!("{NAME}={token}; Path={path}; HttpOnly; SameSite=Lax{secure}");
+    let cookie = format!("{name}={token}; Path={path}; HttpOnly; SameSite=Lax{secure}");
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SEE_OTHER;
     for (name, value) in [
         (header::SET_COOKIE, cookie.as_str()),
-        (header::LOCATION, rest),
+        (header::LOCATION, rest.as_str()),
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "no-referrer"),
     ] {
@@ -209,7 +233,8 @@ mod tests {
         let mut sent = parts("/", &[("authorization", "bearer bpt_1"), ("authorization", "x y")]);
         assert!(goes(&token_guard(), &mut sent));
         assert_eq!(sent.headers.get_all("authorization").iter().collect::<Vec<_>>(), ["x y"]);
-        let cookies = [("cookie", "a=1; bhatti-token=bpt_1; b=2"), ("authorization", "Bearer own")];
+        let cookies =
+            [("cookie", "a=1; __Host-bhatti-token=bpt_1; b=2"), ("authorization", "Bearer own")];
         let mut sent = parts("/", &cookies);
         assert!(goes(&token_guard(), &mut sent));
         assert_eq!(sent.headers["cookie"], "a=1; b=2");
@@ -223,18 +248,23 @@ mod tests {
     #[test]
     fn cookies_of_others_do_not_hide_ours() {
         let mut sent = parts("/", &[]);
-        let cookies = b"name=J\xc3\xbcrgen; bhatti-token=another; bhatti-token=bpt_1; b=2";
+        let cookies = b"name=J\xc3\xbcrgen; __Host-bhatti-token=another; \
+                        __Host-bhatti-token=bpt_1; b=2; bhatti-token=x";
         sent.headers.insert("cookie", HeaderValue::from_bytes(cookies).unwrap());
         assert!(goes(&token_guard(), &mut sent));
         assert_eq!(sent.headers["cookie"].as_bytes(), b"name=J\xc3\xbcrgen; b=2");
-        let many = "bhatti-token=x; ".repeat(100) + "bhatti-token=bpt_1";
+        // What any host of the zone can set opens nothing and keeps nobody out.
+        let tossed = "bhatti-token=x; ".repeat(100) + "__Host-bhatti-token=bpt_1";
+        assert!(goes(&token_guard(), &mut parts("/", &[("cookie", &tossed)])));
+        assert!(!goes(&token_guard(), &mut parts("/", &[("cookie", "bhatti-token=bpt_1")])));
+        let many = "__Host-bhatti-token=x; ".repeat(100) + "__Host-bhatti-token=bpt_1";
         assert!(!goes(&token_guard(), &mut parts("/", &[("cookie", &many)])));
     }
 
     #[test]
     fn a_link_is_followed_whatever_else_would_open() {
         let uri = "/?bhatti-token=bpt_1".parse().unwrap();
-        let mut sent = parts("/", &[("cookie", "bhatti-token=bpt_1")]);
+        let mut sent = parts("/", &[("cookie", "__Host-bhatti-token=bpt_1")]);
         let passed = pass(&token_guard(), &mut sent, &uri, SCOPE);
         assert!(matches!(passed, Ok(Passage::Again(_))), "{passed:?}");
     }
@@ -274,10 +304,16 @@ mod tests {
         };
         let (place, cookie) = again("/a%2F?x=1&bhatti-token=bpt_1&y", None);
         assert_eq!(place, "/a%2F?x=1&y");
-        assert_eq!(cookie, "bhatti-token=bpt_1; Path=/; HttpOnly; SameSite=Lax; Secure");
+        assert_eq!(cookie, "__Host-bhatti-token=bpt_1; Path=/; HttpOnly; SameSite=Lax; Secure");
         let (place, cookie) = again("/web/?bhatti-token=bpt_1", Some("/web"));
         assert_eq!(place, "/web/");
-        assert!(cookie.contains("; Path=/web/;"), "{cookie}");
+        assert!(
+            cookie.starts_with("bhatti-token=") && cookie.contains("; Path=/web/;"),
+            "{cookie}"
+        );
+        // Where the cookie is sent to.
+        assert_eq!(again("/web?bhatti-token=bpt_1&x", Some("/web")).0, "/web/?x");
+        assert_eq!(again("/web?bhatti-token=bpt_1", Some("/web")).0, "/web/");
         assert_eq!(again("//evil.example/?bhatti-token=bpt_1", None).0, "/evil.example/");
         assert!(
             pass(

@@ -118,13 +118,17 @@ impl Public {
         self.trusted.iter().any(|range| range.contains(&address))
     }
 
-    /// Lets somebody in from there, as often as the limits say.
+    /// Hears somebody from there, as often as the limits say.
     fn admit(&self, publication: &Publication, client: IpAddr) -> Result<(), Trouble> {
         if !publication.allows(client) {
             return Err(Trouble::forbidden());
         }
-        let taken = self.clients.take(network(client));
-        let taken = taken.and_then(|()| self.aliases.take(publication.id.clone()));
+        self.clients.take(network(client)).map_err(Trouble::limited)
+    }
+
+    /// Counts somebody who may come in: whoever may not uses up nothing of those who may.
+    fn count(&self, publication: &Publication) -> Result<(), Trouble> {
+        let taken = self.aliases.take(publication.id.clone());
         taken.and_then(|()| self.all.take(())).map_err(Trouble::limited)
     }
 
@@ -139,17 +143,17 @@ impl Public {
         let found = self.orchestrator.by_alias(&route.alias);
         let (publication, sandbox) = found.ok_or_else(Trouble::unknown)?;
         let peer = parts.extensions.get().map(|Address(address)| address.to_canonical());
-        let trusted = peer.is_some_and(|peer| self.is_trusted(peer));
-        if let Some(peer) = peer {
-            let client = site::client(peer, &parts.headers, |address| self.is_trusted(address));
-            self.admit(&publication, client)?;
-        }
+        let peer = peer.ok_or_else(Trouble::odd)?;
+        let trusted = self.is_trusted(peer);
+        let client = site::client(peer, &parts.headers, |address| self.is_trusted(address));
+        self.admit(&publication, client)?;
         let Route { uri, prefix, with_slash, .. } = route;
         let scope = Scope { prefix: prefix.as_deref(), secure: self.site.origin.secure };
         match guard::pass(&publication.guard, &mut parts, &original, scope)? {
             Passage::Goes => {}
             Passage::Again(response) => return Ok(response),
         }
+        self.count(&publication)?;
         look(&sandbox)?;
         if let Some(place) = with_slash
             && matches!(parts.method, Method::GET | Method::HEAD)
@@ -161,8 +165,13 @@ impl Public {
         }
         parts.uri = uri;
         let secure = secure.is_some();
-        let came = Came { peer, trusted, secure, prefix, own_host: true };
-        let way = Way::Public(self.doors.of(&publication));
+        let came = Came { peer: Some(peer), trusted, secure, prefix, own_host: true };
+        let door = self.doors.of(&publication);
+        // Whoever withdraws it from now on finds the door.
+        if !door.is_published(self.orchestrator.store()) {
+            return Err(Trouble::unknown());
+        }
+        let way = Way::Public(door, client);
         let port = publication.port;
         let exchange = Exchange { pool: self.pool.clone(), sandbox, port, way, came };
         let mut response = match exchange.run(parts, body).await {
@@ -170,7 +179,7 @@ impl Public {
             // It may have been stopped while the request waited.
             Err(failure) => {
                 look(&exchange.sandbox)?;
-                return Err(Trouble::from_failure(failure, port));
+                return Err(Trouble::from_failure(failure));
             }
         };
         if publication.guard != Guard::Open || !publication.allow.is_empty() {

@@ -1,10 +1,11 @@
 //! Ports of the host that lead to ports of sandboxes, as raw TCP.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
+    time::Duration,
 };
 
 use api::ErrorCode;
@@ -15,13 +16,14 @@ use orchestrator::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Mutex, watch},
+    sync::{Mutex, Semaphore, watch},
     task::{JoinHandle, JoinSet},
+    time::timeout,
 };
 
 use super::{Public, look, trouble::Trouble};
 use crate::{
-    connections::stopped,
+    connections::{MAX_CONNECTIONS, PerClient, is_of_connection, let_be, stopped},
     failure::Failure,
     listen::bind_tcp,
     proxy::{Keep, join},
@@ -30,25 +32,53 @@ use crate::{
 
 /// Most connections of one port; further ones wait in its backlog.
 const MOST_CONNECTIONS: usize = 512;
+/// How long until a port is tried again that could not be listened on: nothing tells of the moment
+/// when another program lets go of it.
+pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
 /// The listeners, which follow what the store says.
 #[derive(Debug)]
 pub(crate) struct HostPorts {
     public: Arc<Public>,
     address: IpAddr,
-    /// Which ports users may take.
-    free: RangeInclusive<u16>,
+    free: Free,
+    room: Room,
     /// Held by whoever makes listeners agree with the store.
-    running: Mutex<HashMap<PublicationId, JoinHandle<()>>>,
+    running: Mutex<Running>,
+}
+
+/// Which ports users may take.
+#[derive(Debug, Clone)]
+pub(crate) struct Free {
+    pub(crate) range: RangeInclusive<u16>,
+    /// Nobody's, even in the range: what the daemon itself listens on, or clients look for it on.
+    pub(crate) reserved: Vec<u16>,
+}
+
+/// How many connections there may be, on all ports together.
+#[derive(Debug, Clone)]
+struct Room {
+    per_client: PerClient,
+    all: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    tasks: HashMap<PublicationId, JoinHandle<()>>,
+    /// What could not be listened on.
+    unserved: HashSet<PublicationId>,
 }
 
 impl HostPorts {
+    /// `per_client` counts the connections of the public listener, too.
     pub(crate) fn new(
         public: Arc<Public>,
         address: IpAddr,
-        free: RangeInclusive<u16>,
+        free: Free,
+        per_client: PerClient,
     ) -> Arc<Self> {
-        Arc::new(Self { public, address, free, running: Mutex::default() })
+        let room = Room { per_client, all: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+        Arc::new(Self { public, address, free, room, running: Mutex::default() })
     }
 
     /// Keeps the listeners in agreement with the store until `stop` says so.
@@ -56,13 +86,22 @@ impl HostPorts {
         let mut changes = self.public.orchestrator.store().publication_changes();
         loop {
             changes.mark_unchanged();
-            self.agree(&mut *self.running.lock().await).await;
+            let mut running = self.running.lock().await;
+            self.agree(&mut running).await;
+            let complete = running.unserved.is_empty();
+            drop(running);
+            let changed = async {
+                match complete {
+                    true => changes.changed().await,
+                    false => timeout(AGAIN, changes.changed()).await.unwrap_or(Ok(())),
+                }
+            };
             tokio::select! {
                 () = stopped(&mut stop) => break,
-                changed = changes.changed() => if changed.is_err() { break },
+                changed = changed => if changed.is_err() { break },
             }
         }
-        for (_, task) in self.running.lock().await.drain() {
+        for (_, task) in self.running.lock().await.tasks.drain() {
             task.abort();
         }
     }
@@ -89,19 +128,26 @@ impl HostPorts {
         Ok(published)
     }
 
-    /// Returns once nothing listens that is not published any more.
+    /// Returns once nothing is served that is not published any more.
     pub(crate) async fn settle(&self) {
         self.agree(&mut *self.running.lock().await).await;
     }
 
     fn listen(&self, port: u16) -> Result<TcpListener, Failure> {
-        if !self.free.contains(&port) {
-            let (low, high) = (self.free.start(), self.free.end());
+        let Free { range, reserved } = &self.free;
+        if reserved.contains(&port) {
+            let message = format!("port {port} of the host is where the daemon itself is found");
+            return Err(
+                Failure::new(ErrorCode::HostPortTaken, message).hint("choose another with --tcp")
+            );
+        }
+        if !range.contains(&port) {
+            let (low, high) = (range.start(), range.end());
             let message =
                 format!("ports of the host that may be published go from {low} to {high}");
             return Err(Failure::new(ErrorCode::InvalidRequest, message));
         }
-        bind_tcp(SocketAddr::new(self.address, port)).map_err(|error| match error {
+        self.bind(port).map_err(|error| match error {
             ServeError::AddressTaken(_) => {
                 let message = format!("port {port} of the host is used by another program");
                 Failure::new(ErrorCode::HostPortTaken, message).hint("choose another with --tcp")
@@ -110,41 +156,59 @@ impl HostPorts {
         })
     }
 
-    async fn agree(&self, running: &mut HashMap<PublicationId, JoinHandle<()>>) {
-        let wanted = self.public.orchestrator.store().publications_on_host_ports();
-        let gone = running.extract_if(|id, _| !wanted.iter().any(|one| one.id == *id));
+    fn bind(&self, port: u16) -> Result<TcpListener, ServeError> {
+        let address = SocketAddr::new(self.address, port);
+        // It may have been published when the daemon listened elsewhere.
+        match self.free.reserved.contains(&port) {
+            true => Err(ServeError::AddressTaken(address)),
+            false => bind_tcp(address),
+        }
+    }
+
+    async fn agree(&self, running: &mut Running) {
+        let store = self.public.orchestrator.store();
+        self.public.doors.close_withdrawn(store);
+        let wanted = store.publications_on_host_ports();
+        let is_wanted = |id: &PublicationId| wanted.iter().any(|one| one.id == *id);
+        running.unserved.retain(is_wanted);
+        let gone = running.tasks.extract_if(|id, _| !is_wanted(id));
         for (_, task) in gone.collect::<Vec<_>>() {
             task.abort();
             // The port is free only then.
             let _ = task.await;
         }
-        for publication in wanted {
+        for publication in &wanted {
             let Place::HostPort(port) = publication.place else { continue };
-            if running.contains_key(&publication.id) {
+            if running.tasks.contains_key(&publication.id) {
                 continue;
             }
-            match bind_tcp(SocketAddr::new(self.address, port)) {
-                Ok(listener) => self.start(running, &publication, listener),
-                Err(error) => {
-                    tracing::warn!(port, "a published port is not served: {}", base::chain(&error));
+            match self.bind(port) {
+                Ok(listener) => self.start(running, publication, listener),
+                Err(error) if running.unserved.insert(publication.id.clone()) => {
+                    let error = base::chain(&error);
+                    tracing::warn!(port, "a published port is not served yet: {error}");
                 }
+                Err(_) => {}
             }
         }
     }
 
-    fn start(
-        &self,
-        running: &mut HashMap<PublicationId, JoinHandle<()>>,
-        publication: &Arc<Publication>,
-        listener: TcpListener,
-    ) {
-        let serving = accept(Arc::clone(&self.public), Arc::clone(publication), listener);
-        running.insert(publication.id.clone(), tokio::spawn(serving));
+    fn start(&self, running: &mut Running, publication: &Arc<Publication>, listener: TcpListener) {
+        let (public, publication) = (Arc::clone(&self.public), Arc::clone(publication));
+        let id = publication.id.clone();
+        let serving = tokio::spawn(accept(public, publication, self.room.clone(), listener));
+        running.unserved.remove(&id);
+        running.tasks.insert(id, serving);
     }
 }
 
 /// Serves a port until the task is ended, and its connections with it.
-async fn accept(public: Arc<Public>, publication: Arc<Publication>, listener: TcpListener) {
+async fn accept(
+    public: Arc<Public>,
+    publication: Arc<Publication>,
+    room: Room,
+    listener: TcpListener,
+) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -153,12 +217,19 @@ async fn accept(public: Arc<Public>, publication: Arc<Publication>, listener: Tc
         };
         match accepted {
             Ok((stream, from)) => {
+                // Closed at once if there is none: in the backlog it would keep out others.
+                let Ok(turn) = Arc::clone(&room.all).try_acquire_owned() else { continue };
+                let Some(counted) = room.per_client.take(from.ip()) else { continue };
                 let (public, publication) = (Arc::clone(&public), Arc::clone(&publication));
-                connections.spawn(async move { pass(&public, &publication, stream, from).await });
+                connections.spawn(async move {
+                    pass(&public, &publication, stream, from).await;
+                    drop((turn, counted));
+                });
             }
+            Err(error) if is_of_connection(&error) => {}
             Err(error) => {
                 tracing::warn!("accepting connections fails: {error}");
-                crate::connections::let_be().await;
+                let_be().await;
             }
         }
     }
@@ -167,15 +238,17 @@ async fn accept(public: Arc<Public>, publication: Arc<Publication>, listener: Tc
 /// Joins a connection with a port of a sandbox. Whoever cannot be let in finds it closed.
 async fn pass(public: &Public, publication: &Publication, stream: TcpStream, from: SocketAddr) {
     let Some(sandbox) = public.orchestrator.sandbox_of(publication) else { return };
-    if public.admit(publication, from.ip().to_canonical()).is_err() || look(&sandbox).is_err() {
+    let client = from.ip().to_canonical();
+    let admitted = public.admit(publication, client).and_then(|()| public.count(publication));
+    if admitted.and_then(|()| look(&sandbox)).is_err() {
         return;
     }
     let _ = stream.set_nodelay(true);
-    let entered = match public.doors.of(publication).enter(&sandbox).await {
+    let entered = match public.doors.of(publication).enter(&sandbox, client).await {
         Ok(entered) => entered,
         Err(failure) => {
             // Noted in the log as it would be for a request.
-            drop(Trouble::from_failure(failure, publication.port));
+            drop(Trouble::from_failure(failure));
             return;
         }
     };

@@ -17,8 +17,6 @@ use tokio::{
     time::timeout,
 };
 
-use orchestrator::publications::{PublishRequest, WantedGuard, WantedPlace};
-
 use super::*;
 use crate::{
     config::{PublicConfig, TlsSource},
@@ -26,8 +24,13 @@ use crate::{
     testing::{PATIENCE, Served, failure, whole},
 };
 
+mod ending;
 mod hostile;
+mod ports;
 mod protocols;
+
+/// A port of the host that is the daemon's.
+const OWN_PORT: u16 = 8080;
 
 /// A daemon with a public listener in the zone `pub.example`, and a sandbox whose ports are those of
 /// the loopback.
@@ -36,7 +39,7 @@ struct Site {
     address: SocketAddr,
     host_ports: Arc<HostPorts>,
     power: Power,
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 fn config() -> PublicConfig {
@@ -63,13 +66,14 @@ impl Site {
         tokio::spawn(agent.serve_tunnels());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (orchestrator, pool) = (&served.app.orchestrator, &served.app.pool);
-        let public = PublicListener::new(&config, listener, orchestrator, pool).unwrap();
+        let public =
+            PublicListener::new(&config, listener, orchestrator, pool, &[OWN_PORT]).unwrap();
         let (address, host_ports) = (public.address, Arc::clone(&public.host_ports));
         let (stop, stopping) = watch::channel(false);
         let service = public.service(None);
         tokio::spawn(connections::run(Listener::Tcp(public.listener), service, stopping.clone()));
         tokio::spawn(Arc::clone(&host_ports).follow(stopping));
-        Self { served, address, host_ports, power, _stop: stop }
+        Self { served, address, host_ports, power, stop }
     }
 
     async fn publish(&self, wanted: &Publish) -> PublishRule {
@@ -209,7 +213,7 @@ async fn whoever_cannot_be_served_is_told_so() {
     site.web("closed", closed).await;
     let page = site.get("closed", "/", &[("accept", "text/html")]).await;
     assert_eq!(page.status(), 502);
-    assert!(text(page).await.contains(&format!("port {closed}")));
+    assert!(!text(page).await.contains(&closed.to_string()));
     let json = [("accept", "application/json")];
     let told = failure(site.get("closed", "/", &json).await).await;
     assert_eq!(told.code, ErrorCode::PortClosed);
@@ -292,6 +296,35 @@ fn owner(site: &Site) -> base::ids::UserId {
 }
 
 #[tokio::test]
+async fn whoever_has_no_key_uses_up_nothing_of_those_who_have() {
+    let limits = Limits { alias: Rate { per_min: 60, burst: 5 }, ..Limits::default() };
+    let site = Site::with(PublicConfig { limits, ..config() }).await;
+    let auth = Some(api::PublishAuth::Token);
+    let (port, alias) = (echoing().await, Some("web".to_owned()));
+    let rule = site.publish(&Publish { port, alias, auth, ..Publish::default() }).await;
+    for _ in 0..20 {
+        assert_eq!(site.get("web", "/", &[]).await.status(), 401);
+    }
+    let bearer = format!("Bearer {}", rule.secret.unwrap());
+    let allowed = site.get("web", "/", &[("authorization", &bearer)]).await;
+    assert_eq!(allowed.status(), 200);
+}
+
+#[tokio::test]
+async fn a_request_from_nowhere_is_none() {
+    let site = Site::new().await;
+    site.web("web", echoing().await).await;
+    let (orchestrator, pool) = (&site.served.app.orchestrator, &site.served.app.pool);
+    let place = config().site(site.address);
+    let rest = (Limits::default(), Vec::new());
+    let public = Public::new(orchestrator.clone(), pool.clone(), place, rest);
+    let request = Request::builder().uri("/").header("host", "web.pub.example");
+    let (parts, body) = request.body(Body::empty()).unwrap().into_parts();
+    let trouble = public.answer(parts, body).await.unwrap_err();
+    assert_eq!(*trouble.code(), ErrorCode::InvalidRequest);
+}
+
+#[tokio::test]
 async fn only_trusted_proxies_are_believed() {
     let trusted = vec!["127.0.0.0/8".parse().unwrap()];
     let site = Site::with(PublicConfig { trusted, ..config() }).await;
@@ -300,49 +333,6 @@ async fn only_trusted_proxies_are_believed() {
     let (head, _) = site.get("web", "/", &sent).await.into_parts();
     assert_eq!(got(&head, "x-forwarded-for"), Some("192.0.2.7, 127.0.0.1"));
     assert_eq!(got(&head, "x-forwarded-proto"), Some("https"));
-}
-
-#[tokio::test]
-async fn a_port_of_the_host_leads_to_one_of_the_sandbox() {
-    let site = Site::new().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let (mut from, mut to) = stream.split();
-            let _ = tokio::io::copy(&mut from, &mut to).await;
-        }
-    });
-    let sandbox = site.served.app.orchestrator.find(&owner(&site), "box").unwrap();
-    let host_port = free_port().await;
-    let wanted = |host_port| PublishRequest {
-        port,
-        place: WantedPlace::HostPort(host_port),
-        guard: WantedGuard::Open,
-        allow: Vec::new(),
-    };
-    let made = site.host_ports.publish(&sandbox, wanted(host_port)).await.unwrap();
-    assert!(!made.existing);
-    let mut stream = TcpStream::connect(("127.0.0.1", host_port)).await.unwrap();
-    stream.write_all(b"there and back").await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut back = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut back)).await.unwrap().unwrap();
-    assert_eq!(back, "there and back");
-    assert!(site.host_ports.publish(&sandbox, wanted(host_port)).await.unwrap().existing);
-    site.served.app.orchestrator.unpublish(&sandbox, port).await.unwrap();
-    site.host_ports.settle().await;
-    // Free for anybody again, and what somebody else has is refused.
-    let _other = TcpListener::bind(("127.0.0.1", host_port)).await.unwrap();
-    let refused = site.host_ports.publish(&sandbox, wanted(host_port)).await.unwrap_err();
-    assert_eq!(refused.code, ErrorCode::HostPortTaken);
-    let low = site.host_ports.publish(&sandbox, wanted(80)).await.unwrap_err();
-    assert_eq!(low.code, ErrorCode::InvalidRequest);
-}
-
-/// A port that nobody has at the moment.
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Whose aliases they are, and who comes in.
 
 use api::{CreateUser, PublishAuth};
-use e2e::{create_request, refused};
+use e2e::{create_request, refused, servers::ECHO};
 
 use super::*;
 
@@ -40,16 +40,13 @@ async fn an_alias_is_one_user_s_and_so_is_a_sandbox() {
 async fn tokens_passwords_and_addresses_open_doors() {
     let node = start();
     let mut guest = Guest::create(&node, "dev").await;
-    // Says what it was asked.
-    let echo = "req=; while read -r line; do line=${line%?}; req=\"$req$line\\\\n\"; [ -z \"$line\" ] && break; done; \
-                printf 'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n'; printf %b \"$req\"";
     let (token, basic, far) =
         (Some(PublishAuth::Token), Some(PublishAuth::Basic), vec!["192.0.2.0/24".to_owned()]);
     let mut secrets = Vec::new();
     for (port, auth, allow_cidr) in
         [(8001, token, vec![]), (8002, basic, vec![]), (8003, None, far)]
     {
-        answer_with(&mut guest, port, echo).await;
+        answer_with(&mut guest, port, ECHO).await;
         let alias = Some(format!("p{port}"));
         let request = Publish { port, alias, auth, allow_cidr, ..Publish::default() };
         secrets.push(guest.client.publish(&guest.id, &request).await.unwrap().0.secret);

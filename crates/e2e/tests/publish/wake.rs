@@ -84,7 +84,11 @@ async fn a_flood_on_one_does_not_slow_another() {
     let _calm = site(&node, "calm", "calm").await;
     let address = node.public();
     let flood: Vec<_> = (0..250)
-        .map(|_| tokio::spawn(async move { raw::tcp(address, "GET", "/busy/", &[]).await }))
+        .map(|number| {
+            // Ten visitors, each of whom asks for much.
+            let from = [127, 0, 1, number % 10 + 1].into();
+            tokio::spawn(async move { raw::tcp_from(from, address, "GET", "/busy/", &[]).await })
+        })
         .collect();
     until("the busy one is full", async || {
         (busy.view().await.activity.unwrap().tunnels >= 150).then_some(())
@@ -97,4 +101,28 @@ async fn a_flood_on_one_does_not_slow_another() {
     // Its owner still comes in.
     assert_eq!(busy.sh("echo here").await, "here");
     flood.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn one_visitor_does_not_keep_others_out() {
+    let node = start();
+    let mut guest = Guest::create(&node, "dev").await;
+    // Never answers who asks for nothing in particular.
+    let script = "read -r line; while read -r more; do [ ${#more} -le 1 ] && break; done; \
+        case $line in *hello*) printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\nhello\\n';; \
+        *) cat > /dev/null;; esac";
+    answer_with(&mut guest, 8000, script).await;
+    web(&mut guest, "web", 8000).await;
+    let address = node.public();
+    let greedy: Vec<_> = (0..250)
+        .map(|_| tokio::spawn(async move { raw::tcp(address, "GET", "/web/", &[]).await }))
+        .collect();
+    until("it has all that it can get", async || {
+        (guest.view().await.activity.unwrap().tunnels >= 64).then_some(())
+    })
+    .await;
+    let other = raw::tcp_from([127, 0, 2, 1].into(), address, "GET", "/web/hello", &[]);
+    let answer = tokio::time::timeout(HANGS / 6, other).await.unwrap();
+    assert!(hello(&answer), "{answer:?}");
+    greedy.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -41,6 +41,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 pub use self::{
     error::NetError,
     findings::{Finding, Problem},
+    namespace::connect_inside,
     ranges::usable,
     settings::{Caps, Known, LOG_PASSED, LOG_REFUSED, Link, Policy, Settings, Uplink},
     spare::SpareLink,

@@ -2,12 +2,16 @@
 
 use std::{
     io,
+    net::{SocketAddr, SocketAddrV4},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
-use tokio::sync::oneshot;
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::oneshot,
+};
 
 /// A network namespace; it lives as long as a handle, a socket, an interface's descriptor or a
 /// process in it.
@@ -50,6 +54,16 @@ impl Namespace {
         let done = done.await.map_err(|_| io::Error::other("a thread in a namespace panicked"))?;
         Ok(done?)
     }
+}
+
+/// A TCP connection that goes out from inside a namespace that is not ours, as to a sandbox whose
+/// daemon is another process.
+///
+/// # Errors
+/// If the namespace cannot be entered, which only root may, or nothing accepts the connection.
+pub async fn connect_inside(namespace: OwnedFd, address: SocketAddrV4) -> io::Result<TcpStream> {
+    let socket = Namespace::adopt(namespace).inside(TcpSocket::new_v4).await??;
+    socket.connect(SocketAddr::V4(address)).await
 }
 
 impl AsFd for Namespace {

@@ -68,7 +68,7 @@ impl Orchestrator {
         }
     }
 
-    /// Withdraws a port; whoever is connected stays so.
+    /// Withdraws a port. Whoever serves it to the public ends what goes on.
     ///
     /// # Errors
     /// [`Kind::PublicationNotFound`].

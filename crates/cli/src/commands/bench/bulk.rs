@@ -108,7 +108,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn has_perl(&mut self, id: &str) -> Result<bool> {
+    pub(super) async fn has_perl(&mut self, id: &str) -> Result<bool> {
         let cmd = ["perl", "-e", "1"].map(str::to_owned).to_vec();
         match self.client.exec(id, &ExecRequest { cmd, ..ExecRequest::default() }).await {
             Ok(answer) => Ok(answer.exit_code == 0),
@@ -235,7 +235,7 @@ async fn write(client: &mut Client, id: &str) -> Result<usize> {
     Ok(usize::try_from(written.size)?)
 }
 
-fn rate(bytes: usize, time: Duration) -> f64 {
+pub(super) fn rate(bytes: usize, time: Duration) -> f64 {
     bytes as f64 / MEGABYTE / time.as_secs_f64()
 }
 

@@ -27,9 +27,15 @@ const SERVES: &str = " serves on ";
 /// What is taken from the user's data directory instead of being made again.
 const SHARED: [&str; 3] = ["kernels", "images", "initramfs"];
 const VERDICT: &str = "kvm-verdict.json";
-/// Names an empty file, so that neither daemon nor client read the user's configuration.
+/// Names files of our own, so that neither client nor daemon read the user's configuration.
 const CONFIG_VARIABLE: &str = "BHATTI_CONFIG";
 const CONFIG: &str = "config.toml";
+const DAEMON_CONFIG_VARIABLE: &str = "BHATTI_DAEMON_CONFIG";
+const DAEMON_CONFIG: &str = "daemon.toml";
+/// A public listener that takes whatever comes, because what is measured is not how it refuses.
+const PUBLIC: &str = "[public]\nlisten = '127.0.0.1:0'\n[public.limits]\n\
+    client = { per_min = 0, burst = 0 }\nalias = { per_min = 0, burst = 0 }\n\
+    all = { per_min = 0, burst = 0 }\n";
 /// How long a daemon may take to start; a first one may have to find out about KVM.
 const START: Duration = Duration::from_secs(60);
 /// How long a daemon may take to end, and to destroy what it runs.
@@ -70,14 +76,22 @@ pub(super) fn prepare(data: &Path, of: &Path, verdict: &Path) -> Result<()> {
     if verdict.exists() {
         fs::copy(verdict, data.join(VERDICT))?;
     }
+    fs::write(data.join(DAEMON_CONFIG), "")?;
     Ok(fs::write(data.join(CONFIG), "")?)
+}
+
+/// Has the daemon in the prepared directory `data` serve published ports.
+pub(super) fn serve_public(data: &Path) -> Result<()> {
+    Ok(fs::write(data.join(DAEMON_CONFIG), PUBLIC)?)
 }
 
 /// Our own program with `arguments`, for the daemon in `data`.
 pub(super) fn command(data: &Path, arguments: &[&str]) -> Result<Command> {
     let program = std::env::current_exe().context("find this program")?;
     let command = Command::new(program).arg("--data-dir").arg(data).args(arguments);
-    Ok(command.env(CONFIG_VARIABLE, data.join(CONFIG)).stdout(std::process::Stdio::null()))
+    let command = command.env(CONFIG_VARIABLE, data.join(CONFIG));
+    let command = command.env(DAEMON_CONFIG_VARIABLE, data.join(DAEMON_CONFIG));
+    Ok(command.stdout(std::process::Stdio::null()))
 }
 
 /// A running daemon. Dropped, it is killed, and its VMs run on.

@@ -13,11 +13,13 @@ mod bulk;
 mod calls;
 mod copies;
 mod daemon;
+mod publish;
 mod report;
 mod resources;
 mod rounds;
 mod rows;
 mod stats;
+mod visitor;
 mod wakes;
 
 use std::{path::Path, process::ExitCode, rc::Rc};
@@ -203,6 +205,7 @@ async fn measure(
 ) -> Result<Report> {
     let started = Instant::now();
     daemon::prepare(scratch, user_data, user_data)?;
+    daemon::serve_public(scratch)?;
     let (daemon, _) = Daemon::start(scratch).await?;
     let daemon = &*slot.insert(daemon);
     let mut client = daemon.client()?;
@@ -222,6 +225,7 @@ async fn measure(
     bench.attachments(at_most(u32::MAX)).await?;
     bench.files(at_most(u32::MAX)).await?;
     bench.bulk(at_most(SAMPLES_BULK)).await?;
+    bench.published(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE), at_most(SAMPLES_BULK)).await?;
     bench.memory(at_most(SANDBOXES)).await?;
     bench.daemons(at_most(SAMPLES_DAEMON)).await?;
     bench.say("done");

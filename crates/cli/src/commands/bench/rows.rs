@@ -70,6 +70,15 @@ pub(super) enum Row {
     Fork1,
     #[value(name = "fork_10")]
     Fork10,
+    DirectHot,
+    PublishHot,
+    ProxyAdded,
+    PublishWakeWarm,
+    PublishWakeCold,
+    DirectMbs,
+    ProxyMbs,
+    #[value(name = "publish_1000")]
+    Publish1000,
     Destroy,
     PssIdleMb,
     PssTotalMb,
@@ -89,6 +98,7 @@ impl Row {
             Self::PssIdleMb | Self::PssTotalMb | Self::DaemonIdleMb => "MB",
             Self::SnapshotMb0 | Self::SnapshotMb50 | Self::SnapshotMb300 => "MB",
             Self::CatBulk | Self::CatBulkIn | Self::ReadBulk | Self::WriteBulk => "MB/s",
+            Self::DirectMbs | Self::ProxyMbs => "MB/s",
             Self::DaemonIdleWakeups => "in 5 s",
             _ => "ms",
         }
@@ -110,6 +120,9 @@ impl Row {
             Self::WakeStorm100 => Some(Self::GuestForkExec),
             Self::ReadBulk => Some(Self::CatBulk),
             Self::WriteBulk => Some(Self::CatBulkIn),
+            Self::PublishHot => Some(Self::DirectHot),
+            Self::PublishWakeCold => Some(Self::Floor),
+            Self::ProxyMbs => Some(Self::DirectMbs),
             _ => None,
         }
     }
@@ -150,7 +163,7 @@ const fn stall(dirty_mb: u32) -> f64 {
 }
 
 /// What we want to reach; medians are compared.
-pub(super) const TARGETS: [(Row, Limit); 24] = [
+pub(super) const TARGETS: [(Row, Limit); 27] = [
     (Row::Create, Limit::Times(1.4, Row::Floor)),
     (Row::CreateNetShare, Limit::Absolute(5.0)),
     (Row::CreateExec, Limit::Times(1.3, Row::FloorExec)),
@@ -171,6 +184,9 @@ pub(super) const TARGETS: [(Row, Limit); 24] = [
     (Row::SnapshotStall300, Limit::Absolute(stall(300))),
     (Row::SnapshotMb0, Limit::Absolute(15.0)),
     (Row::Fork10, Limit::Times(12.0, Row::Floor)),
+    (Row::ProxyAdded, Limit::Absolute(0.5)),
+    (Row::PublishWakeWarm, Limit::Plus(3.0, Row::PublishHot)),
+    (Row::PublishWakeCold, Limit::Times(1.6, Row::Floor)),
     (Row::Destroy, Limit::Times(0.5, Row::Floor)),
     (Row::PssIdleMb, Limit::Absolute(35.0)),
     (Row::DaemonStart, Limit::Absolute(100.0)),
@@ -259,6 +275,7 @@ mod tests {
         let names = ["snapshot_stall_50", "snapshot_mb_0", "fork_10", "wake_storm_100"];
         assert_eq!(copies.map(Row::name), names);
         assert_eq!(Row::WakeWarmOverHot.name(), "wake_warm_over_hot");
+        assert_eq!(Row::Publish1000.name(), "publish_1000");
     }
 
     #[test]

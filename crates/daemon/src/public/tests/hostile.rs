@@ -100,3 +100,19 @@ async fn a_host_and_a_target_that_agree_are_one() {
     let answer = raw(site.address, request.as_bytes()).await;
     assert!(answer.ends_with("GET /x 0"), "{answer}");
 }
+
+#[tokio::test]
+async fn who_never_finishes_a_first_request_is_not_kept() {
+    let site = Site::new().await;
+    for begin in ["", "GET / HTTP/1.1\r\nhost: web.pub"] {
+        let mut stream = TcpStream::connect(site.address).await.unwrap();
+        stream.write_all(begin.as_bytes()).await.unwrap();
+        tokio::time::pause();
+        let start = tokio::time::Instant::now();
+        // With nobody else at work time goes by at once.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        let waited = start.elapsed().as_secs();
+        tokio::time::resume();
+        assert!((15..50).contains(&waited), "{begin:?}: {waited} s");
+    }
+}

@@ -82,6 +82,7 @@ async fn grpc_reaches_a_server_that_speaks_nothing_else() {
         let collected = timeout(PATIENCE, response.into_body().collect()).await.unwrap().unwrap();
         assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
         assert_eq!(collected.to_bytes(), Bytes::from_static(b"\0\0\0\0\x02hi"));
+        assert_eq!(site.served.app.pool.idle(), 0, "what nobody can take again is kept");
     }
 }
 
@@ -103,6 +104,11 @@ async fn clients_speak_http2_with_servers_that_do_not() {
     let sent = sent.body(Full::new(Bytes::from(vec![7; 1 << 20]))).unwrap();
     let response = client.send_request(sent).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "POST / 1048576");
+    // Said twice, which is once.
+    let sent = request("http://web.pub.example/").method("POST");
+    let sent = sent.header("content-length", "2").header("content-length", "2");
+    let response = client.send_request(sent.body(Full::from("hi")).unwrap()).await.unwrap();
+    assert_eq!(response.headers().get_all("got-content-length").iter().count(), 1);
     let none = request("http://none.pub.example/").body(Full::default()).unwrap();
     assert_eq!(client.send_request(none).await.unwrap().status(), 404);
 }
@@ -159,9 +165,9 @@ async fn encrypted() -> (Site, SocketAddr, Arc<RootCertStore>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (orchestrator, pool) = (&site.served.app.orchestrator, &site.served.app.pool);
     let public = config.public.unwrap();
-    let public = PublicListener::new(&public, listener, orchestrator, pool).unwrap();
+    let public = PublicListener::new(&public, listener, orchestrator, pool, &[]).unwrap();
     let (address, service) = (public.address, public.service(certificates.public));
-    let stop = site._stop.subscribe();
+    let stop = site.stop.subscribe();
     tokio::spawn(connections::run(Listener::Tcp(public.listener), service, stop));
     (site, address, Arc::new(roots))
 }
