@@ -20,6 +20,6 @@ mod qemu;
 mod tsc;
 
 pub use error::VmError;
-pub use jail::{Confinement, NetworkNamespace, marked};
-pub use plan::{Boot, Disks, Layer, Machine, Nic, Plan};
+pub use jail::{Confinement, NetworkNamespace, UserWalls, Walls, is_root, marked};
+pub use plan::{Boot, Disks, Layer, Machine, Nic, Plan, UserNetwork};
 pub use qemu::{Console, GuestPort, PortWatch, Qemu, Vm, VmHandle, namespace_of};

@@ -5,7 +5,7 @@
 
 use std::os::fd::RawFd;
 
-use crate::{Machine, accel::Accelerator};
+use crate::{Machine, UserNetwork, accel::Accelerator};
 
 /// Bumped whenever the devices below change, which makes older templates and snapshots unusable.
 pub(crate) const LAYOUT: u32 = 3;
@@ -35,9 +35,16 @@ pub(crate) struct Numbers {
     pub base: RawFd,
     pub modules: RawFd,
     pub scratch: RawFd,
-    pub tap: Option<RawFd>,
+    pub nic: Option<NicNumbers>,
     /// Lowest first.
     pub layers: Vec<LayerNumbers>,
+}
+
+/// Where the network interface leads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NicNumbers {
+    Tap(RawFd),
+    User { open: bool },
 }
 
 /// A layer and the descriptors of its file.
@@ -128,8 +135,8 @@ pub(crate) fn arguments(
     argv.pair("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
     argv.pair("-device", format!("virtserialport,chardev=notice,name={NOTICE_PORT}"));
     disks(&mut argv, numbers);
-    if let Some(tap) = numbers.tap {
-        network(&mut argv, tap);
+    if let Some(nic) = numbers.nic {
+        network(&mut argv, nic);
     }
     match start {
         Start::Cold { kernel, initramfs, command_line } => {
@@ -188,12 +195,28 @@ fn disks(argv: &mut Argv, numbers: &Numbers) {
 
 /// The guest is told by its agent when its address changes, and peers by the guest then; QEMU would
 /// have it announce an address that it has no more.
-fn network(argv: &mut Argv, tap: RawFd) {
-    argv.pair("-netdev", format!("tap,id=net,fd={tap},vhost=off"));
+fn network(argv: &mut Argv, nic: NicNumbers) {
+    argv.pair("-netdev", match nic {
+        NicNumbers::Tap(tap) => format!("tap,id=net,fd={tap},vhost=off"),
+        NicNumbers::User { open } => user_network(open),
+    });
     argv.pair(
         "-device",
         format!("virtio-net-device,netdev=net,mac={BLANK_MAC},guest_announce=off,mq=off"),
     );
+}
+
+/// Restricted, it answers for itself (ARP, DHCP, `ping` of the gateway) and passes nothing on: TCP is
+/// reset, everything else dropped. A closed network is the same device, so that what is closed or
+/// opened later has a device state that fits.
+fn user_network(open: bool) -> String {
+    let (gateway, name_server) = (UserNetwork::GATEWAY, UserNetwork::NAME_SERVER);
+    let (first, prefix) = (UserNetwork::ADDRESS, UserNetwork::PREFIX);
+    let restrict = if open { "off" } else { "on" };
+    format!(
+        "user,id=net,restrict={restrict},ipv4=on,ipv6=off,net={gateway}/{prefix},host={gateway},\
+         dns={name_server},dhcpstart={first}"
+    )
 }
 
 /// The protocol layer of a disk: a descriptor set, so that no path is opened. One driver owns each
@@ -235,7 +258,7 @@ mod tests {
             base: 6,
             modules: 7,
             scratch: 8,
-            tap: Some(15),
+            nic: Some(NicNumbers::Tap(15)),
             layers,
         };
         let machine = Machine { cpus: 2, memory_mib: 256 };

@@ -33,6 +33,7 @@ pub struct Qemu {
     version: String,
     accelerator: Accelerator,
     tsc_khz: Option<u64>,
+    user_network: bool,
     stamp: Stamp,
 }
 
@@ -81,12 +82,19 @@ impl Qemu {
             });
         }
         let version = version.unwrap_or_default();
-        Ok(Self { binary: binary.to_owned(), version, accelerator, tsc_khz: None, stamp })
+        Ok(Self { binary: binary.to_owned(), version, accelerator, tsc_khz: None, user_network: false, stamp })
     }
 
     /// The same QEMU used as the verdict says.
     pub fn with_verdict(&self, verdict: &Verdict) -> Self {
         Self { accelerator: verdict.accelerator, tsc_khz: verdict.tsc_khz, ..self.clone() }
+    }
+
+    /// The same QEMU, whose VMs have [`Nic::User`](crate::Nic::User) and not a tap: its device has other
+    /// features, so neither's device states are the other's.
+    #[must_use]
+    pub fn with_user_network(self) -> Self {
+        Self { user_network: true, ..self }
     }
 
     /// What a guest's kernel has to be told about the machine, for its command line.
@@ -132,7 +140,9 @@ impl Qemu {
             Accelerator::Kvm => host_cpu(),
             Accelerator::Tcg => format!("max tsc {}", self.tsc_khz.unwrap_or(0)),
         };
-        format!("qemu {} {} cpu {cpu} layout {}", self.version, self.accelerator, argv::LAYOUT)
+        let network = if self.user_network { " network user" } else { "" };
+        let layout = argv::LAYOUT;
+        format!("qemu {} {} cpu {cpu} layout {layout}{network}", self.version, self.accelerator)
     }
 }
 
