@@ -44,7 +44,7 @@ pub use image::Image;
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
 pub use network::{
     Egress, EgressAttempt, EgressLog, EgressMode, Network, NetworkFinding, NetworkLimits,
-    NetworkState,
+    NetworkMode, NetworkState,
 };
 pub use payload::Payload;
 pub use port::Port;

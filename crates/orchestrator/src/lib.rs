@@ -29,6 +29,7 @@ mod recovery;
 mod registry;
 mod sandbox;
 mod sandbox_dir;
+mod standing;
 pub mod store;
 mod template;
 #[cfg(any(test, feature = "testing"))]
@@ -59,7 +60,7 @@ pub mod policy {
         policy::{Egress, HostPattern, Mode},
     };
 }
-pub use networking::NetworkSettings;
+pub use networking::{Connection, NetworkMode, NetworkSettings, UserEgress};
 pub use node::node_tag;
 pub use proto::message;
 pub use sandbox::Sandbox;

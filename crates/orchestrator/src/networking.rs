@@ -2,6 +2,11 @@
 //!
 //! Everything is made when it is first needed: a daemon without sandboxes touches nothing of the
 //! host's network. One that finds VMs running goes on with the namespace that they are in.
+//!
+//! That is what root can do. Where the daemon is not root each monitor makes a network for its sandbox;
+//! see [`user`].
+
+mod user;
 
 use std::{
     io,
@@ -22,14 +27,34 @@ use proto::message::Interface;
 use tokio::sync::OnceCell;
 use vmm::{Nic, VmHandle};
 
+pub use self::user::UserEgress;
 use crate::{
     Error, Kind, Result,
+    model::NetworkSpec,
     node::blocking,
     record::{Record, State},
     store::{Networks as Numbers, Store},
 };
 
 /// How sandboxes are connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connection {
+    /// To networks that the daemon makes, for which it has to be root.
+    Networks(NetworkSettings),
+    /// To one of their monitor's each, for a daemon that is not root.
+    User(UserEgress),
+}
+
+impl Connection {
+    fn networks(&self) -> Option<&NetworkSettings> {
+        match self {
+            Self::Networks(settings) => Some(settings),
+            Self::User(_) => None,
+        }
+    }
+}
+
+/// How the networks are that the daemon makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkSettings {
     /// The range that users' networks are taken from.
@@ -61,11 +86,28 @@ const PROXY_PORT: u16 = 3129;
 /// The name server's.
 const DNS_PORT: u16 = 53;
 
+/// How sandboxes are connected, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// To networks with a way out through the host.
+    Nat,
+    /// To networks without one.
+    Isolated,
+    /// Not at all.
+    Off,
+    /// To one of their monitor's each.
+    User(UserEgress),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Networking {
-    /// None if sandboxes are not connected at all.
+    /// None if the daemon makes no networks.
     settings: Option<NetworkSettings>,
+    /// What monitors let out, where they make the networks; interfaces are of that kind then.
+    user: Option<UserEgress>,
+    /// What is said of all this.
+    mode: NetworkMode,
     tag: String,
     store: Store,
     open: OnceCell<Open>,
@@ -79,8 +121,57 @@ struct Open {
 }
 
 impl Networking {
-    pub(crate) fn new(settings: Option<NetworkSettings>, tag: &str, store: Store) -> Self {
-        Self { settings, tag: tag.to_owned(), store, open: OnceCell::new() }
+    /// `root` is whether interfaces can be made in the host.
+    pub(crate) fn new(
+        connection: Option<Connection>,
+        root: bool,
+        tag: &str,
+        store: Store,
+    ) -> Result<Self> {
+        let mode = match &connection {
+            None => NetworkMode::Off,
+            Some(Connection::User(egress)) => NetworkMode::User(*egress),
+            Some(Connection::Networks(it)) if it.uplink == Uplink::None => NetworkMode::Isolated,
+            Some(Connection::Networks(_)) => NetworkMode::Nat,
+        };
+        let (settings, user) = match (connection, root) {
+            (None, true) => (None, None),
+            (None, false) => (None, Some(UserEgress::Deny)),
+            (Some(Connection::Networks(settings)), true) => (Some(settings), None),
+            (Some(Connection::User(egress)), false) => (None, Some(egress)),
+            (Some(Connection::Networks(_)), false) => {
+                let message = "networks of this kind need root";
+                return Err(Error::new(Kind::NetworkUnavailable, message)
+                    .hint("run the daemon as root, or with --network user"));
+            }
+            (Some(Connection::User(_)), true) => {
+                let message = "networks of this kind are for daemons that are not root";
+                return Err(Error::new(Kind::NetworkUnavailable, message)
+                    .hint("run the daemon as another user, or with --network nat"));
+            }
+        };
+        Ok(Self { settings, user, mode, tag: tag.to_owned(), store, open: OnceCell::new() })
+    }
+
+    /// How sandboxes are connected, for people.
+    pub(crate) fn mode(&self) -> NetworkMode {
+        self.mode
+    }
+
+    /// Makes of what a request says of a sandbox's network what it gets; see [`UserEgress::fit`].
+    pub(crate) fn fit(&self, network: &mut NetworkSpec, said: bool) -> Result<()> {
+        match self.mode {
+            NetworkMode::User(egress) => egress.fit(network, said),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what a sandbox may reach can be changed.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnsupported`].
+    pub(crate) fn changeable(&self) -> Result<()> {
+        if self.user.is_some() { Err(user::unchangeable()) } else { Ok(()) }
     }
 
     /// Goes on with what an earlier daemon left, before any VM is taken up.
@@ -104,10 +195,13 @@ impl Networking {
     /// # Errors
     /// [`Kind::NetworkUnavailable`] if it cannot be made.
     pub(crate) async fn connect(&self, record: &Record) -> Result<Nic> {
-        let Some(settings) = &self.settings else { return loose().await };
+        if let Some(egress) = self.user {
+            return egress.nic(record);
+        }
+        let Some(settings) = &self.settings else { return self.loose().await };
         // One without a network needs nothing of where the others are.
         let place = self.place(record).filter(|_| !record.spec.network.isolated);
-        let Some(place) = place else { return loose().await };
+        let Some(place) = place else { return self.loose().await };
         let Open { fabric, service } = self.open(settings, None).await?;
         let connected = async {
             fabric.add_network(place.network()).await?;
@@ -117,11 +211,29 @@ impl Networking {
         let tap = connected.await.map_err(unavailable)?.into_fd();
         introduce(service, place, record);
         let namespace = fabric.namespace().try_clone_to_owned()?;
-        Ok(Nic { tap, namespace: Some(namespace) })
+        Ok(Nic::Tap { tap, namespace: Some(namespace) })
+    }
+
+    /// An interface that leads nowhere, for a VM that is to look like the others.
+    pub(crate) async fn loose(&self) -> Result<Nic> {
+        if self.user.is_some() {
+            return Ok(Nic::User { open: false });
+        }
+        let tap = blocking(|| Ok(Tap::loose()?)).await;
+        let tap = tap.map_err(|error| {
+            let message = "a network interface for a VM cannot be made";
+            Error::new(Kind::NetworkUnavailable, message)
+                .caused_by(error)
+                .hint("the daemon needs CAP_NET_ADMIN, and /dev/net/tun has to be there")
+        })?;
+        Ok(Nic::Tap { tap: tap.into_fd(), namespace: None })
     }
 
     /// What a sandbox's interface is told; absent if it has no network.
     pub(crate) fn interface(&self, record: &Record) -> Option<Interface> {
+        if let NetworkMode::User(egress) = self.mode {
+            return egress.interface(record);
+        }
         let place = self.place(record).filter(|_| !record.spec.network.isolated)?;
         let gateway = place.network().gateway();
         Some(Interface {
@@ -298,7 +410,8 @@ fn wiring(
 }
 
 /// Which numbers users' networks can have here: not those whose addresses the host uses.
-pub(crate) async fn numbers(settings: Option<&NetworkSettings>) -> Result<Numbers> {
+pub(crate) async fn numbers(connection: Option<&Connection>) -> Result<Numbers> {
+    let settings = connection.and_then(Connection::networks);
     let pool = settings.map(|settings| settings.pool).unwrap_or_default();
     let used = match settings {
         Some(_) => used_by_host().await.map_err(unavailable)?,
@@ -307,18 +420,6 @@ pub(crate) async fn numbers(settings: Option<&NetworkSettings>) -> Result<Number
     let usable = usable(pool, &used);
     let all = 0..=u16::try_from(pool.users() - 1).unwrap_or(u16::MAX);
     Ok(Numbers { count: pool.users(), taken: all.filter(|index| !usable(*index)).collect() })
-}
-
-/// An interface that leads nowhere, for a VM that is to look like the others.
-pub(crate) async fn loose() -> Result<Nic> {
-    let tap = blocking(|| Ok(Tap::loose()?)).await;
-    let tap = tap.map_err(|error| {
-        let message = "a network interface for a VM cannot be made";
-        Error::new(Kind::NetworkUnavailable, message)
-            .caused_by(error)
-            .hint("the daemon has to run as root, and /dev/net/tun has to be there")
-    })?;
-    Ok(Nic { tap: tap.into_fd(), namespace: None })
 }
 
 fn unavailable(error: NetError) -> Error {

@@ -176,7 +176,9 @@ impl Prepared {
         umask(Mode::from_raw_mode(0o077));
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
         match &self.walls {
-            PreparedWalls::Root { uid, groups, network } => self.enter_as_root(*uid, groups, network)?,
+            PreparedWalls::Root { uid, groups, network } => {
+                self.enter_as_root(*uid, groups, network)?
+            }
             PreparedWalls::User(walls) => {
                 walls.enter(&self.covered)?;
                 rustix::process::chdir(c"/")?;
@@ -192,7 +194,12 @@ impl Prepared {
         Ok(())
     }
 
-    fn enter_as_root(&self, uid: u32, groups: &[Gid], network: &NetworkNamespace) -> io::Result<()> {
+    fn enter_as_root(
+        &self,
+        uid: u32,
+        groups: &[Gid],
+        network: &NetworkNamespace,
+    ) -> io::Result<()> {
         #[expect(deprecated, reason = "a forked child has one thread")]
         rustix::thread::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS)?;
         move_into_link_name_space(network.0.as_fd(), Some(LinkNameSpaceType::Network))?;

@@ -86,7 +86,8 @@ pub(crate) struct Args {
     /// twentieth of all]
     #[arg(long, value_name = "MB", env = "BHATTI_MEMORY_LOW")]
     memory_low: Option<u64>,
-    /// How sandboxes are connected: nat, with a way out through this host; isolated, without one; off
+    /// How sandboxes are connected: nat, with a way out through this host; isolated, without one; user,
+    /// each alone, which is for daemons without root; off [default: nat; without root user]
     #[arg(long, value_name = "HOW", env = "BHATTI_NETWORK")]
     network: Option<NetworkMode>,
     /// What to log: error, warn, info, debug, trace, or a filter

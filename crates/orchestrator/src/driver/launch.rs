@@ -2,7 +2,7 @@
 
 use base::fault;
 use proto::message::Identify;
-use vmm::{Boot, Disks, Machine, Plan, Vm, memory::Ram};
+use vmm::{Boot, Disks, Machine, Nic, Plan, Vm, memory::Ram};
 
 use super::{Driver, Live, Phase};
 use crate::{
@@ -42,8 +42,11 @@ impl Driver {
                 .hint("stop or destroy some sandboxes, then try again"));
         }
         let name = self.record.id.as_str();
+        let nic = self.node.networking.connect(&self.record).await?;
+        let connects = matches!(nic, Nic::User { open: true });
+        let (slot, machine) = (self.record.slot + 1, self.machine());
         let plan = Plan {
-            machine: self.machine(),
+            machine,
             ram: files.ram,
             disks: Disks {
                 base: template::open(&files.image)?,
@@ -51,10 +54,10 @@ impl Driver {
                 scratch: template::open(&files.scratch)?,
                 layers: self.directory.open_layers(layers)?,
             },
-            nic: Some(self.node.networking.connect(&self.record).await?),
+            nic: Some(nic),
             boot: files.boot,
             run_dir: self.node.make_run(name)?,
-            confinement: Some(self.node.confinement(name, self.record.slot + 1, self.machine())?),
+            confinement: Some(self.node.confinement(name, slot, machine, connects)?),
         };
         self.node.note_engine(name, &engine.qemu.fingerprint())?;
         let vm = engine.qemu.launch(plan)?;

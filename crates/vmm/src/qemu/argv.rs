@@ -196,10 +196,13 @@ fn disks(argv: &mut Argv, numbers: &Numbers) {
 /// The guest is told by its agent when its address changes, and peers by the guest then; QEMU would
 /// have it announce an address that it has no more.
 fn network(argv: &mut Argv, nic: NicNumbers) {
-    argv.pair("-netdev", match nic {
-        NicNumbers::Tap(tap) => format!("tap,id=net,fd={tap},vhost=off"),
-        NicNumbers::User { open } => user_network(open),
-    });
+    argv.pair(
+        "-netdev",
+        match nic {
+            NicNumbers::Tap(tap) => format!("tap,id=net,fd={tap},vhost=off"),
+            NicNumbers::User { open } => user_network(open),
+        },
+    );
     argv.pair(
         "-device",
         format!("virtio-net-device,netdev=net,mac={BLANK_MAC},guest_announce=off,mq=off"),

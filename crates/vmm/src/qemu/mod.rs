@@ -82,7 +82,14 @@ impl Qemu {
             });
         }
         let version = version.unwrap_or_default();
-        Ok(Self { binary: binary.to_owned(), version, accelerator, tsc_khz: None, user_network: false, stamp })
+        Ok(Self {
+            binary: binary.to_owned(),
+            version,
+            accelerator,
+            tsc_khz: None,
+            user_network: false,
+            stamp,
+        })
     }
 
     /// The same QEMU used as the verdict says.
@@ -120,6 +127,13 @@ impl Qemu {
             Accelerator::Kvm => accel::kvm_group().ok().flatten(),
             Accelerator::Tcg => None,
         }
+    }
+
+    /// Whether it can make a network for its guest, which distributions may leave out. Blocks for
+    /// some 20 ms.
+    pub fn has_user_network(&self) -> bool {
+        let asked = Command::new(&self.binary).args(["-netdev", "help"]).output();
+        asked.is_ok_and(|said| String::from_utf8_lossy(&said).lines().any(|line| line == "user"))
     }
 
     /// Its version, for people.

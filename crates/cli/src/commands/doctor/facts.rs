@@ -3,7 +3,10 @@
 use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use api::client::{ClientError, Endpoint};
+use api::{
+    EgressMode, NetworkMode,
+    client::{ClientError, Endpoint},
+};
 use disk::{
     image::{self, ImageError},
     initramfs,
@@ -11,7 +14,7 @@ use disk::{
 };
 use net::fabric::Tap;
 use vmm::{
-    NetworkNamespace, Qemu,
+    NetworkNamespace, Qemu, UserWalls,
     accel::{self, Accelerator, Verdict},
     cgroup::Hierarchy,
 };
@@ -76,6 +79,15 @@ pub(super) enum Networks {
     Made(Vec<(String, bool)>),
 }
 
+/// What a daemon without root needs instead of what root can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rootless {
+    /// Whether users can make namespaces.
+    pub(super) namespaces: Result<(), String>,
+    /// Whether QEMU can make a network for its guest.
+    pub(super) user_network: bool,
+}
+
 /// Everything that is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -100,6 +112,10 @@ pub(super) struct Facts {
     /// Whether interfaces for VMs can be made.
     pub(super) taps: Result<(), String>,
     pub(super) networks: Networks,
+    /// How the daemon says that it connects sandboxes, and what those of mode `user` may reach.
+    pub(super) network_mode: Option<(NetworkMode, Option<EgressMode>)>,
+    /// What only matters without root.
+    pub(super) rootless: Rootless,
     /// Whether the host's kernel has system call filters.
     pub(super) seccomp: bool,
     pub(super) memory: Memory,
@@ -114,7 +130,12 @@ pub(super) struct Facts {
 /// Looks at everything. Boots a VM only if `probe`, reads whole files only if `verify`.
 pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
     let data = std::path::absolute(app.global().data_dir()).context("find the data directory")?;
+    let (networks, network_mode) = networks(app, data.join("api.sock"));
     let qemu = Qemu::find(Accelerator::Tcg);
+    let rootless = Rootless {
+        namespaces: UserWalls::possible().map_err(|error| base::chain(&error)),
+        user_network: qemu.as_ref().is_ok_and(Qemu::has_user_network),
+    };
     let bundle = kernel::current(&data);
     let accelerator = match (&qemu, &bundle) {
         (Ok(qemu), Ok(bundle)) if probe => Some(decide(&data, qemu, bundle)?),
@@ -148,7 +169,9 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         network_namespace: NetworkNamespace::empty().map(drop).map_err(|e| e.to_string()),
         missing_network_tools: host_tools::missing(&[host_tools::NFT]),
         taps: Tap::loose().map(drop).map_err(|error| error.to_string()),
-        networks: networks(app, data.join("api.sock")),
+        networks,
+        network_mode,
+        rootless,
         seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         memory: host::memory(),
         merges_pages: host::merges_pages(),
@@ -211,16 +234,17 @@ fn image_problem(error: &ImageError) -> Problem {
 }
 
 /// What the daemon says of its networks. It tells admins only, and root counts as one.
-fn networks(app: &App, socket: PathBuf) -> Networks {
+fn networks(app: &App, socket: PathBuf) -> (Networks, Option<(NetworkMode, Option<EgressMode>)>) {
     let target = Target { endpoint: Endpoint::Unix(socket), token: None };
-    match app.with_client_for(target, async |client| Ok(client.network().await?)) {
-        Ok(state) if state.open => {
-            let findings = state.findings.into_iter();
-            Networks::Made(findings.map(|found| (found.message, found.mendable)).collect())
-        }
-        Ok(_) => Networks::NotMade,
-        Err(_) => Networks::Unknown,
+    let asked = app.with_client_for(target, async |client| Ok(client.network().await?));
+    let Ok(state) = asked else { return (Networks::Unknown, None) };
+    let mode = state.mode.map(|mode| (mode, state.user_egress));
+    if !state.open {
+        return (Networks::NotMade, mode);
     }
+    let findings = state.findings.into_iter();
+    let findings = findings.map(|found| (found.message, found.mendable)).collect();
+    (Networks::Made(findings), mode)
 }
 
 fn daemon(app: &App, socket: PathBuf) -> Daemon {
