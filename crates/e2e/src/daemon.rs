@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -18,6 +19,15 @@ use crate::machine::Machine;
 
 /// A daemon that has said nothing for so long hangs.
 const HANGS: Duration = Duration::from_secs(120);
+
+/// A user of the host that nothing else runs as, for daemons that are not root's.
+pub const ORDINARY: u32 = 61_234;
+
+/// Has a program run as that user.
+pub(crate) fn become_ordinary(command: &mut Command) {
+    // Groups of root's go with the user id.
+    command.as_std_mut().gid(ORDINARY).uid(ORDINARY);
+}
 
 /// Lines as they come.
 #[derive(Debug, Default)]
@@ -69,7 +79,8 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts a daemon and waits until it serves. Its sandboxes have a way out if there is a
-    /// machine that it runs on, and it never touches the network of the real one.
+    /// machine that it runs on, and it never touches the network of the real one. `ordinary` is
+    /// whether it runs as [`ORDINARY`] and not as root.
     ///
     /// # Errors
     /// What it said, if it ended instead.
@@ -78,12 +89,21 @@ impl Daemon {
         data: &Path,
         environment: &[(&str, OsString)],
         machine: Option<&Machine>,
+        ordinary: bool,
     ) -> Result<Self, String> {
         let mut command = Command::new(binary);
+        if ordinary {
+            become_ordinary(&mut command);
+        }
         for (name, value) in environment {
             command = command.env(name, value);
         }
-        let network = if machine.is_some() { "nat" } else { "isolated" };
+        let network: &[&str] = match (ordinary, machine) {
+            // What is the default there is tested with it.
+            (true, _) => &[],
+            (false, Some(_)) => &["--network", "nat"],
+            (false, None) => &["--network", "isolated"],
+        };
         let command = command
             .env("HOME", data)
             .env("RUST_BACKTRACE", "1")
@@ -91,7 +111,8 @@ impl Daemon {
             .env("BHATTI_CONFIG", "/dev/null")
             .arg("--data-dir")
             .arg(data)
-            .args(["serve", "--listen", "127.0.0.1:0", "--network", network])
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(network)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let spawned = match machine {

@@ -15,11 +15,11 @@ use base::process::Command;
 use tempfile::TempDir;
 
 use crate::{
-    daemon::{Daemon, Log},
+    daemon::{Daemon, Log, become_ordinary},
     faults::Faults,
     host::{self, Tmpfs},
     machine::Machine,
-    prepared::{Prepared, prepared},
+    prepared::{self, Prepared, prepared},
 };
 
 /// How a node is to be.
@@ -41,6 +41,9 @@ pub struct Options {
     /// The machine that its daemon runs on, whose network its sandboxes go out by. Without one they
     /// have no way out.
     pub machine: Option<Machine>,
+    /// Whether its daemon runs as an ordinary user, [`crate::ORDINARY`], and not as root. It records
+    /// its own templates then, since root's are of no use to it.
+    pub ordinary: bool,
 }
 
 impl Default for Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             memory_low_mb: None,
             config: "",
             machine: None,
+            ordinary: false,
         }
     }
 }
@@ -67,6 +71,7 @@ pub struct Node {
     faults: Option<Faults>,
     memory_low_mb: Option<u64>,
     machine: Option<Machine>,
+    ordinary: bool,
     logs: Vec<Arc<Log>>,
     keys: Mutex<Vec<String>>,
     expected: Mutex<Vec<&'static str>>,
@@ -95,15 +100,21 @@ impl Node {
         });
         let config = data.path().join("daemon.toml");
         fs_err::write(&config, options.config).expect("a configuration can be written");
+        let mut binary = if options.faults { prepared.faulty() } else { prepared.binary.clone() };
+        if options.ordinary {
+            binary =
+                prepared::give_away(data.path(), &binary).expect("a directory can be given away");
+        }
         let mut node = Self {
             daemon: None,
             sandboxes,
-            binary: if options.faults { prepared.faulty() } else { prepared.binary.clone() },
+            binary,
             faults: options.faults.then(|| Faults::of(data.path())),
             logs: Vec::new(),
             keys: Mutex::default(),
             memory_low_mb: options.memory_low_mb,
             machine: options.machine.clone(),
+            ordinary: options.ordinary,
             expected: Mutex::default(),
             data,
         };
@@ -185,7 +196,11 @@ impl Node {
 
     /// As [`Self::cli`], with something on stdin.
     pub fn cli_with(&self, args: &[&str], stdin: impl Into<Stdio>) -> Output {
-        let mut command = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        if self.ordinary {
+            become_ordinary(&mut command);
+        }
+        let mut command = command
             .env("HOME", self.data())
             .env("BHATTI_DATA_DIR", self.data())
             .args(args)
@@ -195,7 +210,7 @@ impl Node {
 
     /// Tries to start another daemon on the same data directory and gives what it said.
     pub fn second_daemon(&self) -> Result<(), String> {
-        Daemon::start(&self.binary, self.data(), &[], None).map(Daemon::kill9)
+        Daemon::start(&self.binary, self.data(), &[], None, self.ordinary).map(Daemon::kill9)
     }
 
     /// Kills the daemon without warning, if it runs.
@@ -230,6 +245,16 @@ impl Node {
             .unwrap_or_else(|said| panic!("the daemon does not serve; it said:\n{said}"));
     }
 
+    /// As [`Self::restart`], and from then on the daemon is root's, or an ordinary user's.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn restart_as(&mut self, ordinary: bool) {
+        self.terminate();
+        self.ordinary = ordinary;
+        self.restart();
+    }
+
     /// As [`Self::restart`], with something that goes wrong from the start, see [`Faults::arm`].
     ///
     /// # Errors
@@ -246,7 +271,9 @@ impl Node {
         environment.extend(fault.map(|fault| ("BHATTI_FAULT", fault.into())));
         let low = self.memory_low_mb.map(|mb| ("BHATTI_MEMORY_LOW", mb.to_string().into()));
         environment.extend(low);
-        let daemon = Daemon::start(&self.binary, self.data(), &environment, self.machine.as_ref())?;
+        let machine = self.machine.as_ref();
+        let daemon =
+            Daemon::start(&self.binary, self.data(), &environment, machine, self.ordinary)?;
         self.logs.push(Arc::clone(&daemon.log));
         self.daemon = Some(daemon);
         Ok(())

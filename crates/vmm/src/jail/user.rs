@@ -84,7 +84,7 @@ impl Prepared {
                 ("/proc/self/uid_map", format!("{uid} {uid} 1")),
                 ("/proc/self/gid_map", format!("{gid} {gid} 1")),
             ],
-            names: walls.network.then(Names::of_host).flatten(),
+            names: walls.network.then(|| Names::of(Path::new(RESOLV_CONF))).flatten(),
             maps: (walls.memory_mib + MONITOR_MAPS_MIB) << 20,
         }
     }
@@ -118,8 +118,8 @@ struct Names {
 }
 
 impl Names {
-    fn of_host() -> Option<Self> {
-        let file = fs_err::canonicalize(RESOLV_CONF).ok()?;
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs_err::canonicalize(path).ok()?;
         let top = super::COVERED.iter().map(Path::new).find(|top| file.starts_with(top))?;
         let content = fs_err::read(&file).ok()?;
         let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).ok();
@@ -152,5 +152,48 @@ fn write(path: impl rustix::path::Arg, content: &[u8], how: OFlags) -> io::Resul
     match rustix::io::write(&file, content)? == content.len() {
         true => Ok(()),
         false => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+
+    use super::*;
+
+    /// Runs a shell's line where `/tmp` is covered.
+    #[expect(unsafe_code, reason = "code between fork and exec cannot be written without it")]
+    fn inside(line: &str, names: Option<Names>) -> Result<String, ProcessError> {
+        let walls = UserWalls { namespaces: true, network: true, memory_mib: 64 };
+        let prepared = Prepared { names, ..Prepared::new(&walls) };
+        let mut command = Command::new("sh").args(["-c", line]);
+        // SAFETY: as in `super::super::confine`.
+        unsafe {
+            command.as_std_mut().pre_exec(move || prepared.enter(&[c"/tmp".to_owned()]));
+        }
+        command.output().map(|said| String::from_utf8_lossy(&said).trim().to_owned())
+    }
+
+    #[test]
+    fn whom_to_ask_for_names_is_put_back_and_nothing_else() {
+        let directory = tempfile::tempdir_in("/tmp").unwrap();
+        let below = directory.path().join("a/b");
+        fs_err::create_dir_all(&below).unwrap();
+        fs_err::write(below.join("secret"), "secret").unwrap();
+        let file = below.join("resolv.conf");
+        fs_err::write(&file, "nameserver 192.0.2.1\n").unwrap();
+        let link = directory.path().join("link");
+        fs_err::os::unix::fs::symlink(&file, &link).unwrap();
+        let names = Names::of(&link).unwrap();
+        let look = format!("cat {}; find /tmp -type f; echo x > /tmp/x || echo no", file.display());
+        let seen = inside(&look, Some(names)).unwrap();
+        assert_eq!(seen, format!("nameserver 192.0.2.1\n{}\nno", file.display()));
+        assert_eq!(inside("find /tmp", None).unwrap(), "/tmp");
+        assert!(Names::of(Path::new("/etc/passwd")).is_none(), "it is not covered");
+    }
+
+    #[test]
+    fn who_may_make_namespaces_finds_that_out() {
+        UserWalls::possible().unwrap();
     }
 }

@@ -293,6 +293,29 @@ mod tests {
     }
 
     #[test]
+    fn a_network_of_the_monitor_s_own_is_closed_unless_it_is_said_to_be_open() {
+        assert!(user_network(false).starts_with("user,id=net,restrict=on,"));
+        assert!(user_network(true).starts_with("user,id=net,restrict=off,"));
+        let same = |open| user_network(open).replace("=on,ipv4", "=off,ipv4");
+        assert_eq!(same(true), same(false));
+        for (open, word) in [(true, "restrict=off"), (false, "ipv6=off")] {
+            let mut argv = Argv::default();
+            network(&mut argv, NicNumbers::User { open });
+            let line = argv.0.join(" ");
+            assert!(line.contains(word), "{line}");
+            // Nothing leads in, and no file of the host is served.
+            for way in ["hostfwd", "guestfwd", "tftp", "smb", "tap"] {
+                assert!(!line.contains(way), "{line}");
+            }
+        }
+        let mut tap = Argv::default();
+        network(&mut tap, NicNumbers::Tap(9));
+        let mut user = Argv::default();
+        network(&mut user, NicNumbers::User { open: false });
+        assert_eq!(tap.0[2..], user.0[2..], "the device differs");
+    }
+
+    #[test]
     fn only_the_top_layer_is_writable_and_nothing_is_opened_by_path() {
         let line = sample(&Start::Incoming { state: 9 }, two_layers());
         assert!(line.contains("node-name=scratch0,read-only=on"));

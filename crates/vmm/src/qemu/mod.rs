@@ -206,6 +206,13 @@ mod tests {
     }
 
     #[test]
+    fn a_device_state_fits_one_kind_of_network() {
+        let Ok(qemu) = Qemu::find(Accelerator::Tcg) else { panic!("QEMU is not installed") };
+        let (tap, user) = (qemu.fingerprint(), qemu.with_user_network().fingerprint());
+        assert_eq!(user, format!("{tap} network user"));
+    }
+
+    #[test]
     fn an_impostor_is_too_old() {
         let error = Qemu::at(Path::new("/bin/true"), Accelerator::Tcg).unwrap_err();
         assert!(matches!(error, VmError::TooOld { .. }));

@@ -99,7 +99,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         user(facts.root),
         architecture(facts.architecture),
         qemu(&facts.qemu),
-        kvm_device(&facts.kvm),
+        kvm_device(&facts.kvm, facts.root),
         accelerator(facts),
         runtime_tools(&facts.missing_runtime_tools),
         preparation_tools(&facts.missing_preparation_tools),
@@ -150,14 +150,17 @@ fn qemu(version: &Result<String, String>) -> Finding {
     }
 }
 
-fn kvm_device(kvm: &KvmDevice) -> Finding {
+fn kvm_device(kvm: &KvmDevice, root: bool) -> Finding {
     match kvm {
         KvmDevice::Opens => Finding::ok("/dev/kvm", "opens"),
         KvmDevice::Absent => Finding::ok("/dev/kvm", "absent; sandboxes run without it, slower"),
         KvmDevice::Refused(reason) => Finding::warn(
             "/dev/kvm",
             format!("cannot be opened: {reason}"),
-            "run it with sudo; in a container, hand the device in",
+            match root {
+                true => "in a container, hand the device in",
+                false => "put your user into the device's group: usermod -aG kvm USER",
+            },
         ),
     }
 }
