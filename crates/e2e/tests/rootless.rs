@@ -63,7 +63,6 @@ async fn a_sandbox_has_the_life_that_it_has_with_root() {
     assert!(answer.ends_with("hello\n"), "{answer}");
     let publish = Publish { port: 8000, alias: Some("web".to_owned()), ..Publish::default() };
     guest.client.publish(&guest.id, &publish).await.unwrap();
-    guest.stop().await;
     let answer = raw::tcp(node.public(), "GET", "/web/index.html", &[]).await;
     assert_eq!(answer.status, 200);
 
