@@ -319,6 +319,15 @@ pub fn start_time(pid: i32) -> io::Result<u64> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "start time in /proc/PID/stat"))
 }
 
+/// The user id that a process runs under, from `/proc/PID/status`.
+pub fn real_uid(pid: i32) -> io::Result<u32> {
+    let status = fs_err::read_to_string(format!("/proc/{pid}/status"))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no Uid in /proc/PID/status"))
+}
+
 fn is_zombie(pid: i32) -> bool {
     stat_field(pid, 0).is_ok_and(|state| state == "Z" || state == "X")
 }

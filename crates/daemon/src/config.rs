@@ -75,6 +75,8 @@ pub struct SandboxDefaults {
     pub idle_cold_sec: Option<IdleSetting>,
     /// Available memory of the host below which idle sandboxes go to disk early, MB.
     pub memory_low_mb: Option<u64>,
+    /// How many QEMU processes are kept started ahead of demand.
+    pub prestarted: Option<usize>,
 }
 
 impl SandboxDefaults {
@@ -105,6 +107,8 @@ pub struct Flags {
     pub idle_warm: Option<IdleSetting>,
     /// `--memory-low`.
     pub memory_low_mb: Option<u64>,
+    /// `--prestarted`.
+    pub prestarted: Option<usize>,
     /// `--idle-cold`.
     pub idle_cold: Option<IdleSetting>,
     /// `--network`.
@@ -231,6 +235,7 @@ fn resolve(raw: Raw, flags: Flags, root: bool) -> Result<Config, ConfigError> {
     sandbox.idle_warm_sec = flags.idle_warm.or(sandbox.idle_warm_sec);
     sandbox.idle_cold_sec = flags.idle_cold.or(sandbox.idle_cold_sec);
     sandbox.memory_low_mb = flags.memory_low_mb.or(sandbox.memory_low_mb);
+    sandbox.prestarted = flags.prestarted.or(sandbox.prestarted);
     let network = raw.network.resolve(flags.network, root)?;
     Ok(Config { data_dir, socket, listen, tls, public, json_body_max, sandbox, network })
 }

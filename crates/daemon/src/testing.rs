@@ -54,6 +54,7 @@ impl Served {
             },
             idle: orchestrator::model::IdlePolicy::default(),
             memory_low_mib: Some(0),
+            prestarted: 0,
             network: None,
         };
         let orchestrator = Orchestrator::open(settings).await.unwrap();

@@ -81,6 +81,7 @@ fn settings(data_dir: &Path) -> Settings {
         },
         idle: orchestrator::model::IdlePolicy::default(),
         memory_low_mib: Some(0),
+        prestarted: 0,
         network: None,
     }
 }

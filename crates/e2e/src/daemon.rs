@@ -23,10 +23,44 @@ const HANGS: Duration = Duration::from_secs(120);
 /// A user of the host that nothing else runs as, for daemons that are not root's.
 pub const ORDINARY: u32 = 61_234;
 
-/// Has a program run as that user.
-pub(crate) fn become_ordinary(command: &mut Command) {
-    // Groups of root's go with the user id.
-    command.as_std_mut().gid(ORDINARY).uid(ORDINARY);
+/// As whom a daemon runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RunAs {
+    /// Root.
+    #[default]
+    Root,
+    /// An ordinary user, [`ORDINARY`].
+    User,
+    /// The same, where the host does not let users make namespaces.
+    UserWithoutNamespaces,
+}
+
+/// Nobody may make a user namespace whose root directory is not the host's.
+const NO_NAMESPACES: &str = "mount --make-rprivate / && mount --rbind / \"$0\" && \
+    exec chroot --userspec=USER:USER \"$0\" \"$@\"";
+
+impl RunAs {
+    /// A program that runs so; `data` is a data directory of [`ORDINARY`]'s, if that is who runs it.
+    pub(crate) fn command(self, binary: &Path, data: &Path) -> Command {
+        match self {
+            Self::Root => Command::new(binary),
+            Self::User => {
+                let mut command = Command::new(binary);
+                // Groups of root's go with the user id.
+                command.as_std_mut().gid(ORDINARY).uid(ORDINARY);
+                command
+            }
+            Self::UserWithoutNamespaces => Command::new("unshare")
+                .args([
+                    "--mount",
+                    "sh",
+                    "-c",
+                    &NO_NAMESPACES.replace("USER", &ORDINARY.to_string()),
+                ])
+                .arg(data.join("root"))
+                .arg(binary),
+        }
+    }
 }
 
 /// Lines as they come.
@@ -79,8 +113,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts a daemon and waits until it serves. Its sandboxes have a way out if there is a
-    /// machine that it runs on, and it never touches the network of the real one. `ordinary` is
-    /// whether it runs as [`ORDINARY`] and not as root.
+    /// machine that it runs on, and it never touches the network of the real one.
     ///
     /// # Errors
     /// What it said, if it ended instead.
@@ -89,20 +122,17 @@ impl Daemon {
         data: &Path,
         environment: &[(&str, OsString)],
         machine: Option<&Machine>,
-        ordinary: bool,
+        run_as: RunAs,
     ) -> Result<Self, String> {
-        let mut command = Command::new(binary);
-        if ordinary {
-            become_ordinary(&mut command);
-        }
+        let mut command = run_as.command(binary, data);
         for (name, value) in environment {
             command = command.env(name, value);
         }
-        let network: &[&str] = match (ordinary, machine) {
+        let network: &[&str] = match (run_as, machine) {
+            (RunAs::Root, Some(_)) => &["--network", "nat"],
+            (RunAs::Root, None) => &["--network", "isolated"],
             // What is the default there is tested with it.
-            (true, _) => &[],
-            (false, Some(_)) => &["--network", "nat"],
-            (false, None) => &["--network", "isolated"],
+            _ => &[],
         };
         let command = command
             .env("HOME", data)

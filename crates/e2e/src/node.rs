@@ -11,11 +11,10 @@ use api::{
     CreateUser,
     client::{Client, Endpoint},
 };
-use base::process::Command;
 use tempfile::TempDir;
 
 use crate::{
-    daemon::{Daemon, Log, become_ordinary},
+    daemon::{Daemon, Log, RunAs},
     faults::Faults,
     host::{self, Tmpfs},
     machine::Machine,
@@ -41,9 +40,8 @@ pub struct Options {
     /// The machine that its daemon runs on, whose network its sandboxes go out by. Without one they
     /// have no way out.
     pub machine: Option<Machine>,
-    /// Whether its daemon runs as an ordinary user, [`crate::ORDINARY`], and not as root. It records
-    /// its own templates then, since root's are of no use to it.
-    pub ordinary: bool,
+    /// As whom its daemon runs. A user's records its own templates, since root's are of no use to it.
+    pub run_as: RunAs,
 }
 
 impl Default for Options {
@@ -56,7 +54,7 @@ impl Default for Options {
             memory_low_mb: None,
             config: "",
             machine: None,
-            ordinary: false,
+            run_as: RunAs::Root,
         }
     }
 }
@@ -71,7 +69,7 @@ pub struct Node {
     faults: Option<Faults>,
     memory_low_mb: Option<u64>,
     machine: Option<Machine>,
-    ordinary: bool,
+    run_as: RunAs,
     logs: Vec<Arc<Log>>,
     keys: Mutex<Vec<String>>,
     expected: Mutex<Vec<&'static str>>,
@@ -101,7 +99,7 @@ impl Node {
         let config = data.path().join("daemon.toml");
         fs_err::write(&config, options.config).expect("a configuration can be written");
         let mut binary = if options.faults { prepared.faulty() } else { prepared.binary.clone() };
-        if options.ordinary {
+        if options.run_as != RunAs::Root {
             binary =
                 prepared::give_away(data.path(), &binary).expect("a directory can be given away");
         }
@@ -114,7 +112,7 @@ impl Node {
             keys: Mutex::default(),
             memory_low_mb: options.memory_low_mb,
             machine: options.machine.clone(),
-            ordinary: options.ordinary,
+            run_as: options.run_as,
             expected: Mutex::default(),
             data,
         };
@@ -196,11 +194,9 @@ impl Node {
 
     /// As [`Self::cli`], with something on stdin.
     pub fn cli_with(&self, args: &[&str], stdin: impl Into<Stdio>) -> Output {
-        let mut command = Command::new(&self.binary);
-        if self.ordinary {
-            become_ordinary(&mut command);
-        }
-        let mut command = command
+        let mut command = self
+            .run_as
+            .command(&self.binary, self.data())
             .env("HOME", self.data())
             .env("BHATTI_DATA_DIR", self.data())
             .args(args)
@@ -210,7 +206,7 @@ impl Node {
 
     /// Tries to start another daemon on the same data directory and gives what it said.
     pub fn second_daemon(&self) -> Result<(), String> {
-        Daemon::start(&self.binary, self.data(), &[], None, self.ordinary).map(Daemon::kill9)
+        Daemon::start(&self.binary, self.data(), &[], None, self.run_as).map(Daemon::kill9)
     }
 
     /// Kills the daemon without warning, if it runs.
@@ -245,13 +241,13 @@ impl Node {
             .unwrap_or_else(|said| panic!("the daemon does not serve; it said:\n{said}"));
     }
 
-    /// As [`Self::restart`], and from then on the daemon is root's, or an ordinary user's.
+    /// As [`Self::restart`], and from then on the daemon is somebody else's.
     ///
     /// # Panics
     /// As there.
-    pub fn restart_as(&mut self, ordinary: bool) {
+    pub fn restart_as(&mut self, run_as: RunAs) {
         self.terminate();
-        self.ordinary = ordinary;
+        self.run_as = run_as;
         self.restart();
     }
 
@@ -272,8 +268,7 @@ impl Node {
         let low = self.memory_low_mb.map(|mb| ("BHATTI_MEMORY_LOW", mb.to_string().into()));
         environment.extend(low);
         let machine = self.machine.as_ref();
-        let daemon =
-            Daemon::start(&self.binary, self.data(), &environment, machine, self.ordinary)?;
+        let daemon = Daemon::start(&self.binary, self.data(), &environment, machine, self.run_as)?;
         self.logs.push(Arc::clone(&daemon.log));
         self.daemon = Some(daemon);
         Ok(())

@@ -22,7 +22,7 @@ use fs_err as fs;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
-    daemon::ORDINARY,
+    daemon::{ORDINARY, RunAs},
     node::{Node, Options},
 };
 
@@ -116,11 +116,11 @@ impl Prepared {
             for name in ["kernels", "images"] {
                 symlink(self.data.join(name), data.join(name))?;
             }
-            if !options.ordinary {
+            if options.run_as == RunAs::Root {
                 symlink(self.data.join("initramfs"), data.join("initramfs"))?;
             }
         }
-        if options.ordinary {
+        if options.run_as != RunAs::Root {
             return Ok(());
         }
         if let Ok(verdict) = fs::read_to_string(self.directory.join("verdict")) {
@@ -149,6 +149,7 @@ impl Prepared {
 
 /// Makes a data directory an ordinary user's, with a program that it can run wherever this one's is.
 pub(crate) fn give_away(data: &Path, binary: &Path) -> io::Result<PathBuf> {
+    fs::create_dir(data.join("root"))?;
     let own = data.join("bhatti");
     fs::copy(binary, &own)?;
     for entry in fs::read_dir(data)? {

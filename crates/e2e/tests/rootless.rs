@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use api::{CreateSandbox, EditSandbox, Egress, EgressMode, ErrorCode, Network, Publish, StartFrom};
 use e2e::{
-    Content, Found, Guest, Machine, Node, ORDINARY, Options, create_request, namespace, raw,
+    Content, Found, Guest, Machine, Node, ORDINARY, Options, RunAs, create_request, namespace, raw,
     refused, servers::serve, status_field,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,7 +17,7 @@ const LOOPBACK: &str = "10.0.2.2";
 const PORT: u16 = 7777;
 
 fn ordinary(config: &'static str, machine: Option<Machine>) -> Node {
-    Node::with(&Options { ordinary: true, config, machine, ..Options::default() })
+    Node::with(&Options { run_as: RunAs::User, config, machine, ..Options::default() })
 }
 
 fn egress(mode: EgressMode) -> Option<Egress> {
@@ -108,6 +108,25 @@ async fn a_monitor_of_a_user_has_no_power_and_sees_none_of_their_files() {
         let users: Vec<_> = users.collect();
         assert_ne!(users[0], users[1], "one could look into the other");
     }
+}
+
+#[tokio::test]
+async fn where_users_may_make_no_namespaces_that_is_said_and_everything_else_holds() {
+    let run_as = RunAs::UserWithoutNamespaces;
+    let node = Node::with(&Options { run_as, ..Options::default() });
+    assert!(node.said("WITHOUT namespaces"));
+    let doctor = String::from_utf8(node.cli(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains("NONE without root"), "{doctor}");
+    let mut guest = Guest::create(&node, "dev").await;
+    let pid = node.monitor(&guest.id);
+    assert_eq!(namespace(&pid.to_string(), "user"), namespace("self", "user"));
+    assert_eq!(status_field(pid, "NoNewPrivs"), "1");
+    assert_eq!(status_field(pid, "Seccomp"), "2", "no filter");
+    let content = Content::plant(&mut guest).await;
+    guest.stop().await;
+    content.check(&mut guest, Found::Everything, "after a stop").await;
+    let (said, _) = greeted(&mut guest).await;
+    assert!(said.contains("refused"), "{said}");
 }
 
 /// A machine with somebody who greets on its loopback, and how often somebody came.
@@ -235,7 +254,7 @@ async fn what_users_and_root_record_is_never_the_other_s() {
     let recorded =
         |node: &Node| std::fs::read_dir(node.data().join("templates/keys")).unwrap().count();
     assert_eq!(recorded(&node), 1);
-    node.restart_as(false);
+    node.restart_as(RunAs::Root);
     let mut guest = guest.by(node.admin());
     let body = refused(guest.start(None).await);
     assert_eq!(body.code, ErrorCode::SnapshotIncompatible);

@@ -21,6 +21,7 @@ use crate::{
     record::{Address, Identity, Record, State},
     recovery,
     sandbox::Sandbox,
+    spares,
     store::Store,
     thermal::pressure,
 };
@@ -39,6 +40,8 @@ pub struct Settings {
     /// Available memory of the host below which idle sandboxes go to disk early, MiB; a twentieth of
     /// all if absent.
     pub memory_low_mib: Option<u64>,
+    /// How many monitors are kept started ahead of demand.
+    pub prestarted: usize,
     /// How sandboxes are connected; not at all if absent.
     pub network: Option<Connection>,
 }
@@ -128,6 +131,7 @@ impl Orchestrator {
         node.networking.take_up().await?;
         recovery::take_up(&node).await?;
         tokio::spawn(pressure::watch(Arc::downgrade(&node)));
+        tokio::spawn(spares::stock(Arc::downgrade(&node)));
         Ok(Self { node })
     }
 
@@ -332,6 +336,7 @@ impl Orchestrator {
         for sandbox in &sandboxes {
             sandbox.release().await;
         }
+        self.node.spares.close(&self.node).await;
         // Only now: one may have been starting.
         let vms_run_on = sandboxes.iter().any(|sandbox| sandbox.view().status == Status::Running);
         if !vms_run_on {

@@ -29,6 +29,7 @@ mod recovery;
 mod registry;
 mod sandbox;
 mod sandbox_dir;
+mod spares;
 mod standing;
 pub mod store;
 mod template;

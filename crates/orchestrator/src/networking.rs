@@ -20,7 +20,10 @@ use net::{
     Upstreams,
     address::{Place, Pool, USER_PREFIX},
     egress::{Attempt, Forbidden, Nflog, Service, Sockets, Wiring, original_destination},
-    fabric::{Finding, Known, Link, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
+    fabric::{
+        Finding, Known, Link, NetError, Networks, Policy, SpareLink, Tap, Uplink, usable,
+        used_by_host,
+    },
     policy::{Egress, Mode},
 };
 use proto::message::Interface;
@@ -104,10 +107,11 @@ pub enum NetworkMode {
 pub(crate) struct Networking {
     /// None if the daemon makes no networks.
     settings: Option<NetworkSettings>,
-    /// What monitors let out, where they make the networks; interfaces are of that kind then.
-    user: Option<UserEgress>,
-    /// What is said of all this.
+    /// How sandboxes are connected.
     mode: NetworkMode,
+    /// Whether interfaces can be made in the host. Otherwise all VMs have one that their monitor
+    /// makes, connected or not.
+    root: bool,
     tag: String,
     store: Store,
     open: OnceCell<Open>,
@@ -134,23 +138,22 @@ impl Networking {
             Some(Connection::Networks(it)) if it.uplink == Uplink::None => NetworkMode::Isolated,
             Some(Connection::Networks(_)) => NetworkMode::Nat,
         };
-        let (settings, user) = match (connection, root) {
-            (None, true) => (None, None),
-            (None, false) => (None, Some(UserEgress::Deny)),
-            (Some(Connection::Networks(settings)), true) => (Some(settings), None),
-            (Some(Connection::User(egress)), false) => (None, Some(egress)),
+        let refused = |message: &str, hint: &str| {
+            Err(Error::new(Kind::NetworkUnavailable, message).hint(hint))
+        };
+        let settings = match (connection, root) {
+            (None, _) | (Some(Connection::User(_)), false) => None,
+            (Some(Connection::Networks(settings)), true) => Some(settings),
             (Some(Connection::Networks(_)), false) => {
-                let message = "networks of this kind need root";
-                return Err(Error::new(Kind::NetworkUnavailable, message)
-                    .hint("run the daemon as root, or with --network user"));
+                let hint = "run the daemon as root, or with --network user";
+                return refused("networks of this kind need root", hint);
             }
             (Some(Connection::User(_)), true) => {
-                let message = "networks of this kind are for daemons that are not root";
-                return Err(Error::new(Kind::NetworkUnavailable, message)
-                    .hint("run the daemon as another user, or with --network nat"));
+                let hint = "run the daemon as another user, or with --network nat";
+                return refused("networks of this kind are for daemons that are not root", hint);
             }
         };
-        Ok(Self { settings, user, mode, tag: tag.to_owned(), store, open: OnceCell::new() })
+        Ok(Self { settings, mode, root, tag: tag.to_owned(), store, open: OnceCell::new() })
     }
 
     /// How sandboxes are connected, for people.
@@ -171,7 +174,10 @@ impl Networking {
     /// # Errors
     /// [`Kind::NetworkUnsupported`].
     pub(crate) fn changeable(&self) -> Result<()> {
-        if self.user.is_some() { Err(user::unchangeable()) } else { Ok(()) }
+        match self.mode {
+            NetworkMode::User(_) => Err(user::unchangeable()),
+            _ => Ok(()),
+        }
     }
 
     /// Goes on with what an earlier daemon left, before any VM is taken up.
@@ -195,7 +201,7 @@ impl Networking {
     /// # Errors
     /// [`Kind::NetworkUnavailable`] if it cannot be made.
     pub(crate) async fn connect(&self, record: &Record) -> Result<Nic> {
-        if let Some(egress) = self.user {
+        if let NetworkMode::User(egress) = self.mode {
             return egress.nic(record);
         }
         let Some(settings) = &self.settings else { return self.loose().await };
@@ -216,7 +222,7 @@ impl Networking {
 
     /// An interface that leads nowhere, for a VM that is to look like the others.
     pub(crate) async fn loose(&self) -> Result<Nic> {
-        if self.user.is_some() {
+        if !self.root {
             return Ok(Nic::User { open: false });
         }
         let tap = blocking(|| Ok(Tap::loose()?)).await;
@@ -227,6 +233,52 @@ impl Networking {
                 .hint("the daemon needs CAP_NET_ADMIN, and /dev/net/tun has to be there")
         })?;
         Ok(Nic::Tap { tap: tap.into_fd(), namespace: None })
+    }
+
+    /// An interface for a sandbox that is not known yet.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnavailable`] if it cannot be made.
+    pub(crate) async fn spare(&self) -> Result<(Nic, Option<SpareLink>)> {
+        if let NetworkMode::User(egress) = self.mode {
+            return Ok((egress.spare(), None));
+        }
+        let Some(settings) = &self.settings else { return Ok((self.loose().await?, None)) };
+        let fabric = &self.open(settings, None).await?.fabric;
+        let (tap, link) = fabric.spare().await.map_err(unavailable)?;
+        let namespace = fabric.namespace().try_clone_to_owned()?;
+        Ok((Nic::Tap { tap, namespace: Some(namespace) }, Some(link)))
+    }
+
+    /// Whether a spare interface does for a sandbox: one that is to be connected to nothing gets one
+    /// that is nowhere near the others.
+    pub(crate) fn takes_spare(&self, record: &Record) -> bool {
+        if let NetworkMode::User(egress) = self.mode {
+            return egress.takes_spare(record);
+        }
+        self.settings.is_none() || (self.place(record).is_some() && !record.spec.network.isolated)
+    }
+
+    /// Connects a spare interface for a sandbox that is about to start.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnavailable`] if it cannot be done.
+    pub(crate) async fn connect_spare(
+        &self,
+        record: &Record,
+        link: Option<SpareLink>,
+    ) -> Result<()> {
+        let (Some(link), Some(settings)) = (link, &self.settings) else { return Ok(()) };
+        let Some(place) = self.place(record) else { return Ok(()) };
+        let Open { fabric, service } = self.open(settings, None).await?;
+        let connected = async {
+            fabric.add_network(place.network()).await?;
+            fabric.set_policy(place, record.spec.network.policy.clone()).await?;
+            fabric.place(link, place).await
+        };
+        connected.await.map_err(unavailable)?;
+        introduce(service, place, record);
+        Ok(())
     }
 
     /// What a sandbox's interface is told; absent if it has no network.

@@ -30,6 +30,7 @@ use crate::{
     networking::Networking,
     registry::Registry,
     sandbox_dir::Origin,
+    spares::{FIRST_SLOT, Spares},
     standing::Standing,
     store::{Networks, Store},
     template::{Shape, Templates},
@@ -67,6 +68,8 @@ pub(crate) struct Node {
     starts: Arc<Semaphore>,
     /// Who gives memory back when the host is short of it.
     pub pressure: Arc<Pressure>,
+    /// Monitors that nobody uses yet.
+    pub spares: Arc<Spares>,
     /// Memory that copies of running guests take.
     pub copying: Copying,
     /// Tells this node's control groups and processes from another node's on the same host.
@@ -136,7 +139,7 @@ pub fn node_tag(data_dir: &Path) -> String {
 impl Node {
     pub(crate) fn open(settings: Settings, networks: Networks) -> Result<Self> {
         let layout = Layout::new(settings.data_dir.clone());
-        let memory_low_mib = settings.memory_low_mib;
+        let (memory_low_mib, prestarted) = (settings.memory_low_mib, settings.prestarted);
         if let Some(reason) = layout.too_long() {
             return Err(Error::new(Kind::InvalidRequest, reason)
                 .hint("choose a shorter one with --data-dir"));
@@ -170,6 +173,7 @@ impl Node {
             naming: Arc::default(),
             starts: Arc::new(Semaphore::new(cpus * STARTS_PER_CPU)),
             pressure: Arc::new(Pressure::new(memory_low_mib)),
+            spares: Arc::new(Spares::new(prestarted)),
             copying: Copying::default(),
             tag,
             cgroups: Hierarchy::detect(),
@@ -277,6 +281,15 @@ impl Node {
         Ok(path)
     }
 
+    /// Makes the directory of a spare monitor's control sockets that of a VM.
+    pub(crate) fn rename_run(&self, spare: &str, name: &str) -> Result<PathBuf> {
+        let path = self.layout.run(name);
+        files::remove_any(&path)?;
+        fs_err::rename(self.layout.run(spare), &path)?;
+        self.spares.slots.rename(spare, name);
+        Ok(path)
+    }
+
     /// Under which limits a VM's monitor runs. `slot` is 0 for templates, `connects` is whether it
     /// passes connections of its guest on as its own.
     pub(crate) fn confinement(
@@ -286,18 +299,43 @@ impl Node {
         machine: Machine,
         connects: bool,
     ) -> Result<Confinement> {
-        if slot >= UIDS_PER_NODE {
+        if slot >= FIRST_SLOT {
             return Err(Error::new(Kind::Internal, "there are no user ids left"));
         }
-        let node = u32::from_str_radix(&self.tag, 16).unwrap_or(0) % NODES;
-        let uid = FIRST_UID + node * UIDS_PER_NODE + slot;
+        let cgroup = self.make_group(name, machine);
+        self.jail(name, slot, machine, connects, cgroup)
+    }
+
+    /// The confinement of a monitor of whatever kind. Every slot has a user id of its own, where
+    /// there can be any.
+    pub(crate) fn jail(
+        &self,
+        name: &str,
+        slot: u32,
+        machine: Machine,
+        connects: bool,
+        cgroup: Cgroup,
+    ) -> Result<Confinement> {
         let home = (!self.standing.is_root()).then(std::env::home_dir).flatten();
+        let home = home.filter(|home| home != Path::new("/"));
         Ok(Confinement {
-            walls: self.standing.walls(uid, machine, connects),
+            walls: self.standing.walls(self.first_uid() + slot, machine, connects),
             covered: home.into_iter().chain([self.layout.data().to_owned()]).collect(),
-            cgroup: self.make_group(name, machine),
+            cgroup,
             marker: self.marker(name),
         })
+    }
+
+    fn first_uid(&self) -> u32 {
+        let node = u32::from_str_radix(&self.tag, 16).unwrap_or(0) % NODES;
+        FIRST_UID + node * UIDS_PER_NODE
+    }
+
+    /// Notes that a VM of an earlier daemon runs under this user id.
+    pub(crate) fn keep_uid(&self, name: &str, uid: u32) {
+        if let Some(slot) = uid.checked_sub(self.first_uid()) {
+            self.spares.slots.keep(name, slot);
+        }
     }
 
     /// The environment variable by which a monitor is known to be ours.
@@ -311,6 +349,7 @@ impl Node {
 
     /// Removes what a VM that is gone leaves: sockets and control group.
     pub(crate) fn clean_run(&self, name: &str) {
+        self.spares.slots.free(name);
         if let Err(error) = files::remove_any(&self.layout.run(name)) {
             tracing::warn!(%error, "control sockets stay behind");
         }
@@ -321,7 +360,8 @@ impl Node {
         }
     }
 
-    fn make_group(&self, name: &str, machine: Machine) -> Cgroup {
+    /// Makes the control group of a VM.
+    pub(crate) fn make_group(&self, name: &str, machine: Machine) -> Cgroup {
         let mut doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
         doomed.remove(name);
         self.cgroups.create(&self.group(name), machine.cpus, machine.memory_mib)

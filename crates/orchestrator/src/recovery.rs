@@ -10,6 +10,7 @@ use crate::{
     node::{Node, blocking},
     record::{Record, SnapshotState, State},
     sandbox::Sandbox,
+    spares,
 };
 
 /// Starts a driver for every sandbox and removes what belongs to none: monitors without a record,
@@ -27,6 +28,14 @@ pub(crate) async fn take_up(node: &Arc<Node>) -> Result<()> {
         })
         .collect();
     kill_strays(node, &running).await?;
+    for (record, pid) in records.iter().filter_map(|r| match r.state {
+        State::Running { pid, .. } => Some((r, pid)),
+        _ => None,
+    }) {
+        if let Ok(uid) = base::process::real_uid(pid) {
+            node.keep_uid(record.id.as_str(), uid);
+        }
+    }
     let known: HashSet<String> = records.iter().map(|r| r.id.as_str().to_owned()).collect();
     for name in node.leftovers()? {
         if !known.contains(&name) {
@@ -73,7 +82,10 @@ async fn kill_strays(node: &Arc<Node>, running: &HashSet<i32>) -> Result<()> {
         }
         let Ok(start_time) = base::process::start_time(pid) else { continue };
         if let Ok(Some(stray)) = Process::adopt(pid, start_time) {
-            tracing::warn!(pid, marker, "killing a VM that no sandbox owns");
+            match marker.contains(spares::PREFIX) {
+                true => tracing::debug!(pid, "ending a monitor that nobody used"),
+                false => tracing::warn!(pid, marker, "killing a VM that no sandbox owns"),
+            }
             stray.kill_and_wait().await;
         }
     }

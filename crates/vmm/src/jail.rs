@@ -177,7 +177,7 @@ impl Prepared {
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
         match &self.walls {
             PreparedWalls::Root { uid, groups, network } => {
-                self.enter_as_root(*uid, groups, network)?
+                self.enter_as_root(*uid, groups, network)?;
             }
             PreparedWalls::User(walls) => {
                 walls.enter(&self.covered)?;

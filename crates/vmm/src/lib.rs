@@ -1,10 +1,11 @@
 //! From a [`Plan`] to a running virtual machine, and from a running one to a snapshot.
 //!
 //! ```text
-//! Plan ──► Qemu::launch ──► Vm ── pause, resume, save, kill
-//!            │  jail           │
-//!            │  cgroup         └─ memory: dirty pages out of a stopped VM, pages into a new one
-//!            └─ argv (pure)
+//! Plan ──► Qemu::launch ──────────────────► Vm ── pause, resume, save, kill
+//!   │        │  jail                          ▲ │
+//!   │        │  cgroup                        │ └─ memory: dirty pages out of a stopped VM, pages
+//!   │        └─ argv (pure)                   │    into a new one
+//!   └──► Qemu::prepare ──► Spare ── claim ────┘
 //! ```
 //!
 //! Invariant: knows no users, images or database, and never speaks to the guest agent; it hands
@@ -22,4 +23,4 @@ mod tsc;
 pub use error::VmError;
 pub use jail::{Confinement, NetworkNamespace, UserWalls, Walls, is_root, marked};
 pub use plan::{Boot, Disks, Layer, Machine, Nic, Plan, UserNetwork};
-pub use qemu::{Console, GuestPort, PortWatch, Qemu, Vm, VmHandle, namespace_of};
+pub use qemu::{Claim, Console, GuestPort, PortWatch, Qemu, Spare, Vm, VmHandle, namespace_of};

@@ -59,6 +59,13 @@ pub enum Nic {
     },
 }
 
+impl Nic {
+    /// Whether the monitor passes connections of its guest on as its own.
+    pub fn connects(&self) -> bool {
+        matches!(self, Self::User { open: true })
+    }
+}
+
 /// The network that a monitor makes for its guest: the same in every VM, and nobody else is in it.
 #[derive(Debug, Clone, Copy)]
 pub struct UserNetwork;
@@ -97,6 +104,9 @@ pub enum Boot {
         /// The device state, at offset 0.
         state: OwnedFd,
     },
+    /// Not at all, until it is known for whom: [`crate::Spare::claim`]. Then there are no disk layers
+    /// yet either.
+    Awaited,
 }
 
 /// Everything that is needed to launch one VM.

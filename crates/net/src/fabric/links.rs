@@ -131,9 +131,13 @@ impl Links {
         name: &str,
         how: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
     ) -> Result<(), NetError> {
-        let message = how(LinkUnspec::new_with_name(name)).build();
-        let set = self.0.link().set(message).execute().await;
+        let set = self.set(how(LinkUnspec::new_with_name(name)).build()).await;
         set.map_err(|e| NetError::link(format!("set up {name}"), e))
+    }
+
+    /// Makes an interface what the message says.
+    pub(super) async fn set(&self, message: LinkMessage) -> Result<(), rtnetlink::Error> {
+        self.0.link().set(message).execute().await
     }
 
     /// Waits until an interface can send. One that has just got somebody at its other end, such

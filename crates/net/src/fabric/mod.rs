@@ -22,6 +22,7 @@ mod plan;
 mod ranges;
 mod rules;
 mod settings;
+mod spare;
 mod sysctl;
 mod tap;
 mod uplink;
@@ -42,6 +43,7 @@ pub use self::{
     findings::{Finding, Problem},
     ranges::usable,
     settings::{Caps, Known, LOG_PASSED, LOG_REFUSED, Link, Policy, Settings, Uplink},
+    spare::SpareLink,
     tap::Tap,
 };
 use self::{links::Links, namespace::Namespace, plan::Plan, uplink::Host};
@@ -176,11 +178,16 @@ impl Networks {
             None => self.links.change(tap.name(), |link| link.arp(false).up()).await?,
             Some(bridge) => {
                 self.links.change(tap.name(), |link| link.controller(bridge).up()).await?;
-                self.links.neighbour(bridge, place.address(), place.mac()).await?;
-                self.links.settle(bridge).await?;
+                self.introduce(bridge, place).await?;
             }
         }
         Ok(tap)
+    }
+
+    /// Says who has the place's address, and waits until its bridge can send.
+    async fn introduce(&self, bridge: u32, place: Place) -> Result<(), NetError> {
+        self.links.neighbour(bridge, place.address(), place.mac()).await?;
+        self.links.settle(bridge).await
     }
 
     /// Sets what a sandbox may do, from now on and for connections that it has, too.

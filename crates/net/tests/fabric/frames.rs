@@ -84,10 +84,16 @@ impl Guest {
         Datagram { to: to_mac, ..self.routed((to.place.address(), 4000), payload) }
     }
 
-    pub(crate) fn send(&self, frame: &[u8]) {
+    /// Sends a frame, if the interface takes it.
+    pub(crate) fn try_send(&self, frame: &[u8]) -> rustix::io::Result<()> {
         let mut whole = vec![0; HEADER];
         whole.extend(frame);
-        assert_eq!(rustix::io::write(&self.fd, &whole).unwrap(), whole.len());
+        assert_eq!(rustix::io::write(&self.fd, &whole)?, whole.len());
+        Ok(())
+    }
+
+    pub(crate) fn send(&self, frame: &[u8]) {
+        self.try_send(frame).unwrap();
     }
 
     pub(crate) fn say(&self, target: (Ipv4Addr, u16), payload: &[u8]) {

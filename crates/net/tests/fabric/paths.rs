@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use net::fabric::{Link, Uplink};
+use net::fabric::{Link, NetError, Uplink};
 
 use crate::{
     frames::{Guest, arp, has},
@@ -24,6 +24,32 @@ fn guests_of_one_user_meet_and_guests_of_two_do_not() {
         neighbour.send(&neighbour.bridged(&other, b"marker").frame());
         let heard = other.until(b"marker");
         assert!(!heard.iter().any(|frame| has(frame, b"evil") || has(frame, b"ping")));
+    });
+}
+
+#[test]
+fn a_spare_interface_reaches_nobody_until_it_has_a_place() {
+    on_a_host(|| async {
+        let networks = networks("a", Uplink::None).await;
+        let (fd, spare) = networks.spare().await.unwrap();
+        let own = place(0, 5);
+        let one = Guest { fd, place: own };
+        let two = guest(&networks, 0, 2).await;
+        assert!(networks.repair().await.unwrap().is_empty());
+        // The interface is down: the kernel does not even take the frame.
+        assert!(one.try_send(&one.bridged(&two, b"evil").frame()).is_err());
+        networks.place(spare, own).await.unwrap();
+        one.send(&one.bridged(&two, b"hello").frame());
+        let heard = two.until(b"hello");
+        assert!(!heard.iter().any(|frame| has(frame, b"evil")));
+        two.send(&two.bridged(&one, b"welcome").frame());
+        one.until(b"welcome");
+        assert!(networks.drift().await.unwrap().is_empty());
+        // A place has one interface, and who is refused it stays nowhere.
+        let (fd, late) = networks.spare().await.unwrap();
+        assert!(matches!(networks.place(late, own).await, Err(NetError::Busy(_))));
+        let late = Guest { fd, place: own };
+        assert!(late.try_send(&late.bridged(&two, b"evil").frame()).is_err());
     });
 }
 

@@ -34,6 +34,7 @@ impl Driver {
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&template.directory),
             boot: Boot::Restore { state: template.devices()? },
+            template: Some(template.instance.clone()),
         };
         let vm = self.launch(&engine, files, &[0]).await?;
         fault::point("create.launched")?;

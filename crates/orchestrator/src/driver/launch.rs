@@ -2,7 +2,7 @@
 
 use base::fault;
 use proto::message::Identify;
-use vmm::{Boot, Disks, Machine, Nic, Plan, Vm, memory::Ram};
+use vmm::{Boot, Disks, Machine, Plan, Vm, memory::Ram};
 
 use super::{Driver, Live, Phase};
 use crate::{
@@ -41,10 +41,12 @@ impl Driver {
             return Err(Error::new(Kind::HostOverloaded, message)
                 .hint("stop or destroy some sandboxes, then try again"));
         }
+        if let Some(vm) = self.launch_spare(engine, &files, layers).await {
+            return Ok(vm);
+        }
         let name = self.record.id.as_str();
         let nic = self.node.networking.connect(&self.record).await?;
-        let connects = matches!(nic, Nic::User { open: true });
-        let (slot, machine) = (self.record.slot + 1, self.machine());
+        let (slot, machine, connects) = (self.record.slot + 1, self.machine(), nic.connects());
         let plan = Plan {
             machine,
             ram: files.ram,
@@ -126,6 +128,7 @@ impl Driver {
             State::Running { pid: handle.pid, start_time: handle.start_time, paused: false };
         self.phase = Phase::Hot(Live::new(vm, Some(channel)));
         self.enter(state).await?;
+        self.node.spares.look();
         Ok(fault::point("hot.recorded")?)
     }
 }
@@ -138,4 +141,6 @@ pub(super) struct BootFiles {
     /// The template's disk, which lies below all layers.
     pub scratch: std::path::PathBuf,
     pub boot: Boot,
+    /// The template that memory and disk are of, if it is one.
+    pub template: Option<String>,
 }

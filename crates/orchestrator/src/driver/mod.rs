@@ -26,6 +26,7 @@ mod gate;
 mod launch;
 mod saved;
 mod space;
+mod spare;
 mod state;
 mod stop;
 mod thermal;

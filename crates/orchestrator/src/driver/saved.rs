@@ -110,6 +110,7 @@ impl Driver {
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&self.node.layout.template(&origin.template)),
             boot: Boot::RestoreLater { state },
+            template: (facts.memory_base == origin.template).then_some(origin.template),
         };
         Ok(Opened { engine, files, pages, connected })
     }

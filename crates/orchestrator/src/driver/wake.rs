@@ -172,6 +172,7 @@ impl Driver {
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&self.node.layout.template(&origin.template)),
             boot: recorder::cold_boot(&shape, &engine)?,
+            template: None,
         };
         let _turn = self.node.turn().await?;
         if let Ok(Some(snapshot)) = self.directory.snapshot() {

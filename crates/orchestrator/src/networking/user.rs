@@ -61,6 +61,16 @@ impl UserEgress {
         Ok(Nic::User { open: self.opens(network) })
     }
 
+    /// That of a monitor that is started for whoever comes first.
+    pub(super) fn spare(self) -> Nic {
+        Nic::User { open: self == Self::Open }
+    }
+
+    /// Whether [`spare`](Self::spare) is what a sandbox gets. Nothing can be opened or closed later.
+    pub(super) fn takes_spare(self, record: &Record) -> bool {
+        self.nic(record).is_ok_and(|nic| nic.connects() == self.spare().connects())
+    }
+
     /// What the guest is told of its interface.
     pub(super) fn interface(self, record: &Record) -> Option<Interface> {
         let network = &record.spec.network;
@@ -155,6 +165,16 @@ mod tests {
         assert!(!open(UserEgress::Open, &none));
         assert!(UserEgress::Open.interface(&record(none)).is_none());
         assert_eq!(UserEgress::default(), UserEgress::Deny);
+    }
+
+    #[test]
+    fn a_monitor_that_was_started_ahead_is_given_to_nobody_who_should_have_another() {
+        let takes = |node: UserEgress, mode| node.takes_spare(&record(spec(mode)));
+        assert!(takes(UserEgress::Open, Mode::Open) && !takes(UserEgress::Open, Mode::Deny));
+        assert!(takes(UserEgress::Deny, Mode::Open) && takes(UserEgress::Deny, Mode::Deny));
+        assert!(!takes(UserEgress::Deny, Mode::Allowlist));
+        let none = record(NetworkSpec { isolated: true, ..spec(Mode::Open) });
+        assert!(UserEgress::Deny.takes_spare(&none) && !UserEgress::Open.takes_spare(&none));
     }
 
     #[test]

@@ -64,6 +64,11 @@ impl Pressure {
         Self { low_mib, relieving: Mutex::new(()), look: Notify::new() }
     }
 
+    /// Available memory below which idle sandboxes go to disk, MiB.
+    pub(crate) fn low_mib(&self) -> u64 {
+        self.low_mib
+    }
+
     /// Memory has just been taken: somebody has a look, later.
     pub(crate) fn look(&self) {
         self.look.notify_one();
@@ -77,6 +82,8 @@ pub(crate) async fn relieve(node: &Node, wanted_mib: u64) {
         return;
     }
     let _one_at_a_time = node.pressure.relieving.lock().await;
+    // What nobody uses goes before what somebody may come back to.
+    node.spares.give_up(node).await;
     let mut tried = HashSet::new();
     while short() {
         let sandboxes = node.registry.all();

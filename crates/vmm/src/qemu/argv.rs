@@ -22,6 +22,10 @@ const TRANSLATED_CPU: &str = "max,-erms,-fsrm";
 const TRANSLATION_CACHE_MIB: u32 = 128;
 /// The interface's address until the guest is told its own. Part of the device state, so all have it.
 const BLANK_MAC: &str = "02:bb:ff:ff:ff:ff";
+/// The device of the writable disk, as the monitor knows it.
+pub(crate) const DISK_DEVICE: &str = "scratch";
+/// What that device reads before the disk is known: zeros.
+const NO_DISK: &str = "nothing";
 /// How much of the guest's console is kept, in bytes; a power of two.
 pub(crate) const CONSOLE_RING: usize = 1 << 16;
 
@@ -80,9 +84,20 @@ pub(crate) fn layer_set(number: u32) -> u32 {
 /// How the VM begins, as far as the command line is concerned.
 #[derive(Debug, Clone)]
 pub(crate) enum Start {
-    Cold { kernel: RawFd, initramfs: RawFd, command_line: String },
-    Incoming { state: RawFd },
+    Cold {
+        kernel: RawFd,
+        initramfs: RawFd,
+        command_line: String,
+    },
+    Incoming {
+        state: RawFd,
+    },
     IncomingDeferred,
+    /// Neither the device state nor what is written of the disk is known yet, only how large the disk
+    /// is, in bytes.
+    Awaited {
+        disk_bytes: u64,
+    },
 }
 
 /// All of the monitor's arguments.
@@ -134,7 +149,11 @@ pub(crate) fn arguments(
     argv.pair("-device", "virtio-serial-device");
     argv.pair("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
     argv.pair("-device", format!("virtserialport,chardev=notice,name={NOTICE_PORT}"));
-    disks(&mut argv, numbers);
+    let top = disks(&mut argv, numbers, start);
+    argv.pair(
+        "-device",
+        format!("virtio-blk-device,drive={top},serial=bhatti-scratch,id={DISK_DEVICE}"),
+    );
     if let Some(nic) = numbers.nic {
         network(&mut argv, nic);
     }
@@ -148,7 +167,7 @@ pub(crate) fn arguments(
             argv.pair("-global", "migration.send-configuration=off");
             argv.pair("-incoming", format!("fd:{state}"));
         }
-        Start::IncomingDeferred => {
+        Start::IncomingDeferred | Start::Awaited { .. } => {
             argv.pair("-global", "migration.send-configuration=off");
             argv.pair("-incoming", "defer");
         }
@@ -156,7 +175,8 @@ pub(crate) fn arguments(
     argv.0
 }
 
-fn disks(argv: &mut Argv, numbers: &Numbers) {
+/// Returns the node that the guest writes to.
+fn disks(argv: &mut Argv, numbers: &Numbers, start: &Start) -> String {
     argv.set(numbers.base).set(numbers.modules).set(numbers.scratch);
     for layer in &numbers.layers {
         for fd in &layer.fds {
@@ -168,7 +188,8 @@ fn disks(argv: &mut Argv, numbers: &Numbers) {
         argv.pair("-device", format!("virtio-blk-device,drive={name},serial=bhatti-{name}"));
     }
     let keep_sparse = "discard=unmap,detect-zeroes=unmap";
-    let read_only = if numbers.layers.is_empty() { "off" } else { "on" };
+    let awaited = matches!(start, Start::Awaited { .. });
+    let read_only = if numbers.layers.is_empty() && !awaited { "off" } else { "on" };
     argv.pair(
         "-blockdev",
         format!(
@@ -190,7 +211,14 @@ fn disks(argv: &mut Argv, numbers: &Numbers) {
         );
         top = node;
     }
-    argv.pair("-device", format!("virtio-blk-device,drive={top},serial=bhatti-scratch"));
+    if let Start::Awaited { disk_bytes } = start {
+        top = NO_DISK.to_owned();
+        argv.pair(
+            "-blockdev",
+            format!("driver=null-co,node-name={top},size={disk_bytes},read-zeroes=on"),
+        );
+    }
+    top
 }
 
 /// The guest is told by its agent when its address changes, and peers by the guest then; QEMU would
@@ -290,6 +318,20 @@ mod tests {
             devices(&sample(&cold, vec![])),
             devices(&sample(&Start::IncomingDeferred, two_layers()))
         );
+        let awaited = sample(&Start::Awaited { disk_bytes: 1 << 30 }, vec![]);
+        assert_eq!(
+            devices(&sample(&cold, vec![])),
+            devices(&awaited.replace("nothing", "scratch0"))
+        );
+    }
+
+    #[test]
+    fn without_a_disk_of_its_own_a_monitor_can_write_nothing() {
+        let line = sample(&Start::Awaited { disk_bytes: 1 << 30 }, vec![]);
+        assert!(line.contains("node-name=scratch0,read-only=on"));
+        assert!(line.contains("driver=null-co,node-name=nothing,size=1073741824"));
+        assert!(line.contains("drive=nothing,serial=bhatti-scratch"));
+        assert!(line.contains("-incoming defer"));
     }
 
     #[test]

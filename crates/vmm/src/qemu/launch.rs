@@ -37,6 +37,7 @@ impl Qemu {
     /// [`VmError`] if the process cannot be started. What goes wrong later is told by
     /// [`Vm::ended`].
     pub fn launch(&self, plan: Plan) -> Result<Vm, VmError> {
+        let disk_bytes = size(&plan.disks.scratch)?;
         let mut fds = Fds::default();
         let share_ram = !plan.ram.is_sealed();
         let ram_fd =
@@ -61,6 +62,7 @@ impl Qemu {
             }
             Boot::Restore { state } => (Start::Incoming { state: fds.add(state) }, None),
             Boot::RestoreLater { state } => (Start::IncomingDeferred, Some(fds.add(state))),
+            Boot::Awaited => (Start::Awaited { disk_bytes }, None),
         };
         let argv = arguments(
             plan.machine,
@@ -88,6 +90,7 @@ impl Qemu {
             tokio::task::spawn_blocking(move || cgroup.admit(pid))
         });
         let stderr = Stderr::Kept(stderr);
+        let later = later.map(|fd| fd.to_string());
         let vm = Vm::new(Arc::new(process), plan.run_dir, plan.ram, stderr, later);
         Ok(match limited {
             Some(limited) => vm.with_limits(limited),
@@ -124,7 +127,13 @@ fn add_layers(fds: &mut Fds, layers: Vec<Layer>) -> Result<Vec<LayerNumbers>, Vm
     Ok(added)
 }
 
-fn read_only(file: &OwnedFd) -> io::Result<OwnedFd> {
+fn size(file: &OwnedFd) -> Result<u64, VmError> {
+    let stat = rustix::fs::fstat(file).map_err(|e| VmError::io("look at the disk")(e.into()))?;
+    Ok(u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+/// The same file, opened once more and only for reading.
+pub(super) fn read_only(file: &OwnedFd) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(fs_err::File::open(path)?.into_parts().0.into())
 }

@@ -159,7 +159,7 @@ impl Vm {
         Ok(layers.into_iter().map(|(_, number)| number).collect())
     }
 
-    async fn add_to_set(&self, layer: u32, file: OwnedFd) -> Result<(), VmError> {
+    pub(super) async fn add_to_set(&self, layer: u32, file: OwnedFd) -> Result<(), VmError> {
         let set = json!({"fdset-id": layer_set(layer)});
         let add = self.qmp().await?.command_with("add-fd", set, Some(file.as_fd()));
         self.guard("add-fd", ANSWER, add).await.map(drop)

@@ -5,6 +5,7 @@ mod launch;
 mod layers;
 mod namespace;
 mod qmp;
+mod spare;
 mod vm;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 use base::process::Command;
 
 pub use namespace::namespace_of;
+pub use spare::{Claim, Spare};
 pub use vm::{Console, GuestPort, PortWatch, Vm, VmHandle};
 
 use crate::{

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::FileExt as _,
     },
     path::{Path, PathBuf},
@@ -75,8 +75,8 @@ pub struct Vm {
     ram: Ram,
     stderr: Stderr,
     qmp: OnceCell<Qmp>,
-    /// Under which number the monitor holds a device state that it has not loaded yet.
-    later: Mutex<Option<RawFd>>,
+    /// Under which number or name the monitor holds a device state that it has not loaded yet.
+    later: Mutex<Option<String>>,
     /// Whether the monitor holds a file that a device state was written to.
     state_taken: AtomicBool,
     limited: Mutex<Option<JoinHandle<io::Result<()>>>>,
@@ -88,7 +88,7 @@ impl Vm {
         run_dir: PathBuf,
         ram: Ram,
         stderr: Stderr,
-        later: Option<RawFd>,
+        later: Option<String>,
     ) -> Self {
         Self {
             process,
@@ -104,6 +104,18 @@ impl Vm {
 
     pub(super) fn with_limits(self, limited: JoinHandle<io::Result<()>>) -> Self {
         Self { limited: Mutex::new(Some(limited)), ..self }
+    }
+
+    /// The same monitor, of which it is known now whose it is: where its sockets are, how it is
+    /// limited, and under which name it holds its device state.
+    pub(super) fn become_of(
+        self,
+        run_dir: PathBuf,
+        limited: JoinHandle<io::Result<()>>,
+        later: String,
+    ) -> Self {
+        let (limited, later) = (Mutex::new(Some(limited)), Mutex::new(Some(later)));
+        Self { run_dir, limited, later, ..self }
     }
 
     /// Waits until the limits of the control group hold, which is to be done before anybody may
