@@ -85,6 +85,11 @@ impl Network {
             && self.get::<GET_MAC>()? == mac)
     }
 
+    /// Takes its address away, and with that the routes by it. It is as if it had never had one.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        self.set::<SET_ADDRESS>(inet(Ipv4Addr::UNSPECIFIED))
+    }
+
     fn up(&self, name: &str) -> io::Result<()> {
         let mut value = [0; 16];
         value[..2].copy_from_slice(&UP_AND_RUNNING.to_ne_bytes());

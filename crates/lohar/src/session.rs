@@ -155,10 +155,18 @@ impl Shared {
         let allowed = match (self.standing(), request) {
             (_, Request::Hello(_)) | (Standing::Owner, _) => true,
             // A blank agent has no secret that the host could prove to know.
-            (Standing::Stranger, Request::Identify(_)) => self.agent.identity().is_none(),
+            (Standing::Stranger, Request::Identify(_) | Request::Rehearse(_)) => {
+                self.agent.identity().is_none()
+            }
             (Standing::Stranger, _) => false,
             (Standing::Maker, request) => {
-                matches!(request, Request::Identify(_) | Request::Ping | Request::TimeSpawn)
+                matches!(
+                    request,
+                    Request::Identify(_)
+                        | Request::Rehearse(_)
+                        | Request::Ping
+                        | Request::TimeSpawn
+                )
             }
         };
         if allowed {
@@ -178,6 +186,9 @@ impl Shared {
                 self.set_standing(Standing::Owner);
                 Response::Identified
             }),
+            Request::Rehearse(wanted) => {
+                identity::rehearse(agent, &wanted).map(|()| Response::Done)
+            }
             Request::Refresh(wanted) => identity::refresh(agent, &wanted).map(|()| Response::Done),
             Request::Rest { hang_up } => {
                 agent.expect_hang_up(hang_up);

@@ -114,6 +114,11 @@ impl Kernel for Arc<Memory> {
         }
         Ok(holds)
     }
+
+    fn clear_interface(&self) -> io::Result<()> {
+        self.interface.lock().unwrap().take();
+        Ok(())
+    }
 }
 
 /// An agent that lives as long as this.

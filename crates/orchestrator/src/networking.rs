@@ -84,6 +84,9 @@ impl NetworkSettings {
 /// Whom the host asks for the addresses of names.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// The number of some place in a network.
+const FIRST_HOST: u16 = 2;
+
 /// The port of the egress proxy inside the namespace of the networks.
 const PROXY_PORT: u16 = 3129;
 /// The name server's.
@@ -250,6 +253,12 @@ impl Networking {
         Ok((Nic::Tap { tap, namespace: Some(namespace) }, Some(link)))
     }
 
+    /// What some sandbox's interface could be told, to try it out.
+    pub(crate) fn any_interface(&self) -> Option<Interface> {
+        let place = self.settings.as_ref()?.pool.user(0).place(FIRST_HOST)?;
+        Some(told(place))
+    }
+
     /// Whether a spare interface does for a sandbox: one that is to be connected to nothing gets one
     /// that is nowhere near the others.
     pub(crate) fn takes_spare(&self, record: &Record) -> bool {
@@ -286,15 +295,7 @@ impl Networking {
         if let NetworkMode::User(egress) = self.mode {
             return egress.interface(record);
         }
-        let place = self.place(record).filter(|_| !record.spec.network.isolated)?;
-        let gateway = place.network().gateway();
-        Some(Interface {
-            mac: place.mac().0,
-            address: place.address(),
-            prefix: USER_PREFIX,
-            gateway,
-            name_server: gateway,
-        })
+        self.place(record).filter(|_| !record.spec.network.isolated).map(told)
     }
 
     /// Applies what its owner has changed about a sandbox's name or traffic.
@@ -407,6 +408,18 @@ impl Networking {
         let NetworkSettings { pool, uplink, forbidden, dns: _ } = settings;
         let tag = self.tag.clone();
         net::fabric::Settings { tag, pool, uplink, proxy_port: PROXY_PORT, forbidden }
+    }
+}
+
+/// What the interface at a place is told.
+fn told(place: Place) -> Interface {
+    let gateway = place.network().gateway();
+    Interface {
+        mac: place.mac().0,
+        address: place.address(),
+        prefix: USER_PREFIX,
+        gateway,
+        name_server: gateway,
     }
 }
 

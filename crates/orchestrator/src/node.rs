@@ -55,6 +55,10 @@ const NODES: u32 = 1000;
 /// slower.
 const STARTS_PER_CPU: usize = 4;
 
+/// The file in a VM's directory of control sockets that says which control group it is in, if that
+/// does not follow from its name.
+const GROUP: &str = "group";
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -347,38 +351,50 @@ impl Node {
         format!("{}-{name}", self.tag)
     }
 
+    /// The control group of a VM: if it was a spare one, the one that it had as such.
+    fn group_of(&self, name: &str) -> String {
+        let said = fs_err::read_to_string(self.layout.run(name).join(GROUP));
+        said.unwrap_or_else(|_| self.group(name))
+    }
+
+    /// Keeps that a VM stays in its control group whatever it is called later.
+    pub(crate) fn note_group(&self, name: &str) -> Result<()> {
+        Ok(fs_err::write(self.layout.run(name).join(GROUP), self.group(name))?)
+    }
+
     /// Removes what a VM that is gone leaves: sockets and control group.
     pub(crate) fn clean_run(&self, name: &str) {
         self.spares.slots.free(name);
+        let group = self.group_of(name);
         if let Err(error) = files::remove_any(&self.layout.run(name)) {
             tracing::warn!(%error, "control sockets stay behind");
         }
-        let group = self.cgroups.adopt(&self.group(name));
         let mut doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
-        if group.remove().is_err() && doomed.insert(name.to_owned()) {
-            tokio::spawn(remove_later(name.to_owned(), group, Arc::clone(&self.doomed)));
+        let known = self.cgroups.adopt(&group);
+        if known.remove().is_err() && doomed.insert(group.clone()) {
+            tokio::spawn(remove_later(group, known, Arc::clone(&self.doomed)));
         }
     }
 
     /// Makes the control group of a VM.
     pub(crate) fn make_group(&self, name: &str, machine: Machine) -> Cgroup {
         let mut doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
-        doomed.remove(name);
+        doomed.remove(&self.group(name));
         self.cgroups.create(&self.group(name), machine.cpus, machine.memory_mib)
     }
 
     /// Names of VMs that have control sockets or a control group.
     pub(crate) fn leftovers(&self) -> Result<Vec<String>> {
         let prefix = format!("{}-", self.tag);
-        let mut names: Vec<String> = self
-            .cgroups
-            .existing()
-            .into_iter()
-            .filter_map(|name| name.strip_prefix(&prefix).map(str::to_owned))
-            .collect();
+        let mut names = Vec::new();
+        let mut groups = HashSet::new();
         for entry in fs_err::read_dir(self.layout.runs())? {
-            names.push(entry?.file_name().to_string_lossy().into_owned());
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            groups.insert(self.group_of(&name));
+            names.push(name);
         }
+        let others = self.cgroups.existing().into_iter().filter(|group| !groups.contains(group));
+        names.extend(others.filter_map(|group| Some(group.strip_prefix(&prefix)?.to_owned())));
         names.sort();
         names.dedup();
         Ok(names)

@@ -59,6 +59,26 @@ async fn a_blank_agent_is_made_one_sandbox() {
 }
 
 #[tokio::test]
+async fn a_rehearsal_leaves_a_guest_nobody() {
+    let guest = Guest::new().await;
+    let host = guest.connect().await;
+    ask(&host, &hello(None)).await;
+    let other = Identify { hostname: "nobody".to_owned(), ..identity() };
+    assert_eq!(ask(&host, &Request::Rehearse(other)).await, Response::Done);
+    assert!(guest.agent.identity().is_none());
+    assert_eq!(*guest.kernel.interface.lock().unwrap(), None);
+    assert_eq!(code(&host, &Request::Exec(shell("true"))).await, ErrorCode::Unauthenticated);
+    assert_eq!(ask(&host, &Request::Identify(identity())).await, Response::Identified);
+    let text = |path| fs::read_to_string(guest.path().join(path)).unwrap();
+    assert_eq!(text("etc/hostname"), "box-1\n");
+    assert!(!text("etc/hosts").contains("nobody"));
+    assert_eq!(*guest.kernel.interface.lock().unwrap(), identity().interface);
+    assert_eq!(*guest.kernel.hostname.lock().unwrap(), "box-1");
+    // Not even its owner makes somebody rehearse.
+    assert_eq!(code(&host, &Request::Rehearse(identity())).await, ErrorCode::Invalid);
+}
+
+#[tokio::test]
 async fn an_identity_may_come_first_but_only_to_a_blank_agent() {
     let guest = Guest::new().await;
     let host = guest.connect().await;

@@ -1,14 +1,15 @@
 //! From nothing to hot.
 
 use base::fault;
-use vmm::Boot;
+use vmm::{Boot, Vm};
 
 use super::{Driver, launch::BootFiles};
 use crate::{
     Result,
     contents::Contents,
     facade::Progress,
-    guest::Patience,
+    guest::{Channel, Patience},
+    node::Engine,
     sandbox_dir::{Origin, SandboxDir},
     template,
 };
@@ -22,12 +23,6 @@ impl Driver {
         let template = self.node.templates.of_shape(&self.node, &shape, progress).await?;
         let turn = self.node.turn().await?;
         let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());
-        self.directory = SandboxDir::create(
-            self.node.layout.sandbox(&self.record.id),
-            &origin,
-            self.record.spec.disk_mib,
-        )?;
-        fault::point("create.directory")?;
         let files = BootFiles {
             ram: template.ram.clone(),
             image: shape.image.path().to_owned(),
@@ -36,13 +31,32 @@ impl Driver {
             boot: Boot::Restore { state: template.devices()? },
             template: Some(template.instance.clone()),
         };
-        let vm = self.launch(&engine, files, &[0]).await?;
-        fault::point("create.launched")?;
-        let channel = self.identify(&vm, Patience::Running).await?;
+        let (vm, channel) = match self.become_guest(&engine, &files, &origin).await {
+            Some(made) => made,
+            None => self.restore_template(&engine, files, &origin).await?,
+        };
         fault::point("create.identified")?;
         // Others need not wait for whoever still sends us an archive.
         drop(turn);
         self.furnish(&vm, &channel, contents, progress).await?;
         self.is_hot(vm, channel).await
+    }
+
+    async fn restore_template(
+        &mut self,
+        engine: &Engine,
+        files: BootFiles,
+        origin: &Origin,
+    ) -> Result<(Vm, Channel)> {
+        self.directory = SandboxDir::create(
+            self.node.layout.sandbox(&self.record.id),
+            origin,
+            self.record.spec.disk_mib,
+        )?;
+        fault::point("create.directory")?;
+        let vm = self.launch(engine, files, &[0]).await?;
+        fault::point("create.launched")?;
+        let channel = self.identify(&vm, Patience::Running).await?;
+        Ok((vm, channel))
     }
 }

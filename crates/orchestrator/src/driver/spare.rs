@@ -1,4 +1,4 @@
-//! Starting a VM in a monitor that runs already.
+//! Starting a VM with what stands ready.
 
 use base::fault;
 use vmm::{Boot, Claim, Vm};
@@ -6,11 +6,84 @@ use vmm::{Boot, Claim, Vm};
 use super::{Driver, launch::BootFiles};
 use crate::{
     Error, Result,
+    guest::Channel,
     node::Engine,
-    spares::{Recipe, Spare},
+    sandbox_dir::{Origin, SandboxDir},
+    spares::{Guest, Monitor, Recipe},
 };
 
 impl Driver {
+    /// What would have been made ahead for a VM like this; nothing if nothing can be.
+    fn recipe(&self, engine: &Engine, files: &BootFiles) -> Option<Recipe> {
+        let template = files.template.as_ref()?;
+        if !self.node.networking.takes_spare(&self.record) {
+            return None;
+        }
+        Some(Recipe {
+            key: format!("{template} {}", engine.qemu.fingerprint()),
+            qemu: engine.qemu.clone(),
+            machine: self.machine(),
+            disk_mib: self.record.spec.disk_mib,
+            ram: files.ram.clone(),
+            image: files.image.clone(),
+            modules: files.modules.clone(),
+            scratch: files.scratch.clone(),
+            devices: self.node.layout.template(template).join("devices"),
+        })
+    }
+
+    /// Makes the sandbox out of a guest that stands ready, if there is one. If that turns out to be of
+    /// no use, it is as if there had been none.
+    pub(super) async fn become_guest(
+        &mut self,
+        engine: &Engine,
+        files: &BootFiles,
+        origin: &Origin,
+    ) -> Option<(Vm, Channel)> {
+        let guest = self.node.spares.guest(self.recipe(engine, files)?)?;
+        let name = guest.name.clone();
+        match self.take_guest(guest, engine, origin).await {
+            Ok(made) => Some(made),
+            Err(error) => {
+                self.of_no_use(&name, &error);
+                if let Err(error) = self.directory.remove() {
+                    // Making it anew says the same, to whoever waits.
+                    tracing::debug!(error = base::chain(&error), "a directory stays behind");
+                }
+                None
+            }
+        }
+    }
+
+    async fn take_guest(
+        &mut self,
+        guest: Guest,
+        engine: &Engine,
+        origin: &Origin,
+    ) -> Result<(Vm, Channel)> {
+        let Guest { name, vm, channel, link } = guest;
+        let taken = async {
+            let ready = SandboxDir::at(self.node.layout.run(&name));
+            let place = self.node.layout.sandbox(&self.record.id);
+            self.directory = SandboxDir::create_around(place, origin, &ready)?;
+            fault::point("create.around")?;
+            let run_dir = self.node.rename_run(&name, self.record.id.as_str())?;
+            self.node.note_engine(self.record.id.as_str(), &engine.qemu.fingerprint())?;
+            self.node.networking.connect_spare(&self.record, link).await?;
+            fault::point("create.connected")?;
+            vm.resume().await?;
+            channel.identify(self.identity()).await?;
+            Ok(run_dir)
+        };
+        match taken.await {
+            Ok(run_dir) => Ok((vm.moved(run_dir), channel)),
+            Err(error) => {
+                vm.kill().await;
+                Err(error)
+            }
+        }
+    }
+
     /// The VM in a monitor that was started ahead, if there is one that fits. If it turns out to be of no
     /// use, that is as if there had been none.
     pub(super) async fn launch_spare(
@@ -19,37 +92,15 @@ impl Driver {
         files: &BootFiles,
         layers: &[u32],
     ) -> Option<Vm> {
-        let spare = self.spare(engine, files)?;
-        let name = spare.name.clone();
-        let claimed = self.claim(spare, engine, files, layers).await;
-        claimed
-            .inspect_err(|error| {
-                tracing::warn!(sandbox = %self.record.id, spare = name, error = base::chain(error),
-                    "a monitor that was kept ready cannot be used");
-                self.node.clean_run(&name);
-            })
-            .ok()
-    }
-
-    fn spare(&self, engine: &Engine, files: &BootFiles) -> Option<Spare> {
-        let template = files.template.as_ref()?;
-        if !self.node.networking.takes_spare(&self.record) {
-            return None;
-        }
-        self.node.spares.take(Recipe {
-            key: format!("{template} {}", engine.qemu.fingerprint()),
-            qemu: engine.qemu.clone(),
-            machine: self.machine(),
-            ram: files.ram.clone(),
-            image: files.image.clone(),
-            modules: files.modules.clone(),
-            scratch: files.scratch.clone(),
-        })
+        let monitor = self.node.spares.monitor(self.recipe(engine, files)?)?;
+        let name = monitor.name.clone();
+        let claimed = self.claim(monitor, engine, files, layers).await;
+        claimed.inspect_err(|error| self.of_no_use(&name, error)).ok()
     }
 
     async fn claim(
         &self,
-        spare: Spare,
+        monitor: Monitor,
         engine: &Engine,
         files: &BootFiles,
         layers: &[u32],
@@ -63,15 +114,15 @@ impl Driver {
             }
         };
         let claim = Claim {
-            run_dir: self.node.rename_run(&spare.name, name)?,
+            run_dir: self.node.rename_run(&monitor.name, name)?,
             layers: self.directory.open_layers(layers)?,
             state: state.try_clone()?,
             cgroup: self.node.make_group(name, self.machine()),
         };
         self.node.note_engine(name, &engine.qemu.fingerprint())?;
         let (vm, connected) = tokio::join!(
-            spare.monitor.claim(claim),
-            self.node.networking.connect_spare(&self.record, spare.link),
+            monitor.process.claim(claim),
+            self.node.networking.connect_spare(&self.record, monitor.link),
         );
         let vm = vm?;
         let ready = async {
@@ -89,5 +140,12 @@ impl Driver {
                 Err(error)
             }
         }
+    }
+
+    fn of_no_use(&self, spare: &str, error: &Error) {
+        tracing::warn!(sandbox = %self.record.id, spare, error = base::chain(error),
+            "what was kept ready cannot be used");
+        self.node.clean_run(spare);
+        self.node.clean_run(self.record.id.as_str());
     }
 }

@@ -158,6 +158,11 @@ impl Channel {
         })
     }
 
+    /// Has a blank guest do all that [`identify`](Self::identify) does but become somebody.
+    pub(crate) async fn rehearse(&self, identify: Identify) -> Result<()> {
+        expect_done(&self.session, &Request::Rehearse(identify)).await
+    }
+
     /// Gives a guest that slept the time and fresh randomness.
     pub(crate) async fn refresh(&self) -> Result<()> {
         expect_done(&self.session, &Request::Refresh(fresh())).await

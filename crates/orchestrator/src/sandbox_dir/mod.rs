@@ -84,6 +84,15 @@ impl SandboxDir {
         Ok(directory)
     }
 
+    /// Makes the directory around the only layer of another.
+    pub(crate) fn create_around(path: PathBuf, origin: &Origin, other: &Self) -> Result<Self> {
+        fs_err::create_dir(&path)?;
+        sealed::write(&path.join(ORIGIN), origin)?;
+        let directory = Self { path };
+        fs_err::rename(other.layer(0), directory.layer(0))?;
+        Ok(directory)
+    }
+
     pub(crate) fn origin(&self) -> Result<Origin> {
         sealed::read(&self.path.join(ORIGIN)).map_err(|error| {
             let message = format!("what the disk was made of ({ORIGIN}) cannot be read");

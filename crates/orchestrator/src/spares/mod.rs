@@ -1,17 +1,22 @@
-//! Monitors that are started before anybody needs them.
+//! Monitors that are started, and guests that are restored, before anybody needs them.
 //!
-//! Most of the time that a restored VM takes is the start of its monitor, and that is the same for all
-//! children of a template. So a few stand ready for the templates that were used last: whoever starts a
-//! VM takes one, and another is started once that VM runs.
+//! Most of the time that a new sandbox takes is the start of its monitor and, where the guest is
+//! emulated, that its agent does things for the first time. Neither depends on whose it will be. So for
+//! the templates that were used last some of both stand ready: whoever starts a VM takes one, and another
+//! is made once that VM runs.
 //!
 //! ```text
-//! use of a template ─► shelf (pure) ─► one is to be made ─► monitor, interface, user id
-//!                        │                                            │
-//!                        └──────────── claim ◄────────────────────────┘
+//! use of a template ─► shelves (pure) ─► one is to be made
+//!                        │ │                    ▼
+//!   wake, fork ◄─────────┼─┴───── monitor: a process, an interface, a user id
+//!                        │              ▼
+//!   create ◄─────────────┴─────── guest: restored, has rehearsed, paused, is nobody
 //! ```
-//! A spare monitor is no sandbox's and in no record. A daemon that starts kills those of an earlier
-//! one, like any monitor that nobody knows.
+//! Neither is a sandbox's or in any record. A daemon that starts kills those of an earlier one, like
+//! every monitor that nobody knows.
 
+mod guest;
+mod monitor;
 mod shelf;
 mod slots;
 
@@ -21,21 +26,25 @@ use std::{
     time::Instant,
 };
 
-use net::fabric::SpareLink;
+use base::ids::SandboxId;
 use tokio::{sync::Notify, time::timeout_at};
-use vmm::{Boot, Disks, Machine, Plan, Qemu, cgroup::Cgroup, memory::Ram};
+use vmm::{Machine, Qemu, memory::Ram};
 
 use self::shelf::Shelf;
-pub(crate) use self::slots::{FIRST_SLOT, Slots};
-use crate::{Result, admission, node::Node, template};
+pub(crate) use self::{
+    guest::Guest,
+    monitor::Monitor,
+    slots::{FIRST_SLOT, Slots},
+};
+use crate::{Result, admission, node::Node};
 
-/// What the names of spare monitors begin with; no sandbox's does.
+/// What the names of both begin with; no sandbox's does.
 pub(crate) const PREFIX: &str = "spare-";
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Spares {
-    shelf: Mutex<Option<Shelf<Arc<Recipe>, Spare>>>,
+    shelves: Mutex<Option<Shelves>>,
     /// User ids of monitors that were not started for a sandbox.
     pub slots: Slots,
     look: Notify,
@@ -43,34 +52,34 @@ pub(crate) struct Spares {
     tending: tokio::sync::Mutex<()>,
 }
 
-/// All that a monitor takes of a template.
+#[derive(Debug)]
+struct Shelves {
+    monitors: Shelf<Arc<Recipe>, Monitor>,
+    guests: Shelf<Arc<Recipe>, Guest>,
+}
+
+/// All that does not depend on the sandbox.
 #[derive(Debug)]
 pub(crate) struct Recipe {
-    /// The template and the engine; monitors of equal keys are interchangeable.
+    /// The template and the engine; what is made by recipes of equal keys is interchangeable.
     pub key: String,
     pub qemu: Qemu,
     pub machine: Machine,
+    pub disk_mib: u64,
     pub ram: Ram,
     pub image: PathBuf,
     pub modules: PathBuf,
     pub scratch: PathBuf,
-}
-
-/// A monitor that waits, and what belongs to it.
-#[derive(Debug)]
-pub(crate) struct Spare {
-    /// What its directory of control sockets is called.
-    pub name: String,
-    pub monitor: vmm::Spare,
-    /// Its interface, if it can be connected.
-    pub link: Option<SpareLink>,
+    /// The template's device state.
+    pub devices: PathBuf,
 }
 
 impl Spares {
-    /// Keeps `wanted` monitors ready, once a template has been used.
+    /// Keeps `wanted` of each ready, once a template has been used.
     pub(crate) fn new(wanted: usize) -> Self {
+        let shelves = || Shelves { monitors: Shelf::new(wanted), guests: Shelf::new(wanted) };
         Self {
-            shelf: Mutex::new((wanted > 0).then(|| Shelf::new(wanted))),
+            shelves: Mutex::new((wanted > 0).then(shelves)),
             slots: Slots::default(),
             look: Notify::new(),
             tending: tokio::sync::Mutex::new(()),
@@ -78,9 +87,15 @@ impl Spares {
     }
 
     /// A monitor for a child of this template, if one is ready.
-    pub(crate) fn take(&self, recipe: Recipe) -> Option<Spare> {
+    pub(crate) fn monitor(&self, recipe: Recipe) -> Option<Monitor> {
         let key = recipe.key.clone();
-        self.with(|shelf| shelf.take(&key, Arc::new(recipe), Instant::now())).flatten()
+        self.with(|all| all.monitors.take(&key, Arc::new(recipe), Instant::now())).flatten()
+    }
+
+    /// A guest that is the template as it was recorded, if one is ready.
+    pub(crate) fn guest(&self, recipe: Recipe) -> Option<Guest> {
+        let key = recipe.key.clone();
+        self.with(|all| all.guests.take(&key, Arc::new(recipe), Instant::now())).flatten()
     }
 
     /// A VM was started: somebody sees to it that there is one for the next, later.
@@ -88,62 +103,94 @@ impl Spares {
         self.look.notify_one();
     }
 
-    /// Ends all that wait; they are made again when a template is used.
+    /// Ends all that wait; others are made when a template is used.
     pub(crate) async fn give_up(&self, node: &Node) {
         let _one_at_a_time = self.tending.lock().await;
-        for spare in self.with(Shelf::clear).unwrap_or_default() {
-            discard(node, spare).await;
-        }
+        let all = self.with(|all| (all.monitors.clear(), all.guests.clear()));
+        discard(node, all.unwrap_or_default()).await;
     }
 
     /// Ends all that wait, for good.
     pub(crate) async fn close(&self, node: &Node) {
-        let shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let all = self.shelves.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // What is being made is over by then.
         let _one_at_a_time = self.tending.lock().await;
-        for spare in shelf.map(|mut shelf| shelf.clear()).unwrap_or_default() {
-            discard(node, spare).await;
-        }
+        let all = all.map(|mut all| (all.monitors.clear(), all.guests.clear()));
+        discard(node, all.unwrap_or_default()).await;
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut Shelf<Arc<Recipe>, Spare>) -> T) -> Option<T> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(work)
+    fn with<T>(&self, work: impl FnOnce(&mut Shelves) -> T) -> Option<T> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(work)
     }
 
     /// Makes it so that what should be ready is.
     async fn tend(&self, node: &Node) {
         let _one_at_a_time = self.tending.lock().await;
-        for spare in self.with(|shelf| shelf.surplus(Instant::now())).unwrap_or_default() {
-            discard(node, spare).await;
-        }
+        let now = Instant::now();
+        let surplus = self.with(|all| (all.monitors.surplus(now), all.guests.surplus(now)));
+        discard(node, surplus.unwrap_or_default()).await;
         loop {
-            let next =
-                self.with(|shelf| shelf.next().map(|(key, recipe)| (key.to_owned(), recipe)));
-            let Some((key, recipe)) = next.flatten() else { return };
+            // Starting a VM for somebody goes before starting one for nobody.
             if admission::available_mib().is_some_and(|mib| mib < node.pressure.low_mib()) {
                 return;
             }
-            let made = match make(node, &recipe).await {
-                Ok(made) => made,
-                Err(error) => {
-                    // Starting a VM for somebody says more, to whom it matters.
-                    tracing::debug!(error = base::chain(&error), "no monitor is kept ready");
-                    return;
-                }
+            let made = match self.with(|all| all.next()).flatten() {
+                Some(Next::Guest(recipe)) => self.make_guest(node, &recipe).await,
+                Some(Next::Monitor(recipe)) => self.make_monitor(node, &recipe).await,
+                None => return,
             };
-            let mut made = Some(made);
-            self.with(|shelf| made = made.take().and_then(|made| shelf.put(&key, made)));
-            if let Some(unwanted) = made {
-                discard(node, unwanted).await;
+            if let Err(error) = made {
+                // Whoever starts a VM is told more, and it matters to them.
+                tracing::debug!(error = base::chain(&error), "nothing is kept ready");
+                return;
             }
         }
     }
+
+    async fn make_monitor(&self, node: &Node, recipe: &Recipe) -> Result<()> {
+        let mut made = Some(Monitor::start(node, recipe).await?);
+        self.with(|all| made = made.take().and_then(|made| all.monitors.put(&recipe.key, made)));
+        if let Some(unwanted) = made {
+            unwanted.discard(node).await;
+        }
+        Ok(())
+    }
+
+    async fn make_guest(&self, node: &Node, recipe: &Recipe) -> Result<()> {
+        let monitor = match self.with(|all| all.monitors.pick(&recipe.key)).flatten() {
+            Some(ready) => ready,
+            None => Monitor::start(node, recipe).await?,
+        };
+        let mut made = Some(Guest::restore(node, recipe, monitor).await?);
+        self.with(|all| made = made.take().and_then(|made| all.guests.put(&recipe.key, made)));
+        if let Some(unwanted) = made {
+            unwanted.discard(node).await;
+        }
+        Ok(())
+    }
 }
 
-/// Keeps monitors ready for as long as there is a node.
+enum Next {
+    Guest(Arc<Recipe>),
+    Monitor(Arc<Recipe>),
+}
+
+impl Shelves {
+    fn next(&self) -> Option<Next> {
+        let guest = self.guests.next().map(Next::Guest);
+        guest.or_else(|| self.monitors.next().map(Next::Monitor))
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.monitors.until().into_iter().chain(self.guests.until()).min()
+    }
+}
+
+/// Keeps what should be ready for as long as there is a node.
 pub(crate) async fn stock(node: Weak<Node>) {
     let Some(spares) = node.upgrade().map(|node| Arc::clone(&node.spares)) else { return };
     loop {
-        match spares.with(|shelf| shelf.until()).flatten() {
+        match spares.with(|all| all.until()).flatten() {
             // That the time is over is as good a reason to look as any.
             Some(until) => drop(timeout_at(until.into(), spares.look.notified()).await),
             None => spares.look.notified().await,
@@ -153,40 +200,18 @@ pub(crate) async fn stock(node: Weak<Node>) {
     }
 }
 
-async fn make(node: &Node, recipe: &Recipe) -> Result<Spare> {
-    let name = format!("{PREFIX}{}", base::random::hex::<4>());
-    let made = begin(node, recipe, &name).await;
-    if made.is_err() {
-        node.clean_run(&name);
+async fn discard(node: &Node, (monitors, guests): (Vec<Monitor>, Vec<Guest>)) {
+    for monitor in monitors {
+        monitor.discard(node).await;
     }
-    made
+    for guest in guests {
+        guest.discard(node).await;
+    }
 }
 
-async fn begin(node: &Node, recipe: &Recipe, name: &str) -> Result<Spare> {
-    let _turn = node.turn().await?;
-    let slot = node.spares.slots.give(name)?;
-    let (nic, link) = node.networking.spare().await?;
-    let confinement = node.jail(name, slot, recipe.machine, nic.connects(), Cgroup::default())?;
-    let plan = Plan {
-        machine: recipe.machine,
-        ram: recipe.ram.clone(),
-        disks: Disks {
-            base: template::open(&recipe.image)?,
-            modules: template::open(&recipe.modules)?,
-            scratch: template::open(&recipe.scratch)?,
-            layers: Vec::new(),
-        },
-        nic: Some(nic),
-        boot: Boot::Awaited,
-        run_dir: node.make_run(name)?,
-        confinement: Some(confinement),
-    };
-    let monitor = recipe.qemu.prepare(plan)?;
-    monitor.ready().await?;
-    Ok(Spare { name: name.to_owned(), monitor, link })
-}
-
-async fn discard(node: &Node, spare: Spare) {
-    spare.monitor.kill().await;
-    node.clean_run(&spare.name);
+/// The name of a VM that is nobody's.
+fn name() -> String {
+    // As long as a sandbox's, because the sockets' paths have a limit.
+    let random = SandboxId::random();
+    format!("{PREFIX}{}", &random.as_str()[..10])
 }

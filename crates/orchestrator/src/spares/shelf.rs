@@ -63,10 +63,15 @@ impl<R: Clone, S> Shelf<R, S> {
     }
 
     /// What is to be made next.
-    pub(super) fn next(&self) -> Option<(&str, R)> {
+    pub(super) fn next(&self) -> Option<R> {
         let shares = shares(self.kinds.len().min(self.wanted), self.wanted);
         let short = self.kinds.iter().zip(shares).find(|(kind, share)| kind.ready.len() < *share);
-        short.map(|(kind, _)| (kind.key.as_str(), kind.recipe.clone()))
+        short.map(|(kind, _)| kind.recipe.clone())
+    }
+
+    /// Gives one that is ready, which is no use of its kind.
+    pub(super) fn pick(&mut self, key: &str) -> Option<S> {
+        self.kinds.iter_mut().find(|kind| kind.key == key)?.ready.pop()
     }
 
     /// Keeps what was made, or gives it back if nobody wants it any more.
@@ -121,9 +126,8 @@ mod tests {
     /// Makes all that is wanted, and says how many that were.
     fn fill(shelf: &mut Shelf<u8, u8>) -> usize {
         let mut made = 0;
-        while let Some((key, recipe)) = shelf.next() {
-            let key = key.to_owned();
-            assert_eq!(shelf.put(&key, recipe), None);
+        while let Some(recipe) = shelf.next() {
+            assert_eq!(shelf.put(&recipe.to_string(), recipe), None);
             made += 1;
         }
         made
@@ -171,11 +175,11 @@ mod tests {
     fn what_is_made_too_late_is_given_back() {
         let mut shelf = Shelf::<u8, u8>::new(1);
         let now = Instant::now();
-        assert_eq!(shelf.take("a", 1, now), None);
-        assert_eq!(shelf.take("b", 2, now), None);
+        assert_eq!(shelf.take("1", 1, now), None);
+        assert_eq!(shelf.take("2", 2, now), None);
         assert!(shelf.surplus(now).is_empty());
-        assert_eq!(shelf.put("a", 1), Some(1));
-        assert_eq!(shelf.put("b", 2), None);
-        assert_eq!(shelf.take("b", 2, now), Some(2));
+        assert_eq!(shelf.put("1", 1), Some(1));
+        assert_eq!(shelf.put("2", 2), None);
+        assert_eq!(shelf.take("2", 2, now), Some(2));
     }
 }

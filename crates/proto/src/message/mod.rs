@@ -38,6 +38,9 @@ pub enum Request {
     /// that it was copied with, from a host that has proved by [`Request::Hello`] to hold the
     /// other's token.
     Identify(Identify),
+    /// Does all that [`Request::Identify`] does but to become somebody, in a guest that is nobody yet
+    /// and stays so: what has been done once is done faster. Answered by [`Response::Done`].
+    Rehearse(Identify),
     /// Brings the same sandbox up to date after it slept.
     Refresh(Refresh),
     /// The vCPUs are about to be stopped: says what runs, to be shown while nobody can be asked.

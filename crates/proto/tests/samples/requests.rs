@@ -16,6 +16,7 @@ pub(crate) fn requests() -> Vec<Request> {
             R::Hello(Hello { version: 1, proof: None, refresh: None }),
         ],
         R::Identify(_) => [R::Identify(identify())],
+        R::Rehearse(_) => [R::Rehearse(identify())],
         R::Refresh(_) => [R::Refresh(refresh())],
         R::Rest { .. } => [R::Rest { hang_up: true }, R::Rest { hang_up: false }],
         R::Sync => [R::Sync],

@@ -118,6 +118,12 @@ impl Vm {
         Self { run_dir, limited, later, ..self }
     }
 
+    /// The same VM, whose directory of control sockets has another name now.
+    #[must_use]
+    pub fn moved(self, run_dir: PathBuf) -> Self {
+        Self { run_dir, ..self }
+    }
+
     /// Waits until the limits of the control group hold, which is to be done before anybody may
     /// use the guest.
     pub async fn limits_hold(&self) -> Result<(), VmError> {

@@ -1,0 +1,97 @@
+//! A guest that was restored from a template and has not been told who it is.
+
+use net::fabric::SpareLink;
+use proto::message::Identify;
+use vmm::{Claim, Vm};
+
+use super::{Monitor, Recipe};
+use crate::{
+    Result,
+    guest::{Channel, Patience, fresh},
+    node::Node,
+    record::Identity,
+    sandbox_dir::SandboxDir,
+    template,
+};
+
+/// How often it forks in advance. The first time costs several times the second.
+const WARM_UP: usize = 2;
+
+/// A guest that waits, paused, and what belongs to it. Its disk's layer lies in the directory of its
+/// control sockets.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// What that directory is called.
+    pub name: String,
+    pub vm: Vm,
+    pub channel: Channel,
+    /// Its interface, which leads nowhere yet, if it can be connected.
+    pub link: Option<SpareLink>,
+}
+
+impl Guest {
+    /// Makes a guest of a monitor.
+    pub(super) async fn restore(node: &Node, recipe: &Recipe, monitor: Monitor) -> Result<Self> {
+        let name = monitor.name.clone();
+        let restored = Self::restore_as(node, recipe, monitor).await;
+        if restored.is_err() {
+            node.clean_run(&name);
+        }
+        restored
+    }
+
+    async fn restore_as(node: &Node, recipe: &Recipe, monitor: Monitor) -> Result<Self> {
+        let Monitor { name, process, link } = monitor;
+        let _turn = node.turn().await?;
+        let directory = SandboxDir::at(node.layout.run(&name));
+        let layer = directory.add_layer(recipe.disk_mib)?;
+        node.note_group(&name)?;
+        let claim = Claim {
+            run_dir: node.layout.run(&name),
+            layers: directory.open_layers(&[layer])?,
+            state: template::open(&recipe.devices)?,
+            cgroup: node.make_group(&name, recipe.machine),
+        };
+        let vm = process.claim(claim).await?;
+        let ready = async {
+            vm.load().await?;
+            let channel = Channel::open(&vm, Patience::Running).await?;
+            vm.limits_hold().await?;
+            rehearse(node, &channel).await?;
+            vm.pause().await?;
+            Ok(channel)
+        };
+        match ready.await {
+            Ok(channel) => Ok(Self { name, vm, channel, link }),
+            Err(error) => {
+                vm.kill().await;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn discard(self, node: &Node) {
+        self.vm.kill().await;
+        node.clean_run(&self.name);
+    }
+}
+
+/// Has the guest do once what it will do when somebody waits for it.
+async fn rehearse(node: &Node, channel: &Channel) -> Result<()> {
+    channel.meet_blank().await?;
+    for _ in 0..WARM_UP {
+        channel.time_spawn().await?;
+    }
+    let identity = Identity::random();
+    channel
+        .rehearse(Identify {
+            sandbox_id: "0".repeat(16),
+            hostname: "rehearsal".to_owned(),
+            machine_id: identity.machine_id,
+            token: identity.token,
+            env: std::collections::BTreeMap::default(),
+            interface: node.networking.any_interface(),
+            refresh: fresh(),
+        })
+        .await
+}
