@@ -6,6 +6,7 @@
 //! That is what root can do. Where the daemon is not root each monitor makes a network for its sandbox;
 //! see [`user`].
 
+mod mode;
 mod user;
 
 use std::{
@@ -30,7 +31,10 @@ use proto::message::Interface;
 use tokio::sync::OnceCell;
 use vmm::{Nic, VmHandle};
 
-pub use self::user::UserEgress;
+pub use self::{
+    mode::{Connection, NetworkMode},
+    user::UserEgress,
+};
 use crate::{
     Error, Kind, Result,
     model::NetworkSpec,
@@ -38,24 +42,6 @@ use crate::{
     record::{Record, State},
     store::{Networks as Numbers, Store},
 };
-
-/// How sandboxes are connected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Connection {
-    /// To networks that the daemon makes, for which it has to be root.
-    Networks(NetworkSettings),
-    /// To one of their monitor's each, for a daemon that is not root.
-    User(UserEgress),
-}
-
-impl Connection {
-    fn networks(&self) -> Option<&NetworkSettings> {
-        match self {
-            Self::Networks(settings) => Some(settings),
-            Self::User(_) => None,
-        }
-    }
-}
 
 /// How the networks are that the daemon makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,19 +78,6 @@ const PROXY_PORT: u16 = 3129;
 /// The name server's.
 const DNS_PORT: u16 = 53;
 
-/// How sandboxes are connected, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NetworkMode {
-    /// To networks with a way out through the host.
-    Nat,
-    /// To networks without one.
-    Isolated,
-    /// Not at all.
-    Off,
-    /// To one of their monitor's each.
-    User(UserEgress),
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Networking {
@@ -135,27 +108,7 @@ impl Networking {
         tag: &str,
         store: Store,
     ) -> Result<Self> {
-        let mode = match &connection {
-            None => NetworkMode::Off,
-            Some(Connection::User(egress)) => NetworkMode::User(*egress),
-            Some(Connection::Networks(it)) if it.uplink == Uplink::None => NetworkMode::Isolated,
-            Some(Connection::Networks(_)) => NetworkMode::Nat,
-        };
-        let refused = |message: &str, hint: &str| {
-            Err(Error::new(Kind::NetworkUnavailable, message).hint(hint))
-        };
-        let settings = match (connection, root) {
-            (None, _) | (Some(Connection::User(_)), false) => None,
-            (Some(Connection::Networks(settings)), true) => Some(settings),
-            (Some(Connection::Networks(_)), false) => {
-                let hint = "run the daemon as root, or with --network user";
-                return refused("networks of this kind need root", hint);
-            }
-            (Some(Connection::User(_)), true) => {
-                let hint = "run the daemon as another user, or with --network nat";
-                return refused("networks of this kind are for daemons that are not root", hint);
-            }
-        };
+        let (mode, settings) = mode::understand(connection, root)?;
         Ok(Self { settings, mode, root, tag: tag.to_owned(), store, open: OnceCell::new() })
     }
 
