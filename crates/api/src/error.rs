@@ -143,6 +143,8 @@ text_enum! {
         RateLimited = "rate_limited",
         /// The request is for another host than the connection.
         Misdirected = "misdirected",
+        /// This node has no networks that can do what was asked.
+        NetworkUnsupported = "network_unsupported",
     }
 }
 
@@ -164,7 +166,8 @@ impl ErrorCode {
             | Self::CpusInvalid
             | Self::DiskInvalid
             | Self::QuotaCpus
-            | Self::QuotaMemory => 400,
+            | Self::QuotaMemory
+            | Self::NetworkUnsupported => 400,
             Self::Unauthorized | Self::InvalidApiKey => 401,
             Self::Forbidden | Self::PermissionDenied => 403,
             Self::NotFound
@@ -289,7 +292,8 @@ mod tests {
         range_invalid 416, snapshot_not_found 404, snapshot_exists 409, \
         quota_snapshots 429, snapshot_incompatible 409, alias_taken 409, host_port_taken 409, \
         publish_differs 409, not_published 404, quota_published 429, stopped_by_owner 503, \
-        sandbox_unavailable 502, rate_limited 429, misdirected 421";
+        sandbox_unavailable 502, rate_limited 429, misdirected 421, \
+        network_unsupported 400";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

@@ -44,7 +44,7 @@ pub use image::Image;
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
 pub use network::{
     CertificateState, Egress, EgressAttempt, EgressLog, EgressMode, Network, NetworkFinding,
-    NetworkLimits, NetworkState,
+    NetworkLimits, NetworkMode, NetworkState,
 };
 pub use payload::Payload;
 pub use port::Port;

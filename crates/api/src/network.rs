@@ -87,6 +87,20 @@ pub struct EgressAttempt {
     pub reason: String,
 }
 
+text_enum! {
+    /// How a node connects its sandboxes.
+    pub enum NetworkMode {
+        /// To a network of each user with a way out through the host.
+        Nat = "nat",
+        /// To a network of each user without one.
+        Isolated = "isolated",
+        /// Not at all.
+        Off = "off",
+        /// To a network of each sandbox, made by its monitor: the daemon is not root.
+        User = "user",
+    }
+}
+
 /// The answer to `GET /network` and `POST /network/repair`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkState {
@@ -94,6 +108,12 @@ pub struct NetworkState {
     pub open: bool,
     /// What is not as it should be, or was not before a repair.
     pub findings: Vec<NetworkFinding>,
+    /// How sandboxes are connected; absent from older daemons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<NetworkMode>,
+    /// What sandboxes of mode `user` may reach at most; absent in other modes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_egress: Option<EgressMode>,
     /// The certificates that listeners show, and those that are missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateState>,

@@ -31,9 +31,13 @@ pub(crate) struct Global {
     /// API key
     #[arg(long, global = true, env = "BHATTI_TOKEN", value_name = "KEY", hide_env_values = true)]
     pub(crate) token: Option<String>,
-    /// Where the daemon of this machine keeps its data [default: /var/lib/bhatti]
+    /// Where the daemon of this machine keeps its data [default: /var/lib/bhatti; without root
+    /// ~/.local/share/bhatti]
     #[arg(long, global = true, env = "BHATTI_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Where this user's own daemon keeps it.
+    #[arg(skip = daemon::data_dir())]
+    own_data_dir: PathBuf,
     /// Print JSON on stdout; an error is one JSON object on stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -44,13 +48,21 @@ pub(crate) struct Global {
 
 /// The variable that says whom to trust.
 const CA_VARIABLE: &str = "BHATTI_CA";
-/// Where a daemon keeps its data if nobody says otherwise.
-const DATA_DIR: &str = "/var/lib/bhatti";
 
 impl Global {
-    /// The data directory.
+    /// The data directory of this user's daemon, running or not.
     pub(crate) fn data_dir(&self) -> &Path {
-        self.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR))
+        self.data_dir.as_deref().unwrap_or(&self.own_data_dir)
+    }
+
+    /// The data directory of the daemon to talk to: the user's own if there ever was one, else the
+    /// system's if there is one.
+    fn target_data_dir(&self) -> &Path {
+        let system = Path::new(daemon::SYSTEM_DATA_DIR);
+        let elsewhere = self.data_dir.is_none()
+            && !self.own_data_dir.join("state.db").exists()
+            && system.exists();
+        if elsewhere { system } else { self.data_dir() }
     }
 
     /// The data directory if the user named one.
@@ -88,7 +100,7 @@ impl App {
             url: self.global.url.as_deref().filter(|url| !url.is_empty()),
             token: self.global.token.as_deref().filter(|token| !token.is_empty()),
             ca: self.ca(),
-            data_dir: self.global.data_dir(),
+            data_dir: self.global.target_data_dir(),
         })
     }
 

@@ -8,16 +8,18 @@ use std::{
 
 use api::IdleSetting;
 use fs_err as fs;
-use orchestrator::{NetworkSettings, model::IdlePolicy};
+use orchestrator::{Connection, model::IdlePolicy};
 use serde::Deserialize;
 
 pub use self::{
     acme::{AcmeConfig, Challenge},
+    places::{SYSTEM_DATA_DIR, data_dir},
     public::{PublicConfig, PublicFlags},
     tls::TlsSource,
 };
 use self::{
     acme::{RawAcme, Wish},
+    places::is_root,
     public::RawPublic,
     tls::{RawTls, Said},
 };
@@ -27,14 +29,12 @@ use crate::{
 };
 
 mod acme;
+mod places;
 mod public;
 mod tls;
 
-/// The file that is read if nothing else is said; it need not exist.
-const DEFAULT_FILE: &str = "/etc/bhatti/config.toml";
 /// The variable that names another file, which must exist.
 const FILE_VARIABLE: &str = "BHATTI_DAEMON_CONFIG";
-const DEFAULT_DATA_DIR: &str = "/var/lib/bhatti";
 /// Where clients on this host look for the daemon if nobody says otherwise.
 pub(crate) const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -63,7 +63,7 @@ pub struct Config {
     /// What a sandbox gets that does not say, for whoever makes the orchestrator's settings.
     pub sandbox: SandboxDefaults,
     /// How sandboxes are connected; not at all if absent.
-    pub network: Option<NetworkSettings>,
+    pub network: Option<Connection>,
 }
 
 /// Defaults for sandboxes, as far as the file or a flag sets them.
@@ -150,6 +150,9 @@ pub enum ConfigError {
     /// The range for networks cannot be used.
     #[error("network.pool: {0}")]
     Pool(String),
+    /// What is said of networks cannot be had by who runs the daemon.
+    #[error("network: {0}")]
+    Network(&'static str),
     /// What is said of encryption does not go together.
     #[error("{0}")]
     Tls(&'static str),
@@ -195,15 +198,15 @@ impl Config {
     /// Reads the file, if there is one, and applies the flags.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
         let named = env::var_os(FILE_VARIABLE).map(PathBuf::from);
-        let path = named.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-        let raw = match fs::read_to_string(path) {
-            Ok(text) => parse(&text, path)?,
+        let path = named.clone().unwrap_or_else(places::file);
+        let raw = match fs::read_to_string(&path) {
+            Ok(text) => parse(&text, &path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
                 Raw::default()
             }
             Err(error) => return Err(ConfigError::Unreadable(error)),
         };
-        resolve(raw, flags)
+        resolve(raw, flags, is_root())
     }
 }
 
@@ -212,8 +215,8 @@ fn parse(text: &str, path: &Path) -> Result<Raw, ConfigError> {
         .map_err(|source| ConfigError::Invalid { path: path.to_owned(), source: Box::new(source) })
 }
 
-fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
-    let data_dir = flags.data_dir.or(raw.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+fn resolve(raw: Raw, flags: Flags, root: bool) -> Result<Config, ConfigError> {
+    let data_dir = flags.data_dir.or(raw.data_dir).unwrap_or_else(data_dir);
     // Absolute, because it is handed to child processes that run elsewhere.
     let data_dir = std::path::absolute(data_dir).map_err(ConfigError::Unreadable)?;
     let socket = flags.socket.or(raw.socket).unwrap_or_else(|| data_dir.join("api.sock"));
@@ -245,7 +248,7 @@ fn resolve(raw: Raw, flags: Flags) -> Result<Config, ConfigError> {
     sandbox.idle_cold_sec = flags.idle_cold.or(sandbox.idle_cold_sec);
     sandbox.memory_low_mb = flags.memory_low_mb.or(sandbox.memory_low_mb);
     sandbox.prestarted = flags.prestarted.or(sandbox.prestarted);
-    let network = raw.network.resolve(flags.network)?;
+    let network = raw.network.resolve(flags.network, root)?;
     Ok(Config { data_dir, socket, listen, tls, public, acme, json_body_max, sandbox, network })
 }
 
@@ -288,15 +291,15 @@ mod tests {
 
     fn config(text: &str, flags: Flags) -> Result<Config, String> {
         parse(text, Path::new("/c.toml"))
-            .and_then(|raw| resolve(raw, flags))
+            .and_then(|raw| resolve(raw, flags, true))
             .map_err(|error| base::chain(&error))
     }
 
     #[test]
     fn nothing_said_means_the_documented_defaults() {
         let config = config("", Flags::default()).unwrap();
-        assert_eq!(config.data_dir, Path::new("/var/lib/bhatti"));
-        assert_eq!(config.socket, Path::new("/var/lib/bhatti/api.sock"));
+        assert_eq!(config.data_dir, data_dir());
+        assert_eq!(config.socket, data_dir().join("api.sock"));
         assert_eq!(config.listen, Some("127.0.0.1:8080".parse().unwrap()));
         assert_eq!(config.json_body_max, 1 << 20);
     }

@@ -41,8 +41,8 @@ mod websocket;
 pub use network::NetworkMode;
 
 pub use config::{
-    AcmeConfig, Challenge, Config, ConfigError, Flags, PublicConfig, PublicFlags, SandboxDefaults,
-    TlsSource,
+    AcmeConfig, Challenge, Config, ConfigError, Flags, PublicConfig, PublicFlags, SYSTEM_DATA_DIR,
+    SandboxDefaults, TlsSource, data_dir,
 };
 pub use serve::{Bound, ServeError, serve};
 pub use tls::{TlsError, certificate_path};

@@ -86,7 +86,12 @@ impl ImageError {
             Self::Unknown { known, .. } => Some(format!("there are: {}", known.join(", "))),
             Self::Apt(error) => error.hint(),
             Self::Disk(error) => error.hint(),
-            Self::NotRoot(_) => Some("run it with sudo".to_owned()),
+            Self::NotRoot(_) => Some(
+                "have root make it, then copy what it made: sudo bhatti image prepare minimal, and \
+                 cp -r /var/lib/bhatti/images into your own data directory; without root there is \
+                 bhatti image prepare busybox"
+                    .to_owned(),
+            ),
             Self::Name(_) => None,
         }
     }

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -18,6 +19,49 @@ use crate::machine::Machine;
 
 /// A daemon that has said nothing for so long hangs.
 const HANGS: Duration = Duration::from_secs(120);
+
+/// A user of the host that nothing else runs as, for daemons that are not root's.
+pub const ORDINARY: u32 = 61_234;
+
+/// As whom a daemon runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RunAs {
+    /// Root.
+    #[default]
+    Root,
+    /// An ordinary user, [`ORDINARY`].
+    User,
+    /// The same, where the host does not let users make namespaces.
+    UserWithoutNamespaces,
+}
+
+/// Nobody may make a user namespace whose root directory is not the host's.
+const NO_NAMESPACES: &str = "mount --make-rprivate / && mount --rbind / \"$0\" && \
+    exec chroot --userspec=USER:USER \"$0\" \"$@\"";
+
+impl RunAs {
+    /// A program that runs so; `data` is a data directory of [`ORDINARY`]'s, if that is who runs it.
+    pub(crate) fn command(self, binary: &Path, data: &Path) -> Command {
+        match self {
+            Self::Root => Command::new(binary),
+            Self::User => {
+                let mut command = Command::new(binary);
+                // Groups of root's go with the user id.
+                command.as_std_mut().gid(ORDINARY).uid(ORDINARY);
+                command
+            }
+            Self::UserWithoutNamespaces => Command::new("unshare")
+                .args([
+                    "--mount",
+                    "sh",
+                    "-c",
+                    &NO_NAMESPACES.replace("USER", &ORDINARY.to_string()),
+                ])
+                .arg(data.join("root"))
+                .arg(binary),
+        }
+    }
+}
 
 /// Lines as they come.
 #[derive(Debug, Default)]
@@ -78,12 +122,18 @@ impl Daemon {
         data: &Path,
         environment: &[(&str, OsString)],
         machine: Option<&Machine>,
+        run_as: RunAs,
     ) -> Result<Self, String> {
-        let mut command = Command::new(binary);
+        let mut command = run_as.command(binary, data);
         for (name, value) in environment {
             command = command.env(name, value);
         }
-        let network = if machine.is_some() { "nat" } else { "isolated" };
+        let network: &[&str] = match (run_as, machine) {
+            (RunAs::Root, Some(_)) => &["--network", "nat"],
+            (RunAs::Root, None) => &["--network", "isolated"],
+            // What is the default there is tested with it.
+            _ => &[],
+        };
         let command = command
             .env("HOME", data)
             .env("RUST_BACKTRACE", "1")
@@ -91,7 +141,8 @@ impl Daemon {
             .env("BHATTI_CONFIG", "/dev/null")
             .arg("--data-dir")
             .arg(data)
-            .args(["serve", "--listen", "127.0.0.1:0", "--network", network])
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(network)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let spawned = match machine {

@@ -33,6 +33,7 @@ mod world;
 
 pub use content::{Content, Found};
 pub use copies::{files_below, flip_bit, truncate};
+pub use daemon::{ORDINARY, RunAs};
 pub use faults::{Faults, Passing};
 pub use guest::{Guest, create_request, root, sh, signal, until};
 pub use host::{Tmpfs, descriptors, namespace, process_start, status_field};

@@ -11,15 +11,14 @@ use api::{
     CreateUser,
     client::{Client, Endpoint},
 };
-use base::process::Command;
 use tempfile::TempDir;
 
 use crate::{
-    daemon::{Daemon, Log},
+    daemon::{Daemon, Log, RunAs},
     faults::Faults,
     host::{self, Tmpfs},
     machine::Machine,
-    prepared::{Prepared, prepared},
+    prepared::{self, Prepared, prepared},
 };
 
 /// How a node is to be.
@@ -43,6 +42,8 @@ pub struct Options {
     /// The machine that its daemon runs on, whose network its sandboxes go out by. Without one they
     /// have no way out.
     pub machine: Option<Machine>,
+    /// As whom its daemon runs. A user's records its own templates, since root's are of no use to it.
+    pub run_as: RunAs,
 }
 
 impl Default for Options {
@@ -56,6 +57,7 @@ impl Default for Options {
             prestarted: 0,
             config: "",
             machine: None,
+            run_as: RunAs::Root,
         }
     }
 }
@@ -71,6 +73,7 @@ pub struct Node {
     memory_low_mb: Option<u64>,
     prestarted: usize,
     machine: Option<Machine>,
+    run_as: RunAs,
     logs: Vec<Arc<Log>>,
     keys: Mutex<Vec<String>>,
     expected: Mutex<Vec<&'static str>>,
@@ -99,16 +102,22 @@ impl Node {
         });
         let config = data.path().join("daemon.toml");
         fs_err::write(&config, options.config).expect("a configuration can be written");
+        let mut binary = if options.faults { prepared.faulty() } else { prepared.binary.clone() };
+        if options.run_as != RunAs::Root {
+            binary =
+                prepared::give_away(data.path(), &binary).expect("a directory can be given away");
+        }
         let mut node = Self {
             daemon: None,
             sandboxes,
-            binary: if options.faults { prepared.faulty() } else { prepared.binary.clone() },
+            binary,
             faults: options.faults.then(|| Faults::of(data.path())),
             logs: Vec::new(),
             keys: Mutex::default(),
             memory_low_mb: options.memory_low_mb,
             prestarted: options.prestarted,
             machine: options.machine.clone(),
+            run_as: options.run_as,
             expected: Mutex::default(),
             data,
         };
@@ -190,7 +199,9 @@ impl Node {
 
     /// As [`Self::cli`], with something on stdin.
     pub fn cli_with(&self, args: &[&str], stdin: impl Into<Stdio>) -> Output {
-        let mut command = Command::new(&self.binary)
+        let mut command = self
+            .run_as
+            .command(&self.binary, self.data())
             .env("HOME", self.data())
             .env("BHATTI_DATA_DIR", self.data())
             .args(args)
@@ -200,7 +211,7 @@ impl Node {
 
     /// Tries to start another daemon on the same data directory and gives what it said.
     pub fn second_daemon(&self) -> Result<(), String> {
-        Daemon::start(&self.binary, self.data(), &[], None).map(Daemon::kill9)
+        Daemon::start(&self.binary, self.data(), &[], None, self.run_as).map(Daemon::kill9)
     }
 
     /// Kills the daemon without warning, if it runs.
@@ -235,6 +246,16 @@ impl Node {
             .unwrap_or_else(|said| panic!("the daemon does not serve; it said:\n{said}"));
     }
 
+    /// As [`Self::restart`], and from then on the daemon is somebody else's.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn restart_as(&mut self, run_as: RunAs) {
+        self.terminate();
+        self.run_as = run_as;
+        self.restart();
+    }
+
     /// As [`Self::restart`], with something that goes wrong from the start, see [`Faults::arm`].
     ///
     /// # Errors
@@ -252,7 +273,8 @@ impl Node {
         let low = self.memory_low_mb.map(|mb| ("BHATTI_MEMORY_LOW", mb.to_string().into()));
         environment.extend(low);
         environment.push(("BHATTI_PRESTARTED", self.prestarted.to_string().into()));
-        let daemon = Daemon::start(&self.binary, self.data(), &environment, self.machine.as_ref())?;
+        let machine = self.machine.as_ref();
+        let daemon = Daemon::start(&self.binary, self.data(), &environment, machine, self.run_as)?;
         self.logs.push(Arc::clone(&daemon.log));
         self.daemon = Some(daemon);
         Ok(())

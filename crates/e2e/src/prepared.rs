@@ -21,7 +21,10 @@ use std::{
 use fs_err as fs;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::node::{Node, Options};
+use crate::{
+    daemon::{ORDINARY, RunAs},
+    node::{Node, Options},
+};
 
 const BINARY: &str = "BHATTI_BIN";
 const FAULTS_BINARY: &str = "BHATTI_FAULTS_BIN";
@@ -110,9 +113,15 @@ impl Prepared {
     /// Gives a new data directory what there is.
     pub(crate) fn furnish(&self, data: &Path, options: &Options) -> io::Result<()> {
         if options.kernels {
-            for name in ["kernels", "images", "initramfs"] {
+            for name in ["kernels", "images"] {
                 symlink(self.data.join(name), data.join(name))?;
             }
+            if options.run_as == RunAs::Root {
+                symlink(self.data.join("initramfs"), data.join("initramfs"))?;
+            }
+        }
+        if options.run_as != RunAs::Root {
+            return Ok(());
         }
         if let Ok(verdict) = fs::read_to_string(self.directory.join("verdict")) {
             let verdict = verdict.replace("DATA", &data.to_string_lossy());
@@ -136,6 +145,18 @@ impl Prepared {
         }
         Ok(())
     }
+}
+
+/// Makes a data directory an ordinary user's, with a program that it can run wherever this one's is.
+pub(crate) fn give_away(data: &Path, binary: &Path) -> io::Result<PathBuf> {
+    fs::create_dir(data.join("root"))?;
+    let own = data.join("bhatti");
+    fs::copy(binary, &own)?;
+    for entry in fs::read_dir(data)? {
+        std::os::unix::fs::lchown(entry?.path(), Some(ORDINARY), Some(ORDINARY))?;
+    }
+    std::os::unix::fs::chown(data, Some(ORDINARY), Some(ORDINARY))?;
+    Ok(own)
 }
 
 /// Has a daemon record the templates that most tests use, and keeps them.

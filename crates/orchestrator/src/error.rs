@@ -100,6 +100,8 @@ pub enum Kind {
     GuestLimit,
     /// Sandboxes cannot be connected to their networks on this host.
     NetworkUnavailable,
+    /// This host has no networks that can do what was asked.
+    NetworkUnsupported,
     /// The alias belongs to another publication.
     AliasTaken,
     /// The port of the host belongs to another publication or program.

@@ -16,7 +16,7 @@ use crate::{
     contents::Contents,
     driver::Begin,
     model::{CreateRequest, IdlePolicy, SandboxView, Spec, StartFrom, Status, User},
-    networking::{self, NetworkSettings},
+    networking::{self, Connection, NetworkMode},
     node::{Node, blocking},
     record::{Address, Identity, Record, State},
     recovery,
@@ -43,7 +43,7 @@ pub struct Settings {
     /// How many monitors are kept started ahead of demand.
     pub prestarted: usize,
     /// How sandboxes are connected; not at all if absent.
-    pub network: Option<NetworkSettings>,
+    pub network: Option<Connection>,
 }
 
 /// What runs the VMs, for people.
@@ -183,8 +183,10 @@ impl Orchestrator {
         progress: Progress,
     ) -> Result<Created> {
         let defaults = &self.node.settings.defaults;
-        let policy = request.policy;
-        let (name, spec) = admission::admit(request, defaults, owner.limits, admission::host())?;
+        let (policy, said) = (request.policy, request.egress_said);
+        let (name, mut spec) =
+            admission::admit(request, defaults, owner.limits, admission::host())?;
+        self.node.networking.fit(&mut spec.network, said)?;
         let forbidden = self.node.networking.forbidden();
         admission::check_egress(&spec.network.policy.egress, &forbidden, owner.admin)?;
         // Whether it can be made at all is asked before anything is made.
@@ -305,6 +307,11 @@ impl Orchestrator {
     /// through. Wakes nothing.
     pub fn egress_log(&self, sandbox: &Sandbox) -> (Vec<Attempt>, Egress) {
         self.node.networking.log(sandbox.record())
+    }
+
+    /// How sandboxes are connected.
+    pub fn network_mode(&self) -> NetworkMode {
+        self.node.networking.mode()
     }
 
     /// What is not as it should be about the networks; nothing if there are none yet.

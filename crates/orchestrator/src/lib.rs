@@ -30,6 +30,7 @@ mod registry;
 mod sandbox;
 mod sandbox_dir;
 mod spares;
+mod standing;
 pub mod store;
 mod template;
 #[cfg(any(test, feature = "testing"))]
@@ -60,7 +61,7 @@ pub mod policy {
         policy::{Egress, HostPattern, Mode},
     };
 }
-pub use networking::NetworkSettings;
+pub use networking::{Connection, NetworkMode, NetworkSettings, UserEgress};
 pub use node::node_tag;
 pub use proto::message;
 pub use sandbox::Sandbox;

@@ -89,6 +89,8 @@ pub struct CreateRequest {
     pub policy: Policy,
     /// How it is connected.
     pub network: NetworkSpec,
+    /// Whether that says what it wants to reach, and is not what stands for nothing said.
+    pub egress_said: bool,
 }
 
 /// Whether a sandbox's VM exists, as callers see it.

@@ -2,6 +2,12 @@
 //!
 //! Everything is made when it is first needed: a daemon without sandboxes touches nothing of the
 //! host's network. One that finds VMs running goes on with the namespace that they are in.
+//!
+//! That is what root can do. Where the daemon is not root each monitor makes a network for its sandbox;
+//! see [`user`].
+
+mod mode;
+mod user;
 
 use std::{
     io,
@@ -25,14 +31,19 @@ use proto::message::Interface;
 use tokio::sync::OnceCell;
 use vmm::{Nic, VmHandle};
 
+pub use self::{
+    mode::{Connection, NetworkMode},
+    user::UserEgress,
+};
 use crate::{
     Error, Kind, Result,
+    model::NetworkSpec,
     node::blocking,
     record::{Record, State},
     store::{Networks as Numbers, Store},
 };
 
-/// How sandboxes are connected.
+/// How the networks are that the daemon makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkSettings {
     /// The range that users' networks are taken from.
@@ -70,8 +81,13 @@ const DNS_PORT: u16 = 53;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Networking {
-    /// None if sandboxes are not connected at all.
+    /// None if the daemon makes no networks.
     settings: Option<NetworkSettings>,
+    /// How sandboxes are connected.
+    mode: NetworkMode,
+    /// Whether interfaces can be made in the host. Otherwise all VMs have one that their monitor
+    /// makes, connected or not.
+    root: bool,
     tag: String,
     store: Store,
     open: OnceCell<Open>,
@@ -85,8 +101,39 @@ struct Open {
 }
 
 impl Networking {
-    pub(crate) fn new(settings: Option<NetworkSettings>, tag: &str, store: Store) -> Self {
-        Self { settings, tag: tag.to_owned(), store, open: OnceCell::new() }
+    /// `root` is whether interfaces can be made in the host.
+    pub(crate) fn new(
+        connection: Option<Connection>,
+        root: bool,
+        tag: &str,
+        store: Store,
+    ) -> Result<Self> {
+        let (mode, settings) = mode::understand(connection, root)?;
+        Ok(Self { settings, mode, root, tag: tag.to_owned(), store, open: OnceCell::new() })
+    }
+
+    /// How sandboxes are connected, for people.
+    pub(crate) fn mode(&self) -> NetworkMode {
+        self.mode
+    }
+
+    /// Makes of what a request says of a sandbox's network what it gets; see [`UserEgress::fit`].
+    pub(crate) fn fit(&self, network: &mut NetworkSpec, said: bool) -> Result<()> {
+        match self.mode {
+            NetworkMode::User(egress) => egress.fit(network, said),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what a sandbox may reach can be changed.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnsupported`].
+    pub(crate) fn changeable(&self) -> Result<()> {
+        match self.mode {
+            NetworkMode::User(_) => Err(user::unchangeable()),
+            _ => Ok(()),
+        }
     }
 
     /// Goes on with what an earlier daemon left, before any VM is taken up.
@@ -110,10 +157,13 @@ impl Networking {
     /// # Errors
     /// [`Kind::NetworkUnavailable`] if it cannot be made.
     pub(crate) async fn connect(&self, record: &Record) -> Result<Nic> {
-        let Some(settings) = &self.settings else { return loose().await };
+        if let NetworkMode::User(egress) = self.mode {
+            return egress.nic(record);
+        }
+        let Some(settings) = &self.settings else { return self.loose().await };
         // One without a network needs nothing of where the others are.
         let place = self.place(record).filter(|_| !record.spec.network.isolated);
-        let Some(place) = place else { return loose().await };
+        let Some(place) = place else { return self.loose().await };
         let Open { fabric, service } = self.open(settings, None).await?;
         let connected = async {
             fabric.add_network(place.network()).await?;
@@ -123,7 +173,22 @@ impl Networking {
         let tap = connected.await.map_err(unavailable)?.into_fd();
         introduce(service, place, record);
         let namespace = fabric.namespace().try_clone_to_owned()?;
-        Ok(Nic { tap, namespace: Some(namespace) })
+        Ok(Nic::Tap { tap, namespace: Some(namespace) })
+    }
+
+    /// An interface that leads nowhere, for a VM that is to look like the others.
+    pub(crate) async fn loose(&self) -> Result<Nic> {
+        if !self.root {
+            return Ok(Nic::User { open: false });
+        }
+        let tap = blocking(|| Ok(Tap::loose()?)).await;
+        let tap = tap.map_err(|error| {
+            let message = "a network interface for a VM cannot be made";
+            Error::new(Kind::NetworkUnavailable, message)
+                .caused_by(error)
+                .hint("the daemon needs CAP_NET_ADMIN, and /dev/net/tun has to be there")
+        })?;
+        Ok(Nic::Tap { tap: tap.into_fd(), namespace: None })
     }
 
     /// An interface for a sandbox that is not known yet.
@@ -131,11 +196,14 @@ impl Networking {
     /// # Errors
     /// [`Kind::NetworkUnavailable`] if it cannot be made.
     pub(crate) async fn spare(&self) -> Result<(Nic, Option<SpareLink>)> {
-        let Some(settings) = &self.settings else { return Ok((loose().await?, None)) };
+        if let NetworkMode::User(egress) = self.mode {
+            return Ok((egress.spare(), None));
+        }
+        let Some(settings) = &self.settings else { return Ok((self.loose().await?, None)) };
         let fabric = &self.open(settings, None).await?.fabric;
         let (tap, link) = fabric.spare().await.map_err(unavailable)?;
         let namespace = fabric.namespace().try_clone_to_owned()?;
-        Ok((Nic { tap, namespace: Some(namespace) }, Some(link)))
+        Ok((Nic::Tap { tap, namespace: Some(namespace) }, Some(link)))
     }
 
     /// What some sandbox's interface could be told, to try it out.
@@ -147,6 +215,9 @@ impl Networking {
     /// Whether a spare interface does for a sandbox: one that is to be connected to nothing gets one
     /// that is nowhere near the others.
     pub(crate) fn takes_spare(&self, record: &Record) -> bool {
+        if let NetworkMode::User(egress) = self.mode {
+            return egress.takes_spare(record);
+        }
         self.settings.is_none() || (self.place(record).is_some() && !record.spec.network.isolated)
     }
 
@@ -174,6 +245,9 @@ impl Networking {
 
     /// What a sandbox's interface is told; absent if it has no network.
     pub(crate) fn interface(&self, record: &Record) -> Option<Interface> {
+        if let NetworkMode::User(egress) = self.mode {
+            return egress.interface(record);
+        }
         self.place(record).filter(|_| !record.spec.network.isolated).map(told)
     }
 
@@ -354,7 +428,8 @@ fn wiring(
 }
 
 /// Which numbers users' networks can have here: not those whose addresses the host uses.
-pub(crate) async fn numbers(settings: Option<&NetworkSettings>) -> Result<Numbers> {
+pub(crate) async fn numbers(connection: Option<&Connection>) -> Result<Numbers> {
+    let settings = connection.and_then(Connection::networks);
     let pool = settings.map(|settings| settings.pool).unwrap_or_default();
     let used = match settings {
         Some(_) => used_by_host().await.map_err(unavailable)?,
@@ -363,18 +438,6 @@ pub(crate) async fn numbers(settings: Option<&NetworkSettings>) -> Result<Number
     let usable = usable(pool, &used);
     let all = 0..=u16::try_from(pool.users() - 1).unwrap_or(u16::MAX);
     Ok(Numbers { count: pool.users(), taken: all.filter(|index| !usable(*index)).collect() })
-}
-
-/// An interface that leads nowhere, for a VM that is to look like the others.
-pub(crate) async fn loose() -> Result<Nic> {
-    let tap = blocking(|| Ok(Tap::loose()?)).await;
-    let tap = tap.map_err(|error| {
-        let message = "a network interface for a VM cannot be made";
-        Error::new(Kind::NetworkUnavailable, message)
-            .caused_by(error)
-            .hint("the daemon has to run as root, and /dev/net/tun has to be there")
-    })?;
-    Ok(Nic { tap: tap.into_fd(), namespace: None })
 }
 
 fn unavailable(error: NetError) -> Error {

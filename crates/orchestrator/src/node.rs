@@ -16,7 +16,7 @@ use disk::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vmm::{
-    Confinement, Machine, NetworkNamespace, Qemu,
+    Confinement, Machine, Qemu,
     accel::{self, Accelerator, Verdict},
     cgroup::{Cgroup, Hierarchy},
 };
@@ -31,6 +31,7 @@ use crate::{
     registry::Registry,
     sandbox_dir::Origin,
     spares::{FIRST_SLOT, Spares},
+    standing::Standing,
     store::{Networks, Store},
     template::{Shape, Templates},
     thermal::pressure::Pressure,
@@ -81,8 +82,7 @@ pub(crate) struct Node {
     /// Names of groups that are to go as soon as they can. Held while one is removed or made: a
     /// sandbox that is started again gets a group of the same name.
     doomed: Arc<Mutex<HashSet<String>>>,
-    /// The empty namespace that monitors are in.
-    network: NetworkNamespace,
+    standing: Standing,
     /// How sandboxes are connected.
     pub networking: Networking,
     engine: RwLock<Option<Engine>>,
@@ -164,11 +164,9 @@ impl Node {
         files::sweep_temporary(&layout.snapshots())?;
         disk::sweep(layout.data())?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let network = NetworkNamespace::empty().map_err(|error| {
-            Error::internal("no network namespace can be made", error)
-                .hint("the daemon has to run as root")
-        })?;
-        let networking = Networking::new(settings.network.clone(), &tag, store.clone());
+        let standing = Standing::find()?;
+        let connection = settings.network.clone();
+        let networking = Networking::new(connection, standing.is_root(), &tag, store.clone())?;
         Ok(Self {
             networking,
             settings,
@@ -184,7 +182,7 @@ impl Node {
             tag,
             cgroups: Hierarchy::detect(),
             doomed: Arc::default(),
-            network,
+            standing,
             engine: RwLock::default(),
             choosing: tokio::sync::Mutex::new(()),
             initramfs: Mutex::new(None),
@@ -225,6 +223,7 @@ impl Node {
             "engine chosen"
         );
         let qemu = found.with_verdict(&verdict);
+        let qemu = if self.standing.is_root() { qemu } else { qemu.with_user_network() };
         Ok(Engine { qemu, verdict })
     }
 
@@ -295,26 +294,38 @@ impl Node {
         Ok(path)
     }
 
-    /// Under which limits a VM's monitor runs. `slot` is 0 for templates.
+    /// Under which limits a VM's monitor runs. `slot` is 0 for templates, `connects` is whether it
+    /// passes connections of its guest on as its own.
     pub(crate) fn confinement(
         &self,
         name: &str,
         slot: u32,
         machine: Machine,
+        connects: bool,
     ) -> Result<Confinement> {
         if slot >= FIRST_SLOT {
             return Err(Error::new(Kind::Internal, "there are no user ids left"));
         }
-        self.jail(name, slot, self.make_group(name, machine))
+        let cgroup = self.make_group(name, machine);
+        self.jail(name, slot, machine, connects, cgroup)
     }
 
-    /// The confinement of a monitor of whatever kind. Every slot has a user id of its own.
-    pub(crate) fn jail(&self, name: &str, slot: u32, cgroup: Cgroup) -> Result<Confinement> {
+    /// The confinement of a monitor of whatever kind. Every slot has a user id of its own, where
+    /// there can be any.
+    pub(crate) fn jail(
+        &self,
+        name: &str,
+        slot: u32,
+        machine: Machine,
+        connects: bool,
+        cgroup: Cgroup,
+    ) -> Result<Confinement> {
+        let home = (!self.standing.is_root()).then(std::env::home_dir).flatten();
+        let home = home.filter(|home| home != Path::new("/"));
         Ok(Confinement {
-            uid: self.first_uid() + slot,
-            covered: vec![self.layout.data().to_owned()],
+            walls: self.standing.walls(self.first_uid() + slot, machine, connects),
+            covered: home.into_iter().chain([self.layout.data().to_owned()]).collect(),
             cgroup,
-            network: self.network.clone(),
             marker: self.marker(name),
         })
     }

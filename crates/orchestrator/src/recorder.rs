@@ -13,7 +13,6 @@ use vmm::{Boot, Disks, Plan, Vm, memory::Ram};
 use crate::{
     Error, Kind, Result,
     guest::{Channel, Patience},
-    networking,
     node::{Engine, Node, blocking},
     template::{self, Shape, Template},
 };
@@ -77,10 +76,10 @@ async fn record_in(
             scratch: scratch.into_parts().0.into(),
             layers: Vec::new(),
         },
-        nic: Some(networking::loose().await?),
+        nic: Some(node.networking.loose().await?),
         boot: cold_boot(shape, &engine)?,
         run_dir: node.make_run(name)?,
-        confinement: Some(node.confinement(name, 0, shape.machine)?),
+        confinement: Some(node.confinement(name, 0, shape.machine, false)?),
     };
     let vm = engine.qemu.launch(plan)?;
     let saved = boot_and_save(&vm, directory).await;

@@ -14,7 +14,7 @@ use std::{
 use base::process::Command;
 use serde::{Deserialize, Serialize};
 
-use crate::{Qemu, tsc};
+use crate::{Qemu, jail, tsc};
 
 /// How guest instructions are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +106,10 @@ fn without_probe() -> Option<Verdict> {
 /// # Errors
 /// Why a monitor that is not root can have none, and what to do.
 pub(crate) fn kvm_group() -> Result<Option<u32>, String> {
+    if !jail::is_root() {
+        // A user's monitors are in the groups that the user is in.
+        return Ok(None);
+    }
     let meta = fs_err::metadata("/dev/kvm").map_err(|error| error.to_string())?;
     group_for(meta.mode(), meta.gid())
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use fs_err as fs;
+use rustix::fs::{Access, access};
 
 /// Memory that a monitor needs besides its guest's, MiB: code, heap, translated blocks.
 const MONITOR_OVERHEAD_MIB: u64 = 320;
@@ -175,7 +176,9 @@ fn prepare(controller: &Controller) -> io::Result<()> {
         fs::create_dir_all(&controller.root)?;
         return fs::write(controller.root.join("cgroup.subtree_control"), wanted);
     }
-    fs::create_dir_all(&controller.root)
+    fs::create_dir_all(&controller.root)?;
+    // Root may have made it, and then it says nothing about us.
+    Ok(access(&controller.root, Access::WRITE_OK)?)
 }
 
 fn settings(kind: Kind, cpus: u32, memory_mib: u64) -> Vec<(&'static str, String)> {

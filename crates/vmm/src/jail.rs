@@ -4,6 +4,10 @@
 //! mount, IPC and UTS namespaces, a network namespace without interfaces, an own uid
 //! without capabilities and without the means to gain any. Directories that hold other sandboxes'
 //! data are covered by an empty file system, other processes are not listed in `/proc`.
+//!
+//! That is what root can do. What a user can is in [`user`].
+
+mod user;
 
 use std::{
     ffi::{CStr, CString},
@@ -25,6 +29,7 @@ use rustix::{
     },
 };
 
+pub use self::user::UserWalls;
 use crate::cgroup::Cgroup;
 
 /// Host directories that no monitor needs.
@@ -33,17 +38,34 @@ const COVERED: [&str; 6] = ["/home", "/root", "/tmp", "/run", "/srv", "/mnt"];
 /// Under which limits a monitor runs.
 #[derive(Debug)]
 pub struct Confinement {
-    /// User and group id that no other process has.
-    pub uid: u32,
+    /// What keeps it apart from everything else.
+    pub walls: Walls,
     /// Directories to cover besides those that no monitor needs.
     pub covered: Vec<std::path::PathBuf>,
     /// The monitor's control group.
     pub cgroup: Cgroup,
-    /// The network namespace to enter.
-    pub network: NetworkNamespace,
     /// Set in the monitor's environment as [`MARKER`], so that a later daemon can find monitors
     /// that it has no record of.
     pub marker: String,
+}
+
+/// What keeps a monitor apart from everything else.
+#[derive(Debug, Clone)]
+pub enum Walls {
+    /// What a daemon that is root gives its monitors.
+    Root {
+        /// User and group id that no other process has.
+        uid: u32,
+        /// The network namespace to enter.
+        network: NetworkNamespace,
+    },
+    /// What a daemon of an ordinary user can give them.
+    User(UserWalls),
+}
+
+/// Whether this process is root, on which depends what its monitors can be given.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// The environment variable that marks a monitor; see [`marked`].
@@ -120,11 +142,14 @@ pub(crate) fn hand_over(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
 /// Everything that the child needs, allocated before the fork.
 struct Prepared {
     parent: Option<Pid>,
-    uid: u32,
-    groups: Vec<Gid>,
+    walls: PreparedWalls,
     covered: Vec<CString>,
-    network: NetworkNamespace,
     fds: Vec<(OwnedFd, RawFd)>,
+}
+
+enum PreparedWalls {
+    Root { uid: u32, groups: Vec<Gid>, network: NetworkNamespace },
+    User(user::Prepared),
 }
 
 impl Prepared {
@@ -136,26 +161,30 @@ impl Prepared {
             .filter(|p| p.is_dir())
             .filter_map(|p| CString::new(p.as_os_str().as_bytes()).ok())
             .collect();
-        let (uid, network) = (confinement.uid, confinement.network.clone());
+        let walls = match &confinement.walls {
+            Walls::Root { uid, network } => {
+                PreparedWalls::Root { uid: *uid, groups, network: network.clone() }
+            }
+            Walls::User(walls) => PreparedWalls::User(user::Prepared::new(walls)),
+        };
         let parent = Some(rustix::process::getpid());
-        Self { parent, uid, groups, covered, network, fds }
+        Self { parent, walls, covered, fds }
     }
 
     fn enter(&self) -> io::Result<()> {
         setsid()?;
         umask(Mode::from_raw_mode(0o077));
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-        #[expect(deprecated, reason = "a forked child has one thread")]
-        rustix::thread::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS)?;
-        move_into_link_name_space(self.network.0.as_fd(), Some(LinkNameSpaceType::Network))?;
-        self.cover()?;
-        rustix::process::chdir(c"/")?;
-        place_fds(&self.fds)?;
-        set_thread_groups(&self.groups)?;
-        let gid = Gid::from_raw(self.uid);
-        let uid = Uid::from_raw(self.uid);
-        set_thread_res_gid(gid, gid, gid)?;
-        set_thread_res_uid(uid, uid, uid)?;
+        match &self.walls {
+            PreparedWalls::Root { uid, groups, network } => {
+                self.enter_as_root(*uid, groups, network)?;
+            }
+            PreparedWalls::User(walls) => {
+                walls.enter(&self.covered)?;
+                rustix::process::chdir(c"/")?;
+                place_fds(&self.fds)?;
+            }
+        }
         set_no_new_privs(true)?;
         // Without its daemon nobody has written down that this monitor exists, and until it runs
         // its program it does not carry the marker by which the next daemon would find it.
@@ -165,20 +194,42 @@ impl Prepared {
         Ok(())
     }
 
-    fn cover(&self) -> io::Result<()> {
-        mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        for path in &self.covered {
-            // A covered directory may lie in one that is covered already.
-            match mount(c"none", path, c"tmpfs", flags | MountFlags::RDONLY, c"size=4k,mode=755") {
-                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+    fn enter_as_root(
+        &self,
+        uid: u32,
+        groups: &[Gid],
+        network: &NetworkNamespace,
+    ) -> io::Result<()> {
+        #[expect(deprecated, reason = "a forked child has one thread")]
+        rustix::thread::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS)?;
+        move_into_link_name_space(network.0.as_fd(), Some(LinkNameSpaceType::Network))?;
+        cover(&self.covered)?;
         let hide: &CStr = c"hidepid=invisible";
-        mount(c"none", c"/proc", c"proc", flags, hide)?;
+        mount(c"none", c"/proc", c"proc", COVER, hide)?;
+        rustix::process::chdir(c"/")?;
+        place_fds(&self.fds)?;
+        set_thread_groups(groups)?;
+        let (gid, uid) = (Gid::from_raw(uid), Uid::from_raw(uid));
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
         Ok(())
     }
+}
+
+/// How everything is mounted that is there for a monitor alone.
+const COVER: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// Puts an empty file system over each directory, in a mount namespace of our own.
+fn cover(directories: &[CString]) -> io::Result<()> {
+    mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    for path in directories {
+        // A covered directory may lie in one that is covered already.
+        match mount(c"none", path, c"tmpfs", COVER | MountFlags::RDONLY, c"size=4k,mode=755") {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Most descriptors that a monitor is given.

@@ -21,6 +21,6 @@ mod qemu;
 mod tsc;
 
 pub use error::VmError;
-pub use jail::{Confinement, NetworkNamespace, marked};
-pub use plan::{Boot, Disks, Layer, Machine, Nic, Plan};
+pub use jail::{Confinement, NetworkNamespace, UserWalls, Walls, is_root, marked};
+pub use plan::{Boot, Disks, Layer, Machine, Nic, Plan, UserNetwork};
 pub use qemu::{Claim, Console, GuestPort, PortWatch, Qemu, Spare, Vm, VmHandle, namespace_of};

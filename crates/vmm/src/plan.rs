@@ -1,6 +1,6 @@
 //! What a virtual machine is made of, as plain data and open files.
 
-use std::{os::fd::OwnedFd, path::PathBuf};
+use std::{net::Ipv4Addr, os::fd::OwnedFd, path::PathBuf};
 
 use crate::{Confinement, memory::Ram};
 
@@ -37,15 +37,48 @@ pub struct Disks {
     pub layers: Vec<Layer>,
 }
 
-/// Where a VM's network interface leads. Two VMs can only share memory snapshots if both have one, or
-/// neither has. The guest gives the interface its address, so all VMs' begin with the same.
+/// Where a VM's network interface leads. Two VMs can only share memory snapshots if both have one of
+/// the same kind, or neither has. The guest gives the interface its address, so all VMs' begin with the
+/// same.
 #[derive(Debug)]
-pub struct Nic {
-    /// The other end, a TAP descriptor that does not block, with `IFF_VNET_HDR`.
-    pub tap: OwnedFd,
-    /// The network namespace that the tap is in, kept open for as long as the VM lives, so that it
-    /// can be found by way of the VM; see [`crate::namespace_of`].
-    pub namespace: Option<OwnedFd>,
+pub enum Nic {
+    /// To an interface of the host.
+    Tap {
+        /// The other end, a TAP descriptor that does not block, with `IFF_VNET_HDR`.
+        tap: OwnedFd,
+        /// The network namespace that the tap is in, kept open for as long as the VM lives, so that it
+        /// can be found by way of the VM; see [`crate::namespace_of`].
+        namespace: Option<OwnedFd>,
+    },
+    /// Into the monitor itself, which answers for a network of its own and passes connections on as
+    /// its own; see [`UserNetwork`].
+    User {
+        /// Whether it passes anything on. What it passes on reaches whatever the monitor can, and at
+        /// the gateway's address the monitor's own loopback.
+        open: bool,
+    },
+}
+
+impl Nic {
+    /// Whether the monitor passes connections of its guest on as its own.
+    pub fn connects(&self) -> bool {
+        matches!(self, Self::User { open: true })
+    }
+}
+
+/// The network that a monitor makes for its guest: the same in every VM, and nobody else is in it.
+#[derive(Debug, Clone, Copy)]
+pub struct UserNetwork;
+
+impl UserNetwork {
+    /// The guest's address.
+    pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+    /// The monitor's.
+    pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+    /// That of the name server, which passes questions on to the monitor's.
+    pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+    /// Bits of an address that name the network.
+    pub const PREFIX: u8 = 24;
 }
 
 /// How a VM begins.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use api::NetworkState;
+use api::{EgressMode, NetworkMode, NetworkState};
 
 use crate::app::{App, DONE};
 
@@ -32,6 +32,23 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
 }
 
 fn told(state: &NetworkState, repaired: bool) -> String {
+    let mode = state.mode.as_ref().map(|mode| format!("mode {mode}: "));
+    format!("{}{}", mode.unwrap_or_default(), what_there_is(state, repaired))
+}
+
+fn what_there_is(state: &NetworkState, repaired: bool) -> String {
+    match (&state.mode, &state.user_egress) {
+        (Some(NetworkMode::User), Some(EgressMode::Open)) => {
+            return "each sandbox has a network of its own; open ones reach the internet, and with it \
+                    this host's own services and its LAN"
+                .to_owned();
+        }
+        (Some(NetworkMode::User), _) => {
+            return "each sandbox has a network of its own, with no way out".to_owned();
+        }
+        (Some(NetworkMode::Off), _) => return "sandboxes have no network".to_owned(),
+        _ => {}
+    }
     if !state.open {
         return "there are no networks yet; they are made with the first sandbox".to_owned();
     }
@@ -58,13 +75,27 @@ mod tests {
         let finding =
             |message: &str, mendable| NetworkFinding { message: message.into(), mendable };
         let findings = vec![finding("bb0 is missing", true), finding("a chain drops", false)];
-        let state = NetworkState { open: true, findings, certificates: Vec::new() };
+        let state = NetworkState {
+            open: true,
+            findings,
+            mode: None,
+            user_egress: None,
+            certificates: Vec::new(),
+        };
         assert_eq!(
             told(&state, true),
             "repaired: bb0 is missing\nfor you to decide: a chain drops"
         );
         assert_eq!(told(&state, false), "bb0 is missing (bhatti network repair)\na chain drops");
-        let closed = NetworkState { open: false, findings: Vec::new(), certificates: Vec::new() };
+        let closed = NetworkState { open: false, findings: Vec::new(), ..state };
         assert!(told(&closed, false).contains("no networks yet"));
+        let nat = NetworkState { mode: Some(NetworkMode::Nat), ..closed.clone() };
+        assert!(told(&nat, false).starts_with("mode nat: there are no networks yet"));
+        let user = |egress| {
+            let (mode, user_egress) = (Some(NetworkMode::User), Some(egress));
+            told(&NetworkState { mode, user_egress, ..closed.clone() }, false)
+        };
+        assert!(user(EgressMode::Open).contains("own services"));
+        assert!(user(EgressMode::Deny).contains("no way out"));
     }
 }

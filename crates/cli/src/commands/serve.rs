@@ -97,7 +97,8 @@ pub(crate) struct Args {
     /// some 50 MB, a process 15 [default: 1]
     #[arg(long, value_name = "N", env = "BHATTI_PRESTARTED")]
     prestarted: Option<usize>,
-    /// How sandboxes are connected: nat, with a way out through this host; isolated, without one; off
+    /// How sandboxes are connected: nat, with a way out through this host; isolated, without one; user,
+    /// each alone, which is for daemons without root; off [default: nat; without root user]
     #[arg(long, value_name = "HOW", env = "BHATTI_NETWORK")]
     network: Option<NetworkMode>,
     /// What to log: error, warn, info, debug, trace, or a filter

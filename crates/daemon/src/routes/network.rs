@@ -1,7 +1,8 @@
 //! Networks and what sandboxes try to reach.
 
-use api::{EgressLog, NetworkFinding, NetworkState};
+use api::{EgressLog, EgressMode, NetworkFinding, NetworkState};
 use axum::{Json, extract::State};
+use orchestrator::{NetworkMode, UserEgress};
 
 use crate::{
     app::App,
@@ -22,22 +23,30 @@ pub(crate) async fn egress(
 }
 
 pub(crate) async fn state(State(app): State<App>, _: Admin) -> Result<Json<NetworkState>, Failure> {
-    Ok(Json(shown(app.orchestrator.network_drift().await?, &app)))
+    Ok(Json(shown(&app, app.orchestrator.network_drift().await?)))
 }
 
 pub(crate) async fn repair(
     State(app): State<App>,
     _: Admin,
 ) -> Result<Json<NetworkState>, Failure> {
-    Ok(Json(shown(app.orchestrator.repair_network().await?, &app)))
+    Ok(Json(shown(&app, app.orchestrator.repair_network().await?)))
 }
 
-fn shown(found: Option<Vec<orchestrator::Finding>>, app: &App) -> NetworkState {
+fn shown(app: &App, found: Option<Vec<orchestrator::Finding>>) -> NetworkState {
     let open = found.is_some();
     let findings = found.unwrap_or_default().into_iter().map(|finding| NetworkFinding {
         message: finding.to_string(),
         mendable: finding.mendable(),
     });
     let certificates = app.certificates.states();
-    NetworkState { open, findings: findings.collect(), certificates }
+    let (mode, user_egress) = match app.orchestrator.network_mode() {
+        NetworkMode::Nat => (api::NetworkMode::Nat, None),
+        NetworkMode::Isolated => (api::NetworkMode::Isolated, None),
+        NetworkMode::Off => (api::NetworkMode::Off, None),
+        NetworkMode::User(UserEgress::Open) => (api::NetworkMode::User, Some(EgressMode::Open)),
+        NetworkMode::User(UserEgress::Deny) => (api::NetworkMode::User, Some(EgressMode::Deny)),
+    };
+    let (findings, mode) = (findings.collect(), Some(mode));
+    NetworkState { open, findings, mode, user_egress, certificates }
 }

@@ -29,6 +29,9 @@ use crate::{
 impl Orchestrator {
     /// Changes what its owner may change of a sandbox.
     pub async fn edit(&self, owner: &User, sandbox: &Sandbox, edit: Edit) -> Result<SandboxView> {
+        if edit.egress.is_some() || edit.caps.is_some() {
+            self.node.networking.changeable()?;
+        }
         if let Some(egress) = &edit.egress {
             admission::check_egress(egress, &self.node.networking.forbidden(), owner.admin)?;
         }

@@ -45,8 +45,10 @@ impl Driver {
             return Ok(vm);
         }
         let name = self.record.id.as_str();
+        let nic = self.node.networking.connect(&self.record).await?;
+        let (slot, machine, connects) = (self.record.slot + 1, self.machine(), nic.connects());
         let plan = Plan {
-            machine: self.machine(),
+            machine,
             ram: files.ram,
             disks: Disks {
                 base: template::open(&files.image)?,
@@ -54,10 +56,10 @@ impl Driver {
                 scratch: template::open(&files.scratch)?,
                 layers: self.directory.open_layers(layers)?,
             },
-            nic: Some(self.node.networking.connect(&self.record).await?),
+            nic: Some(nic),
             boot: files.boot,
             run_dir: self.node.make_run(name)?,
-            confinement: Some(self.node.confinement(name, self.record.slot + 1, self.machine())?),
+            confinement: Some(self.node.confinement(name, slot, machine, connects)?),
         };
         self.node.note_engine(name, &engine.qemu.fingerprint())?;
         let vm = engine.qemu.launch(plan)?;

@@ -30,6 +30,8 @@ impl Monitor {
         let _turn = node.turn().await?;
         let slot = node.spares.slots.give(name)?;
         let (nic, link) = node.networking.spare().await?;
+        let confinement =
+            node.jail(name, slot, recipe.machine, nic.connects(), Cgroup::default())?;
         let plan = Plan {
             machine: recipe.machine,
             ram: recipe.ram.clone(),
@@ -42,7 +44,7 @@ impl Monitor {
             nic: Some(nic),
             boot: Boot::Awaited,
             run_dir: node.make_run(name)?,
-            confinement: Some(node.jail(name, slot, Cgroup::default())?),
+            confinement: Some(confinement),
         };
         let process = recipe.qemu.prepare(plan)?;
         process.ready().await?;

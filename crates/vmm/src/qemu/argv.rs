@@ -5,7 +5,7 @@
 
 use std::os::fd::RawFd;
 
-use crate::{Machine, accel::Accelerator};
+use crate::{Machine, UserNetwork, accel::Accelerator};
 
 /// Bumped whenever the devices below change, which makes older templates and snapshots unusable.
 pub(crate) const LAYOUT: u32 = 3;
@@ -39,9 +39,16 @@ pub(crate) struct Numbers {
     pub base: RawFd,
     pub modules: RawFd,
     pub scratch: RawFd,
-    pub tap: Option<RawFd>,
+    pub nic: Option<NicNumbers>,
     /// Lowest first.
     pub layers: Vec<LayerNumbers>,
+}
+
+/// Where the network interface leads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NicNumbers {
+    Tap(RawFd),
+    User { open: bool },
 }
 
 /// A layer and the descriptors of its file.
@@ -147,8 +154,8 @@ pub(crate) fn arguments(
         "-device",
         format!("virtio-blk-device,drive={top},serial=bhatti-scratch,id={DISK_DEVICE}"),
     );
-    if let Some(tap) = numbers.tap {
-        network(&mut argv, tap);
+    if let Some(nic) = numbers.nic {
+        network(&mut argv, nic);
     }
     match start {
         Start::Cold { kernel, initramfs, command_line } => {
@@ -216,12 +223,31 @@ fn disks(argv: &mut Argv, numbers: &Numbers, start: &Start) -> String {
 
 /// The guest is told by its agent when its address changes, and peers by the guest then; QEMU would
 /// have it announce an address that it has no more.
-fn network(argv: &mut Argv, tap: RawFd) {
-    argv.pair("-netdev", format!("tap,id=net,fd={tap},vhost=off"));
+fn network(argv: &mut Argv, nic: NicNumbers) {
+    argv.pair(
+        "-netdev",
+        match nic {
+            NicNumbers::Tap(tap) => format!("tap,id=net,fd={tap},vhost=off"),
+            NicNumbers::User { open } => user_network(open),
+        },
+    );
     argv.pair(
         "-device",
         format!("virtio-net-device,netdev=net,mac={BLANK_MAC},guest_announce=off,mq=off"),
     );
+}
+
+/// Restricted, it answers for itself (ARP, DHCP, `ping` of the gateway) and passes nothing on: TCP is
+/// reset, everything else dropped. A closed network is the same device, so that what is closed or
+/// opened later has a device state that fits.
+fn user_network(open: bool) -> String {
+    let (gateway, name_server) = (UserNetwork::GATEWAY, UserNetwork::NAME_SERVER);
+    let (first, prefix) = (UserNetwork::ADDRESS, UserNetwork::PREFIX);
+    let restrict = if open { "off" } else { "on" };
+    format!(
+        "user,id=net,restrict={restrict},ipv4=on,ipv6=off,net={gateway}/{prefix},host={gateway},\
+         dns={name_server},dhcpstart={first}"
+    )
 }
 
 /// The protocol layer of a disk: a descriptor set, so that no path is opened. One driver owns each
@@ -263,7 +289,7 @@ mod tests {
             base: 6,
             modules: 7,
             scratch: 8,
-            tap: Some(15),
+            nic: Some(NicNumbers::Tap(15)),
             layers,
         };
         let machine = Machine { cpus: 2, memory_mib: 256 };
@@ -306,6 +332,29 @@ mod tests {
         assert!(line.contains("driver=null-co,node-name=nothing,size=1073741824"));
         assert!(line.contains("drive=nothing,serial=bhatti-scratch"));
         assert!(line.contains("-incoming defer"));
+    }
+
+    #[test]
+    fn a_network_of_the_monitor_s_own_is_closed_unless_it_is_said_to_be_open() {
+        assert!(user_network(false).starts_with("user,id=net,restrict=on,"));
+        assert!(user_network(true).starts_with("user,id=net,restrict=off,"));
+        let same = |open| user_network(open).replace("=on,ipv4", "=off,ipv4");
+        assert_eq!(same(true), same(false));
+        for (open, word) in [(true, "restrict=off"), (false, "ipv6=off")] {
+            let mut argv = Argv::default();
+            network(&mut argv, NicNumbers::User { open });
+            let line = argv.0.join(" ");
+            assert!(line.contains(word), "{line}");
+            // Nothing leads in, and no file of the host is served.
+            for way in ["hostfwd", "guestfwd", "tftp", "smb", "tap"] {
+                assert!(!line.contains(way), "{line}");
+            }
+        }
+        let mut tap = Argv::default();
+        network(&mut tap, NicNumbers::Tap(9));
+        let mut user = Argv::default();
+        network(&mut user, NicNumbers::User { open: false });
+        assert_eq!(tap.0[2..], user.0[2..], "the device differs");
     }
 
     #[test]

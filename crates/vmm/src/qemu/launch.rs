@@ -16,7 +16,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 
 use super::{
     Qemu, Vm,
-    argv::{LayerNumbers, Numbers, Start, arguments},
+    argv::{LayerNumbers, NicNumbers, Numbers, Start, arguments},
     vm::{AGENT_SOCKET, NOTICE_SOCKET, QMP_SOCKET, Stderr},
 };
 use crate::{Boot, Layer, Nic, Plan, VmError, jail};
@@ -52,7 +52,7 @@ impl Qemu {
             base: fds.add(plan.disks.base),
             modules: fds.add(plan.disks.modules),
             scratch: fds.add(plan.disks.scratch),
-            tap: plan.nic.map(|nic| add_nic(&mut fds, nic)),
+            nic: plan.nic.map(|nic| add_nic(&mut fds, nic)),
             layers: add_layers(&mut fds, plan.disks.layers)?,
         };
         let (start, later) = match plan.boot {
@@ -99,11 +99,16 @@ impl Qemu {
     }
 }
 
-fn add_nic(fds: &mut Fds, nic: Nic) -> RawFd {
-    if let Some(namespace) = nic.namespace {
-        fds.add(namespace);
+fn add_nic(fds: &mut Fds, nic: Nic) -> NicNumbers {
+    match nic {
+        Nic::Tap { tap, namespace } => {
+            if let Some(namespace) = namespace {
+                fds.add(namespace);
+            }
+            NicNumbers::Tap(fds.add(tap))
+        }
+        Nic::User { open } => NicNumbers::User { open },
     }
-    fds.add(nic.tap)
 }
 
 /// The top layer comes with a second, read-only description of its file, because it must be

@@ -35,6 +35,7 @@ pub struct Qemu {
     version: String,
     accelerator: Accelerator,
     tsc_khz: Option<u64>,
+    user_network: bool,
     stamp: Stamp,
 }
 
@@ -83,12 +84,26 @@ impl Qemu {
             });
         }
         let version = version.unwrap_or_default();
-        Ok(Self { binary: binary.to_owned(), version, accelerator, tsc_khz: None, stamp })
+        Ok(Self {
+            binary: binary.to_owned(),
+            version,
+            accelerator,
+            tsc_khz: None,
+            user_network: false,
+            stamp,
+        })
     }
 
     /// The same QEMU used as the verdict says.
     pub fn with_verdict(&self, verdict: &Verdict) -> Self {
         Self { accelerator: verdict.accelerator, tsc_khz: verdict.tsc_khz, ..self.clone() }
+    }
+
+    /// The same QEMU, whose VMs have [`Nic::User`](crate::Nic::User) and not a tap: its device has other
+    /// features, so neither's device states are the other's.
+    #[must_use]
+    pub fn with_user_network(self) -> Self {
+        Self { user_network: true, ..self }
     }
 
     /// What a guest's kernel has to be told about the machine, for its command line.
@@ -116,6 +131,13 @@ impl Qemu {
         }
     }
 
+    /// Whether it can make a network for its guest, which distributions may leave out. Blocks for
+    /// some 20 ms.
+    pub fn has_user_network(&self) -> bool {
+        let asked = Command::new(&self.binary).args(["-netdev", "help"]).output();
+        asked.is_ok_and(|said| String::from_utf8_lossy(&said).lines().any(|line| line == "user"))
+    }
+
     /// Its version, for people.
     pub fn version(&self) -> &str {
         &self.version
@@ -134,7 +156,9 @@ impl Qemu {
             Accelerator::Kvm => host_cpu(),
             Accelerator::Tcg => format!("max tsc {}", self.tsc_khz.unwrap_or(0)),
         };
-        format!("qemu {} {} cpu {cpu} layout {}", self.version, self.accelerator, argv::LAYOUT)
+        let network = if self.user_network { " network user" } else { "" };
+        let layout = argv::LAYOUT;
+        format!("qemu {} {} cpu {cpu} layout {layout}{network}", self.version, self.accelerator)
     }
 }
 
@@ -181,6 +205,13 @@ mod tests {
         assert_eq!(major_minor(&version), Some((7, 2)));
         assert!(major_minor("5.1.0").unwrap() < OLDEST && major_minor("10.0.2").unwrap() > OLDEST);
         assert_eq!(parse_version("something else"), None);
+    }
+
+    #[test]
+    fn a_device_state_fits_one_kind_of_network() {
+        let Ok(qemu) = Qemu::find(Accelerator::Tcg) else { panic!("QEMU is not installed") };
+        let (tap, user) = (qemu.fingerprint(), qemu.with_user_network().fingerprint());
+        assert_eq!(user, format!("{tap} network user"));
     }
 
     #[test]

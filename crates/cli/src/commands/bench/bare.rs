@@ -99,7 +99,7 @@ impl Kit {
                 scratch: open(&scratch)?,
                 layers: vec![Layer { number: 0, file: file.into_parts().0.into() }],
             },
-            nic: Some(Nic { tap: net::fabric::Tap::loose()?.into_fd(), namespace: None }),
+            nic: Some(Nic::Tap { tap: net::fabric::Tap::loose()?.into_fd(), namespace: None }),
             boot: Boot::Restore { state: open(&self.template.join("devices"))? },
             run_dir,
             confinement: None,

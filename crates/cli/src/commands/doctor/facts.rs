@@ -3,7 +3,10 @@
 use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use api::client::{ClientError, Endpoint};
+use api::{
+    EgressMode, NetworkMode,
+    client::{ClientError, Endpoint},
+};
 use disk::{
     image::{self, ImageError},
     initramfs,
@@ -11,7 +14,7 @@ use disk::{
 };
 use net::fabric::Tap;
 use vmm::{
-    NetworkNamespace, Qemu,
+    NetworkNamespace, Qemu, UserWalls,
     accel::{self, Accelerator, Verdict},
     cgroup::Hierarchy,
 };
@@ -79,6 +82,15 @@ pub(super) enum Networks {
     Made(Vec<(String, bool)>),
 }
 
+/// What a daemon without root needs instead of what root can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rootless {
+    /// Whether users can make namespaces.
+    pub(super) namespaces: Result<(), String>,
+    /// Whether QEMU can make a network for its guest.
+    pub(super) user_network: bool,
+}
+
 /// Everything that is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -105,6 +117,10 @@ pub(super) struct Facts {
     pub(super) networks: Networks,
     /// Those that the daemon shows or should show; `None` if no daemon tells of them.
     pub(super) certificates: Option<Vec<Certificate>>,
+    /// As the daemon says.
+    pub(super) network_mode: Mode,
+    /// What only matters without root.
+    pub(super) rootless: Rootless,
     /// Whether the host's kernel has system call filters.
     pub(super) seccomp: bool,
     pub(super) memory: Memory,
@@ -119,7 +135,12 @@ pub(super) struct Facts {
 /// Looks at everything. Boots a VM only if `probe`, reads whole files only if `verify`.
 pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
     let data = std::path::absolute(app.global().data_dir()).context("find the data directory")?;
+    let (networks, network_mode, certificates) = networks(app, data.join("api.sock"));
     let qemu = Qemu::find(Accelerator::Tcg);
+    let rootless = Rootless {
+        namespaces: UserWalls::possible().map_err(|error| base::chain(&error)),
+        user_network: qemu.as_ref().is_ok_and(Qemu::has_user_network),
+    };
     let bundle = kernel::current(&data);
     let accelerator = match (&qemu, &bundle) {
         (Ok(qemu), Ok(bundle)) if probe => Some(decide(&data, qemu, bundle)?),
@@ -129,7 +150,6 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         }
         (Err(_), _) => None,
     };
-    let (networks, certificates) = networks(app, data.join("api.sock"));
     Ok(Facts {
         root: rustix::process::geteuid().is_root(),
         architecture: std::env::consts::ARCH,
@@ -156,6 +176,8 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         taps: Tap::loose().map(drop).map_err(|error| error.to_string()),
         networks,
         certificates,
+        network_mode,
+        rootless,
         seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         memory: host::memory(),
         merges_pages: host::merges_pages(),
@@ -217,18 +239,22 @@ fn image_problem(error: &ImageError) -> Problem {
     Problem { message: base::chain(error), hint: error.hint() }
 }
 
+/// How the daemon connects sandboxes, and what those of mode `user` may reach.
+type Mode = Option<(NetworkMode, Option<EgressMode>)>;
+
 /// What the daemon says of its networks and certificates. It tells admins only, and root counts as one.
-fn networks(app: &App, socket: PathBuf) -> (Networks, Option<Vec<Certificate>>) {
+fn networks(app: &App, socket: PathBuf) -> (Networks, Mode, Option<Vec<Certificate>>) {
     let target = Target { endpoint: Endpoint::Unix(socket), token: None };
-    let Ok(state) = app.with_client_for(target, async |client| Ok(client.network().await?)) else {
-        return (Networks::Unknown, None);
-    };
+    let asked = app.with_client_for(target, async |client| Ok(client.network().await?));
+    let Ok(state) = asked else { return (Networks::Unknown, None, None) };
+    let mode = state.mode.map(|mode| (mode, state.user_egress));
+    let certificates = Some(certificates::facts(state.certificates));
+    if !state.open {
+        return (Networks::NotMade, mode, certificates);
+    }
     let findings = state.findings.into_iter();
-    let networks = match state.open {
-        true => Networks::Made(findings.map(|found| (found.message, found.mendable)).collect()),
-        false => Networks::NotMade,
-    };
-    (networks, Some(certificates::facts(state.certificates)))
+    let findings = findings.map(|found| (found.message, found.mendable)).collect();
+    (Networks::Made(findings), mode, certificates)
 }
 
 fn daemon(app: &App, socket: PathBuf) -> Daemon {

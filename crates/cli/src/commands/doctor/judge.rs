@@ -12,6 +12,8 @@ use super::{
 };
 use crate::commands::host_tools::{Tool, install_line, not_installed};
 
+mod rootless;
+
 const GIB: u64 = 1 << 30;
 /// Below this no sandbox gets far.
 const DISK_FAIL: u64 = GIB;
@@ -85,11 +87,20 @@ impl Finding {
 
 /// Every finding, in the order in which things are needed.
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
+    let [limits, namespaces, network_tools, networks] = match facts.root {
+        true => [
+            limits(&facts.limits),
+            namespaces(&facts.network_namespace),
+            network_tools(facts),
+            networks(facts),
+        ],
+        false => rootless::all(facts),
+    };
     let mut findings = vec![
         user(facts.root),
         architecture(facts.architecture),
         qemu(&facts.qemu),
-        kvm_device(&facts.kvm),
+        kvm_device(&facts.kvm, facts.root),
         accelerator(facts),
         runtime_tools(&facts.missing_runtime_tools),
         preparation_tools(&facts.missing_preparation_tools),
@@ -98,10 +109,10 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         data_dir(&facts.data_dir),
         disk_space(&facts.data_dir),
         socket_paths(&facts.data_dir),
-        limits(&facts.limits),
-        namespaces(&facts.network_namespace),
-        network_tools(facts),
-        networks(&facts.networks),
+        limits,
+        namespaces,
+        network_tools,
+        networks,
         seccomp(facts.seccomp),
         memory(facts),
         overcommit(facts.memory.overcommit),
@@ -117,8 +128,7 @@ fn user(root: bool) -> Finding {
     if root {
         return Finding::ok("user", "root");
     }
-    let found = "not root, which the daemon has to be to confine its VMs";
-    Finding::fail("user", found, "run it with sudo")
+    Finding::ok("user", "not root; what differs for that is marked with: without root")
 }
 
 fn architecture(name: &str) -> Finding {
@@ -143,14 +153,17 @@ fn qemu(version: &Result<String, String>) -> Finding {
     }
 }
 
-fn kvm_device(kvm: &KvmDevice) -> Finding {
+fn kvm_device(kvm: &KvmDevice, root: bool) -> Finding {
     match kvm {
         KvmDevice::Opens => Finding::ok("/dev/kvm", "opens"),
         KvmDevice::Absent => Finding::ok("/dev/kvm", "absent; sandboxes run without it, slower"),
         KvmDevice::Refused(reason) => Finding::warn(
             "/dev/kvm",
             format!("cannot be opened: {reason}"),
-            "run it with sudo; in a container, hand the device in",
+            match root {
+                true => "in a container, hand the device in",
+                false => "put your user into the device's group: usermod -aG kvm USER",
+            },
         ),
     }
 }
@@ -297,14 +310,14 @@ fn network_tools(facts: &Facts) -> Finding {
     }
 }
 
-fn networks(networks: &Networks) -> Finding {
+fn networks(facts: &Facts) -> Finding {
     const CHECK: &str = "networks";
-    let findings = match networks {
-        Networks::Unknown => return Finding::ok(CHECK, "not looked at: no daemon tells of them"),
-        Networks::NotMade => return Finding::ok(CHECK, "none yet; the first sandbox makes them"),
-        Networks::Made(findings) if findings.is_empty() => {
-            return Finding::ok(CHECK, "as they should be");
-        }
+    let mode = facts.network_mode.as_ref().map(|(mode, _)| format!("mode {mode}: "));
+    let ok = |found: &str| Finding::ok(CHECK, format!("{}{found}", mode.unwrap_or_default()));
+    let findings = match &facts.networks {
+        Networks::Unknown => return ok("not looked at: no daemon tells of them"),
+        Networks::NotMade => return ok("none yet; the first sandbox makes them"),
+        Networks::Made(findings) if findings.is_empty() => return ok("as they should be"),
         Networks::Made(findings) => findings,
     };
     let said: Vec<&str> = findings.iter().map(|(message, _)| message.as_str()).collect();

@@ -3,7 +3,7 @@ use vmm::accel::Verdict;
 use super::*;
 use crate::commands::{
     doctor::{
-        facts::{Image, Kernel},
+        facts::{Image, Kernel, Rootless},
         host::Memory,
     },
     host_tools::{APT_GET, MKE2FS, MKFS_EROFS, MMDEBSTRAP, NFT},
@@ -39,6 +39,8 @@ fn good() -> Facts {
         taps: Ok(()),
         networks: Networks::Made(Vec::new()),
         certificates: None,
+        network_mode: Some((api::NetworkMode::Nat, None)),
+        rootless: Rootless { namespaces: Ok(()), user_network: true },
         seccomp: true,
         memory: Memory { total_bytes: 8 * GIB, available_bytes: 6 * GIB, overcommit: 0 },
         merges_pages: false,
@@ -76,6 +78,42 @@ fn what_networks_need_and_what_is_wrong_with_them_is_said() {
     finds(&Facts { networks: found(false), ..good() }, "networks", Status::Warn, "networking.md");
 }
 
+/// What is not ok on a host on which there is nothing else to say than that the daemon is not root.
+fn without_root(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
+    let mut facts = Facts { root: false, network_mode: None, ..good() };
+    // What only root can do is not asked for.
+    facts.network_namespace = Err("no".into());
+    facts.taps = Err("no".into());
+    facts.limits.clear();
+    change(&mut facts);
+    let mut findings = all(&facts);
+    findings.retain(|finding| finding.status != Status::Ok);
+    findings
+}
+
+#[test]
+fn everything_that_differs_without_root_is_said_and_none_of_it_is_a_failure() {
+    let findings = without_root(|_| ());
+    let checks: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
+    assert_eq!(checks, ["cgroup limits", "namespaces", "networks"]);
+    for Finding { status, found, hint, .. } in &findings {
+        assert!(*status == Status::Warn && found.contains("without root") && hint.is_some());
+    }
+    let mode = |egress| {
+        let findings = without_root(|facts| {
+            facts.network_mode = Some((api::NetworkMode::User, Some(egress)));
+        });
+        findings.last().unwrap().found.clone()
+    };
+    assert!(mode(api::EgressMode::Open).contains("own services"));
+    assert!(mode(api::EgressMode::Deny).contains("no way out"));
+    let bare = without_root(|facts| facts.rootless.namespaces = Err("not permitted".into()));
+    assert!(bare[1].found.contains("NONE") && bare[1].found.contains("not permitted"));
+    let lacking = without_root(|facts| facts.rootless.user_network = false);
+    let failed = lacking.iter().find(|finding| finding.status == Status::Fail).unwrap();
+    assert_eq!(failed.check, "network tools");
+}
+
 #[test]
 fn a_good_host_has_nothing_to_be_hinted_at() {
     for finding in all(&good()) {
@@ -86,7 +124,6 @@ fn a_good_host_has_nothing_to_be_hinted_at() {
 #[test]
 fn what_keeps_sandboxes_from_running_is_a_failure() {
     use Status::Fail;
-    finds(&Facts { root: false, ..good() }, "user", Fail, "sudo");
     finds(&Facts { architecture: "riscv64", ..good() }, "processor", Fail, "riscv64");
     let missing = Facts { qemu: Err("qemu is not installed".into()), ..good() };
     finds(&missing, "qemu", Fail, "apt-get install");
@@ -126,7 +163,7 @@ fn an_unknown_accelerator_is_neither_good_nor_bad() {
     assert_eq!(accelerator(&facts).status, Status::Ok);
     assert!(accelerator(&facts).found.contains("not probed yet"));
     let facts = Facts { kvm: KvmDevice::Absent, ..good() };
-    assert_eq!(kvm_device(&facts.kvm).status, Status::Ok);
+    assert_eq!(kvm_device(&facts.kvm, true).status, Status::Ok);
 }
 
 #[test]
