@@ -160,6 +160,7 @@ mod tests {
             attached: true,
             created_at: 0,
             restarts: 0,
+            joined: 0,
         }
     }
 
