@@ -29,6 +29,7 @@ mod recovery;
 mod registry;
 mod sandbox;
 mod sandbox_dir;
+pub mod shares;
 pub mod store;
 mod template;
 #[cfg(any(test, feature = "testing"))]
@@ -43,7 +44,7 @@ pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
 pub use guest::{
     AttachEvent, AttachInput, Attachment, ExecEvent, ExecInput, Execution, FileReading,
-    FileWriting, Hold, JobEvent, JobReading, Listing, Ready, Started as StartedCommand, Tunnel,
+    FileWriting, Hold, JobEvent, JobReading, Joined, Listing, Ready, Started as StartedCommand, Tunnel,
     Watching,
 };
 pub use net::{
