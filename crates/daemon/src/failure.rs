@@ -45,6 +45,12 @@ impl Failure {
         self
     }
 
+    /// The same for the log, and something else for the caller.
+    pub(crate) fn only_as(self, code: ErrorCode, message: &str) -> Self {
+        let detail = self.detail.or(Some(self.message));
+        Self { code, message: message.to_owned(), hint: None, detail }
+    }
+
     /// Writes the log entry and makes the body.
     pub(crate) fn report(self, request: &RequestId) -> ErrorBody {
         let status = self.code.http_status();

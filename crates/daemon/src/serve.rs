@@ -21,7 +21,7 @@ use crate::{
     limits,
     listen::{DataDir, LocalSocket, bind_tcp},
     notify,
-    public::PublicListener,
+    public::{Origin, PublicListener},
     tls::{Certificates, TlsError},
 };
 
@@ -123,12 +123,14 @@ pub async fn serve(
     settings.data_dir.clone_from(&config.data_dir);
     let orchestrator = Orchestrator::open(settings).await?;
     let new_admin_key = ensure_admin(&orchestrator, &config.data_dir).await?;
-    let mut with_public = WithPublic::default();
+    let origin = listen.map(|address| Origin::of(address, encrypted));
+    let mut with_public = WithPublic { origin, ..WithPublic::default() };
     let public = match (&config.public, public) {
         (Some(config), Some(listener)) => {
             let listener = PublicListener::new(config, listener, &orchestrator, &with_public.pool)
                 .map_err(|source| ServeError::Address { address: config.listen, source })?;
             with_public.site = Some(listener.site.clone());
+            with_public.shell = Some(listener.shell());
             with_public.host_ports = Some(Arc::clone(&listener.host_ports));
             Some(listener)
         }

@@ -11,6 +11,7 @@ use crate::{
     config::PublicConfig,
     connections::{PerClient, Service},
     proxy::Pool,
+    share::Shell,
 };
 
 /// Most connections of one client.
@@ -27,6 +28,11 @@ pub(crate) struct PublicListener {
 }
 
 impl PublicListener {
+    /// Where links to terminals lead.
+    pub(crate) fn shell(&self) -> Arc<Shell> {
+        Arc::clone(&self.public.shell)
+    }
+
     pub(crate) fn new(
         config: &PublicConfig,
         listener: TcpListener,
