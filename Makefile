@@ -10,7 +10,7 @@ FAULTY := $(BHATTI)-faults
 DATA ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bhatti-demo
 TEST_DATA := $(abspath $(TARGET_DIR))/test-data
 
-.PHONY: build demo test lint bench clean-data install bootstrap binary faulty
+.PHONY: build demo test lint bench clean-data install bootstrap bootstrap-tests binary faulty
 
 build: bootstrap binary
 
@@ -27,7 +27,10 @@ demo: build
 	@scripts/prepare.sh "$(BHATTI)" "$(DATA)" minimal
 	@scripts/demo.sh "$(BHATTI)" "$(DATA)"
 
-test: build faulty
+bootstrap-tests:
+	@scripts/bootstrap.sh tests
+
+test: bootstrap-tests build faulty
 	@scripts/prepare.sh "$(BHATTI)" "$(TEST_DATA)" busybox minimal
 	@BHATTI_BIN="$(BHATTI)" BHATTI_FAULTS_BIN="$(FAULTY)" BHATTI_TEST_DATA="$(TEST_DATA)" \
 	scripts/test.sh

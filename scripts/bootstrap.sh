@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building and running needs, on Debian and Ubuntu, and only what is missing.
+# Installs what building and running needs, on Debian and Ubuntu, and only what is missing. With the
+# word `tests`, what tests need besides.
 set -euo pipefail
 
 readonly RUST_WANTED=1.90
@@ -33,6 +34,16 @@ need git git
 need curl curl
 need make make
 need_file /etc/ssl/certs/ca-certificates.crt ca-certificates
+need npm npm
+
+if [ "${1:-}" = tests ]; then
+    # Ubuntu's package only leads to a snap, which need not work where tests run. The test that
+    # wants a browser says so then.
+    . /etc/os-release
+    if [ "${ID:-}" = debian ]; then
+        need chromium chromium
+    fi
+fi
 
 updated=no
 
@@ -79,4 +90,16 @@ if ! have_rust; then
         echo "cargo is still older than $RUST_WANTED: $(command -v cargo)" >&2
         exit 1
     }
+fi
+
+# What the page of shared terminals is made of: taken anew only when the list has changed.
+web=$(cd "$(dirname "$0")/../crates/daemon/web" && pwd)
+
+# hashes LIST
+hashes() {
+    grep -o '"integrity": *"[^"]*"' "$1" 2>/dev/null | sort
+}
+
+if [ "$(hashes "$web/node_modules/.package-lock.json")" != "$(hashes "$web/package-lock.json")" ]; then
+    (cd "$web" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
 fi

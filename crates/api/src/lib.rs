@@ -55,9 +55,7 @@ pub use sandbox::{
     RestartPolicy, Sandbox, StartFrom, StartSandbox, StartedFrom, Status, Thermal,
 };
 pub use session::{ClientMessage, ExecSession, ServerMessage, Session};
-pub use share::{
-    Share, ShareHello, ShareLink, ShareResume, SharedPlace, SharedTerminal,
-};
+pub use share::{Share, ShareHello, ShareLink, ShareResume, SharedPlace, SharedTerminal};
 pub use snapshot::{
     CreateSnapshot, ForkSandbox, MAX_FORKS, ResumeSnapshot, Snapshot, SnapshotTaken, SnapshotType,
 };

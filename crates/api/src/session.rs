@@ -43,6 +43,9 @@ pub struct Session {
     /// How often its program was started again.
     #[serde(default)]
     pub restarts: u32,
+    /// How many have joined it by links, besides the client.
+    #[serde(default)]
+    pub viewers: u32,
 }
 
 /// First message of a client on `/exec/ws`.

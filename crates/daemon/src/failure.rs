@@ -45,10 +45,11 @@ impl Failure {
         self
     }
 
-    /// The same for the log, and something else for the caller.
-    pub(crate) fn only_as(self, code: ErrorCode, message: &str) -> Self {
-        let detail = self.detail.or(Some(self.message));
-        Self { code, message: message.to_owned(), hint: None, detail }
+    /// The body without a log entry, for what anybody can have as often as they like.
+    pub(crate) fn body(self) -> ErrorBody {
+        let mut body = ErrorBody::new(self.code, self.message);
+        body.hint = self.hint;
+        body
     }
 
     /// Writes the log entry and makes the body.

@@ -44,8 +44,8 @@ pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
 pub use guest::{
     AttachEvent, AttachInput, Attachment, ExecEvent, ExecInput, Execution, FileReading,
-    FileWriting, Hold, JobEvent, JobReading, Joined, Listing, Ready, Started as StartedCommand, Tunnel,
-    Watching,
+    FileWriting, Hold, JobEvent, JobReading, Joined, Listing, Ready, Started as StartedCommand,
+    Tunnel, Watching,
 };
 pub use net::{
     address::Pool,

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod hostile;
+mod links;
 mod protocols;
 
 /// A daemon with a public listener in the zone `pub.example`, and a sandbox whose ports are those of
@@ -35,6 +36,7 @@ struct Site {
     served: Served,
     address: SocketAddr,
     host_ports: Arc<HostPorts>,
+    shell: Arc<Shell>,
     power: Power,
     _stop: watch::Sender<bool>,
 }
@@ -64,11 +66,12 @@ impl Site {
         let (orchestrator, pool) = (&served.app.orchestrator, &served.app.pool);
         let public = PublicListener::new(&config, listener, orchestrator, pool).unwrap();
         let (address, host_ports) = (public.address, Arc::clone(&public.host_ports));
+        let shell = public.shell();
         let (stop, stopping) = watch::channel(false);
         let service = public.service(None);
         tokio::spawn(connections::run(Listener::Tcp(public.listener), service, stopping.clone()));
         tokio::spawn(Arc::clone(&host_ports).follow(stopping));
-        Self { served, address, host_ports, power, _stop: stop }
+        Self { served, address, host_ports, shell, power, _stop: stop }
     }
 
     async fn publish(&self, wanted: &Publish) -> PublishRule {

@@ -127,6 +127,7 @@ fn session(info: guest::SessionInfo) -> Session {
         created_at: info.created_at,
         pid: info.pid,
         restarts: info.restarts,
+        viewers: info.joined,
     }
 }
 

@@ -43,10 +43,7 @@ pub(crate) async fn list(
 }
 
 /// Of all sandboxes of the caller.
-pub(crate) async fn list_all(
-    State(app): State<App>,
-    Caller(user): Caller,
-) -> Json<Vec<ShareLink>> {
+pub(crate) async fn list_all(State(app): State<App>, Caller(user): Caller) -> Json<Vec<ShareLink>> {
     let sandboxes = app.orchestrator.sandboxes(&user.id);
     Json(sandboxes.iter().flat_map(|sandbox| links(&app, sandbox)).collect())
 }

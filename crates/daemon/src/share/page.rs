@@ -27,7 +27,11 @@ const ASSETS: [Asset; 8] = [
         "xterm.css",
         include_bytes!(concat!(env!("BHATTI_WEB"), "/@xterm/xterm/css/xterm.css")),
     ),
-    Asset { name: "icon.svg", kind: "image/svg+xml", content: include_bytes!("../../web/icon.svg") },
+    Asset {
+        name: "icon.svg",
+        kind: "image/svg+xml",
+        content: include_bytes!("../../web/icon.svg"),
+    },
     Asset::text(
         "xterm.LICENSE.txt",
         include_bytes!(concat!(env!("BHATTI_WEB"), "/@xterm/xterm/LICENSE")),

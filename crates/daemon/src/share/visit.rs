@@ -50,7 +50,7 @@ impl Visit {
         let Some(first) = talk.first(HELLO_TIME).await else { return };
         let guest = match first.and_then(|first| self.let_in(&first)) {
             Ok(guest) => guest,
-            Err(failure) => return talk.refuse(failure.report(&self.id)).await,
+            Err(failure) => return talk.refuse(failure.body()).await,
         };
         drop(stranger);
         let connected = ServerMessage::Connected(guest.shown());
@@ -62,11 +62,11 @@ impl Visit {
             let Some(attached) = talk.wait(self.attach(&guest), over).await else { return };
             match attached {
                 Ok(attachment) => attachment,
-                Err(failure) => return talk.refuse(failure.report(&self.id)).await,
+                Err(failure) => return talk.refuse(failure.body()).await,
             }
         };
         let hello = hello(&attachment);
-        let explain = |error| told(&guest.sandbox, error).report(&self.id);
+        let explain = |error| self.told(&guest.sandbox, error).body();
         let read_only = guest.share.read_only;
         let attachment = Watched { attachment, read_only };
         let place = Place { attachment, hello, tty: true, explain: &explain };
@@ -106,18 +106,37 @@ impl Visit {
         let hello = &guest.hello;
         let size = hello.rows.zip(hello.cols).map(|(rows, cols)| guest::WindowSize { rows, cols });
         let size = size.filter(|size| size.rows > 0 && size.cols > 0);
-        let resume = hello.resume.map(|resume| guest::Resume {
-            created_at: resume.created_at,
-            cursor: resume.cursor,
-        });
+        let resume = hello
+            .resume
+            .map(|resume| guest::Resume { created_at: resume.created_at, cursor: resume.cursor });
         let join = guest.share.join(size, resume);
         let attached = guest.sandbox.join(Caller::Public, join).await;
         // It may have been stopped while the visitor waited.
-        let attached = attached.map_err(|error| told(&guest.sandbox, error))?;
+        let attached = attached.map_err(|error| self.told(&guest.sandbox, error))?;
         if guest.share.shows(attached.session()) {
             return Ok(attached);
         }
         Err(session_over())
+    }
+
+    /// What failed, in words that are a visitor's to read; the cause is for the log.
+    fn told(&self, sandbox: &Sandbox, error: orchestrator::Error) -> Failure {
+        if let Err(failure) = look(sandbox) {
+            return failure;
+        }
+        let failure = Failure::from(error);
+        match failure.code {
+            ErrorCode::SandboxNotFound => not_valid(),
+            ErrorCode::SessionNotFound => session_over(),
+            ErrorCode::HostOverloaded | ErrorCode::SandboxBusy => Failure::new(
+                ErrorCode::HostOverloaded,
+                "this sandbox has no room for another terminal at the moment",
+            ),
+            _ => {
+                drop(failure.report(&self.id));
+                unavailable()
+            }
+        }
     }
 
     /// Waits until the share is over; what the visitor is told then.
@@ -171,40 +190,21 @@ fn session_over() -> Failure {
     Failure::new(ErrorCode::SessionNotFound, message)
 }
 
+fn unavailable() -> Failure {
+    let message = "this sandbox does not answer; its owner has to look at it";
+    Failure::new(ErrorCode::SandboxUnavailable, message)
+}
+
 /// Whether there is any use in trying. Whoever sleeps is woken.
 fn look(sandbox: &Sandbox) -> Result<(), Failure> {
-    let unavailable = |code, message| Err(Failure::new(code, message));
     match sandbox.view().status {
         Status::Stopped => {
             let message = "this sandbox was stopped by its owner, who alone starts it";
-            unavailable(ErrorCode::StoppedByOwner, message)
+            Err(Failure::new(ErrorCode::StoppedByOwner, message))
         }
-        Status::Failed => unavailable(
-            ErrorCode::SandboxUnavailable,
-            "this sandbox does not answer; its owner has to look at it",
-        ),
+        Status::Failed => Err(unavailable()),
         Status::Destroying => Err(not_valid()),
         Status::Creating | Status::Starting | Status::Running => Ok(()),
-    }
-}
-
-/// What failed, in words that are a visitor's to read; the cause is for the log.
-fn told(sandbox: &Sandbox, error: orchestrator::Error) -> Failure {
-    if let Err(failure) = look(sandbox) {
-        return failure;
-    }
-    let failure = Failure::from(error);
-    match failure.code {
-        ErrorCode::SandboxNotFound => not_valid(),
-        ErrorCode::SessionNotFound => session_over(),
-        ErrorCode::HostOverloaded | ErrorCode::SandboxBusy => Failure::new(
-            ErrorCode::HostOverloaded,
-            "this sandbox has no room for another terminal at the moment",
-        ),
-        _ => failure.only_as(
-            ErrorCode::SandboxUnavailable,
-            "this sandbox does not answer; its owner has to look at it",
-        ),
     }
 }
 

@@ -48,8 +48,7 @@ impl Orchestrator {
             None if wanted.read_only => newest(sandbox).await,
             None => None,
         };
-        let (view, token, now) =
-            (sandbox.view(), base::random::hex::<32>(), clock::unix_seconds());
+        let (view, token, now) = (sandbox.view(), base::random::hex::<32>(), clock::unix_seconds());
         let share = Share {
             id: ShareId::random(),
             sandbox: view.id,

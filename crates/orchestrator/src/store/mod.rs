@@ -35,9 +35,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 pub(crate) use self::networks::Networks;
-use self::{
-    directory::Directory, published::PublishedPorts, shared::OpenShares, writer::Writer,
-};
+use self::{directory::Directory, published::PublishedPorts, shared::OpenShares, writer::Writer};
 pub use crate::record::{Identity, Likeness, Record, SnapshotRecord, SnapshotState, State};
 use crate::{
     Error, Kind, Result,
