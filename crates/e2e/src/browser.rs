@@ -11,7 +11,7 @@ use std::{
 use api::client::{Client, Endpoint, WebSocket};
 use base::process::Command;
 use futures_util::{SinkExt as _, StreamExt as _};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
@@ -55,6 +55,7 @@ impl Browser {
         let profile = tempfile::tempdir().expect("a directory for the profile");
         let mut command = Command::new(program)
             .env("HOME", profile.path())
+            .env("TMPDIR", profile.path())
             .args(["--headless=new", "--no-sandbox", "--remote-debugging-port=0"])
             .args([
                 "--disable-background-networking",
@@ -226,9 +227,17 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It has helpers, which are in its group.
-        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        // It has helpers, which are in its group, and of whose end nobody is told. What they still
+        // write would keep the profile from being removed.
+        let group = Pid::from_child(&self.child);
+        let _ = kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
+        for _ in 0..500 {
+            if test_kill_process_group(group).is_err() {
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
     }
 }
 
