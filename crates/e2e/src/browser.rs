@@ -267,7 +267,8 @@ fn base64(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for four in digits.chunks(4) {
         let bits = four.iter().fold(0, |bits, digit| bits << 6 | digit) << (6 * (4 - four.len()));
-        bytes.extend((0..four.len() - 1).map(|at| (bits >> (16 - 8 * at)) as u8));
+        let [.., high, middle, low] = bits.to_be_bytes();
+        bytes.extend(&[high, middle, low][..four.len() - 1]);
     }
     bytes
 }
