@@ -34,11 +34,20 @@ need git git
 need curl curl
 need make make
 need_file /etc/ssl/certs/ca-certificates.crt ca-certificates
+need npm npm
 
 case "${1:-}" in
 "") ;;
 # The authority that certificates are had from.
-tests) need pebble pebble ;;
+tests)
+    need pebble pebble
+    # Ubuntu's package only leads to a snap, which need not work where tests run. The test that
+    # wants a browser says so then.
+    . /etc/os-release
+    if [ "${ID:-}" = debian ]; then
+        need chromium chromium
+    fi
+    ;;
 *)
     echo "usage: bootstrap.sh [tests]" >&2
     exit 2
@@ -90,4 +99,16 @@ if ! have_rust; then
         echo "cargo is still older than $RUST_WANTED: $(command -v cargo)" >&2
         exit 1
     }
+fi
+
+# What the page of shared terminals is made of: taken anew only when the list has changed.
+web=$(cd "$(dirname "$0")/../crates/daemon/web" && pwd)
+
+# hashes LIST
+hashes() {
+    grep -o '"integrity": *"[^"]*"' "$1" 2>/dev/null | sort
+}
+
+if [ "$(hashes "$web/node_modules/.package-lock.json")" != "$(hashes "$web/package-lock.json")" ]; then
+    (cd "$web" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
 fi

@@ -135,6 +135,12 @@ text_enum! {
         NotPublished = "not_published",
         /// The sandbox has as many published ports as allowed.
         QuotaPublished = "quota_published",
+        /// The sandbox has no such share; or a link to a terminal is not valid, or not any more.
+        ShareNotFound = "share_not_found",
+        /// The sandbox has as many shares as allowed.
+        QuotaShares = "quota_shares",
+        /// As many look at a shared terminal as may.
+        TooManyViewers = "too_many_viewers",
         /// The sandbox was stopped by its owner, and only its owner starts it.
         StoppedByOwner = "stopped_by_owner",
         /// The sandbox behind a public address cannot be reached; its owner has to look.
@@ -178,6 +184,7 @@ impl ErrorCode {
             | Self::FileNotFound
             | Self::JobNotFound
             | Self::NotPublished
+            | Self::ShareNotFound
             | Self::SessionNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NameTaken
@@ -203,6 +210,8 @@ impl ErrorCode {
             Self::QuotaSandboxes
             | Self::QuotaSnapshots
             | Self::QuotaPublished
+            | Self::QuotaShares
+            | Self::TooManyViewers
             | Self::RateLimited => 429,
             Self::Internal | Self::Unknown(_) => 500,
             Self::VmDied | Self::AgentUnreachable | Self::PortClosed | Self::SandboxUnavailable => {
@@ -291,9 +300,10 @@ mod tests {
         job_not_found 404, session_not_found 404, session_attached 409, port_closed 502, \
         range_invalid 416, snapshot_not_found 404, snapshot_exists 409, \
         quota_snapshots 429, snapshot_incompatible 409, alias_taken 409, host_port_taken 409, \
-        publish_differs 409, not_published 404, quota_published 429, stopped_by_owner 503, \
-        sandbox_unavailable 502, rate_limited 429, misdirected 421, \
-        network_unsupported 400";
+        publish_differs 409, not_published 404, quota_published 429, share_not_found 404, \
+         quota_shares 429, too_many_viewers 429, stopped_by_owner 503, \
+         sandbox_unavailable 502, rate_limited 429, misdirected 421, \
+         network_unsupported 400";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

@@ -23,6 +23,7 @@ mod port;
 mod publish;
 mod sandbox;
 mod session;
+mod share;
 mod snapshot;
 mod system;
 mod text_enum;
@@ -54,6 +55,7 @@ pub use sandbox::{
     RestartPolicy, Sandbox, StartFrom, StartSandbox, StartedFrom, Status, Thermal,
 };
 pub use session::{ClientMessage, ExecSession, ServerMessage, Session};
+pub use share::{Share, ShareHello, ShareLink, ShareResume, SharedPlace, SharedTerminal};
 pub use snapshot::{
     CreateSnapshot, ForkSandbox, MAX_FORKS, ResumeSnapshot, Snapshot, SnapshotTaken, SnapshotType,
 };

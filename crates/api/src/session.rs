@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ErrorBody;
+use crate::{ErrorBody, SharedPlace, SharedTerminal};
 
 /// A session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub struct Session {
     /// How often its program was started again.
     #[serde(default)]
     pub restarts: u32,
+    /// How many have joined it by links, besides the client.
+    #[serde(default)]
+    pub viewers: u32,
 }
 
 /// First message of a client on `/exec/ws`.
@@ -79,6 +82,23 @@ pub enum ServerMessage {
         /// How many of the bytes that follow are old output.
         #[serde(default)]
         replay_bytes: u64,
+        /// Of a shared terminal, what else there is to know of it.
+        #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+        place: Option<SharedPlace>,
+    },
+    /// The token of a share is the right one; the sandbox is woken if it has to be.
+    Connected(SharedTerminal),
+    /// A shared terminal has another size.
+    Resized {
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+    /// Output came too fast for this viewer of a shared terminal.
+    Skipped {
+        /// How many bytes of it are left out here.
+        bytes: u64,
     },
     /// The program has ended; nothing follows.
     Exit {

@@ -92,6 +92,11 @@ id!(
     PublicationId, "pub_", 6, "pub_ and 12 hexadecimal digits"
 );
 
+id!(
+    /// Identifies one link to a terminal of a sandbox.
+    ShareId, "shr_", 6, "shr_ and 12 hexadecimal digits"
+);
+
 /// A name that people choose, for a sandbox, an image or a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

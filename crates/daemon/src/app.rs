@@ -16,8 +16,9 @@ use orchestrator::{Orchestrator, store::Store};
 use crate::{
     failure::Failure,
     proxy::Pool,
-    public::{HostPorts, Site},
+    public::{HostPorts, Origin, Site},
     routes,
+    share::Shell,
     tls::Certificates,
 };
 
@@ -47,6 +48,10 @@ pub(crate) struct Shared {
     pub(crate) host_ports: Option<Arc<HostPorts>>,
     /// How the listeners are encrypted.
     pub(crate) certificates: Arc<Certificates>,
+    /// Where links to terminals lead.
+    pub(crate) shell: Arc<Shell>,
+    /// Whether that is here.
+    shells_here: bool,
     /// Whom the daemon runs as, and so who is its admin on the Unix socket besides root.
     pub(crate) own_uid: u32,
 }
@@ -66,6 +71,10 @@ pub(crate) struct WithPublic {
     pub(crate) site: Option<Site>,
     pub(crate) host_ports: Option<Arc<HostPorts>>,
     pub(crate) certificates: Arc<Certificates>,
+    /// Where links to terminals lead; to the API's own listener if absent.
+    pub(crate) shell: Option<Arc<Shell>>,
+    /// What browsers see of the API's own listener, if it is one that they reach.
+    pub(crate) origin: Option<Origin>,
 }
 
 impl App {
@@ -80,7 +89,11 @@ impl App {
         json_body_max: usize,
         public: WithPublic,
     ) -> Self {
+        let origin = public.origin;
+        let own = || Shell::new(orchestrator.clone(), origin);
         Self(Arc::new(Shared {
+            shells_here: public.shell.is_none(),
+            shell: public.shell.unwrap_or_else(own),
             store: orchestrator.store().clone(),
             orchestrator,
             json_body_max,
@@ -121,12 +134,17 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
 
 /// The whole interface.
 pub(crate) fn router(app: App) -> Router {
+    let links = match app.shells_here {
+        true => Arc::clone(&app.shell).router(),
+        false => Router::new(),
+    };
     let routes = routes::all()
         .fallback(async || Failure::new(ErrorCode::NotFound, "there is no such route"))
         .method_not_allowed_fallback(async || {
             Failure::new(ErrorCode::MethodNotAllowed, "the route does not take this method")
         })
-        .with_state(app);
+        .with_state(app)
+        .merge(links);
     surrounded(routes)
 }
 

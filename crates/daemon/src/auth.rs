@@ -104,6 +104,13 @@ pub(crate) fn same_origin(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::new(ErrorCode::Forbidden, "the request comes from a page of another site"))
 }
 
+/// The page that a request comes from, if a browser says so, and says one.
+pub(crate) fn origin(headers: &HeaderMap) -> Option<&str> {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let (first, second) = (origins.next()?, origins.next());
+    first.to_str().ok().filter(|_| second.is_none())
+}
+
 /// Whether an origin such as `https://name:port` is the host that was asked.
 fn is_own(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };

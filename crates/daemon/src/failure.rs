@@ -45,6 +45,13 @@ impl Failure {
         self
     }
 
+    /// The body without a log entry, for what anybody can have as often as they like.
+    pub(crate) fn body(self) -> ErrorBody {
+        let mut body = ErrorBody::new(self.code, self.message);
+        body.hint = self.hint;
+        body
+    }
+
     /// Writes the log entry and makes the body.
     pub(crate) fn report(self, request: &RequestId) -> ErrorBody {
         let status = self.code.http_status();
@@ -118,6 +125,8 @@ pub(crate) fn code(kind: Kind) -> ErrorCode {
         Kind::PublicationDiffers => ErrorCode::PublishDiffers,
         Kind::PublicationNotFound => ErrorCode::NotPublished,
         Kind::QuotaPublications => ErrorCode::QuotaPublished,
+        Kind::ShareNotFound => ErrorCode::ShareNotFound,
+        Kind::QuotaShares => ErrorCode::QuotaShares,
         Kind::UserExists => ErrorCode::UserExists,
         Kind::UserInUse => ErrorCode::UserInUse,
         Kind::InvalidRequest => ErrorCode::InvalidRequest,
@@ -183,6 +192,8 @@ mod tests {
             (Kind::PublicationDiffers, "publish_differs", 409),
             (Kind::PublicationNotFound, "not_published", 404),
             (Kind::QuotaPublications, "quota_published", 429),
+            (Kind::ShareNotFound, "share_not_found", 404),
+            (Kind::QuotaShares, "quota_shares", 429),
             (Kind::UserExists, "user_exists", 409),
             (Kind::UserInUse, "user_in_use", 409),
             (Kind::InvalidRequest, "invalid_request", 400),

@@ -27,6 +27,7 @@ mod public;
 mod routes;
 mod running;
 mod serve;
+mod share;
 mod show;
 mod signals;
 mod terminal;

@@ -22,7 +22,7 @@ use crate::{
     limits,
     listen::{DataDir, LocalSocket, bind_tcp},
     notify,
-    public::PublicListener,
+    public::{Origin, PublicListener},
     tls::{Certificates, TlsError},
 };
 
@@ -129,8 +129,12 @@ pub async fn serve(
     settings.data_dir.clone_from(&config.data_dir);
     let orchestrator = Orchestrator::open(settings).await?;
     let new_admin_key = ensure_admin(&orchestrator, &config.data_dir).await?;
-    let mut with_public =
-        WithPublic { certificates: Arc::clone(&certificates), ..WithPublic::default() };
+    let origin = listen.map(|address| Origin::of(address, encrypted));
+    let mut with_public = WithPublic {
+        certificates: Arc::clone(&certificates),
+        origin,
+        ..WithPublic::default()
+    };
     let public = match public {
         Some(listener) => open_public(&config, listener, listen, &orchestrator, &mut with_public)?,
         None => None,
@@ -227,6 +231,7 @@ fn open_public(
     let listener = PublicListener::new(config, listener, orchestrator, &told.pool, &own_ports)
         .map_err(|source| ServeError::Address { address: config.listen, source })?;
     told.site = Some(listener.site.clone());
+    told.shell = Some(listener.shell());
     told.host_ports = Some(Arc::clone(&listener.host_ports));
     Ok(Some(listener))
 }

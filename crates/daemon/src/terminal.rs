@@ -191,8 +191,55 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Talk<S> {
         self.finish(End::Told(ServerMessage::Error(error))).await;
     }
 
+    /// Says something before a session is there; whether the client is still there.
+    pub(crate) async fn say(&mut self, message: &ServerMessage) -> bool {
+        let Self { socket, heard, stop, times } = self;
+        tokio::select! {
+            said = socket.send(text(message)) => said.is_ok(),
+            () = heard.gone(times.gone) => false,
+            () = stopped(stop) => false,
+        }
+    }
+
+    /// Does something for a client that waits, unless that leaves, or `over` says what it is to be
+    /// told. What it says meanwhile is not heard. `None` if there is nobody to go on with.
+    pub(crate) async fn wait<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        over: impl Future<Output = ServerMessage>,
+    ) -> Option<T> {
+        let Self { socket, stop, .. } = self;
+        let leaves = async {
+            loop {
+                match socket.next().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return end_of(&error),
+                    None => return End::Left,
+                }
+            }
+        };
+        let end = tokio::select! {
+            biased;
+            done = work => return Some(done),
+            told = over => End::Told(told),
+            end = leaves => end,
+            () = stopped(stop) => End::Close(CloseCode::Away),
+        };
+        self.finish(end).await;
+        None
+    }
+
     /// Connects the client with the session until either has enough.
-    pub(crate) async fn serve<A: Attached>(mut self, place: Place<'_, A>) {
+    pub(crate) async fn serve<A: Attached>(self, place: Place<'_, A>) {
+        self.serve_until(place, std::future::pending()).await;
+    }
+
+    /// As [`serve`](Self::serve), or until `over` says what the client is to be told last.
+    pub(crate) async fn serve_until<A: Attached>(
+        mut self,
+        place: Place<'_, A>,
+        over: impl Future<Output = ServerMessage>,
+    ) {
         let Place { mut attachment, hello, tty, explain } = place;
         let Some(typing) = attachment.take_input() else { return };
         let end = {
@@ -205,6 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Talk<S> {
             };
             tokio::select! {
                 biased;
+                told = over => End::Told(told),
                 end = output => end,
                 end = input(&mut stream, typing, tty, &self.heard) => end,
                 () = self.heard.gone(self.times.gone) => End::Left,
@@ -266,6 +314,10 @@ async fn output<A: Attached>(
                 Ok(AttachEvent::Exited(exited)) => {
                     return End::Told(ServerMessage::Exit { exit_code: exited.code });
                 }
+                Ok(AttachEvent::Resized(size)) => {
+                    text(&ServerMessage::Resized { rows: size.rows, cols: size.cols })
+                }
+                Ok(AttachEvent::Skipped(bytes)) => text(&ServerMessage::Skipped { bytes }),
                 Ok(AttachEvent::Detached(guest::DetachReason::TakenOver)) => {
                     let reason = "taken_over".to_owned();
                     return End::Told(ServerMessage::Detached { reason });

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::{app::App, auth, connections::Handover, failure::Failure};
+use crate::{auth, connections::Handover, failure::Failure};
 
 /// The only version of the protocol.
 const VERSION: &str = "13";
@@ -29,10 +29,10 @@ pub(crate) struct Upgrade {
     accept: HeaderValue,
 }
 
-impl FromRequestParts<App> for Upgrade {
+impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
         auth::same_origin(&parts.headers)?;
         let key = key(&parts.method, &parts.headers)?;
         let accept = HeaderValue::from_str(&derive_accept_key(key))

@@ -9,6 +9,7 @@
 //!            │     ├──► Content ── what must not be lost, on its disk and in its memory
 //!            │     └──► Living, Counting ── what must go on in it and in its copies
 //!            ├──► Machine ── a network namespace, for the daemon's host and those around it
+//!            ├──► browser ── a real one, for pages
 //!            ├──► world ── whether what the daemon says is what the host has
 //!            ├──► Faults ── what is to go wrong inside the daemon, and when
 //!            ├──► cli ── the program that people use
@@ -16,6 +17,7 @@
 //! ```
 //! A machine without QEMU, a kernel or images fails the tests: they exist to run.
 
+pub mod browser;
 mod content;
 mod copies;
 mod daemon;

@@ -64,7 +64,7 @@ impl Terminal {
             last: None,
         };
         match terminal.message().await {
-            Some(ServerMessage::Session { session_id, created, replay_bytes }) => {
+            Some(ServerMessage::Session { session_id, created, replay_bytes, .. }) => {
                 terminal.session = session_id;
                 terminal.created = created;
                 terminal.replay = replay_bytes;

@@ -224,6 +224,11 @@ impl Shared {
                 sessions::serve(agent, &attach, send, recv).await;
                 return None;
             }
+            Request::Join(join) => {
+                let (send, recv) = stream.split();
+                sessions::serve_join(agent, &join, send, recv).await;
+                return None;
+            }
             Request::Jobs => Ok(Response::Jobs { jobs: agent.jobs.list() }),
             Request::JobRemove { job } => agent.jobs.remove(&job).map(|()| Response::Done),
             Request::Kill { id, signal } => agent.kill(&id, signal).map(|()| Response::Done),

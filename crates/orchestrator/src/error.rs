@@ -112,6 +112,10 @@ pub enum Kind {
     PublicationNotFound,
     /// The sandbox has as many published ports as allowed.
     QuotaPublications,
+    /// The sandbox has no such share.
+    ShareNotFound,
+    /// The sandbox has as many shares as allowed.
+    QuotaShares,
     /// A defect of ours or of the host.
     Internal,
 }

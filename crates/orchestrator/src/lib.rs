@@ -29,6 +29,7 @@ mod recovery;
 mod registry;
 mod sandbox;
 mod sandbox_dir;
+pub mod shares;
 mod spares;
 mod standing;
 pub mod store;
@@ -45,8 +46,8 @@ pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
 pub use guest::{
     AttachEvent, AttachInput, Attachment, ExecEvent, ExecInput, Execution, FileReading,
-    FileWriting, Hold, JobEvent, JobReading, Listing, Ready, Started as StartedCommand, Tunnel,
-    Watching,
+    FileWriting, Hold, JobEvent, JobReading, Joined, Listing, Ready, Started as StartedCommand,
+    Tunnel, Watching,
 };
 pub use net::{
     address::Pool,

@@ -36,6 +36,8 @@ mod published;
 mod resume;
 mod serve;
 mod setup;
+mod share;
+mod shares;
 mod shell;
 mod snapshot;
 mod start;
@@ -101,6 +103,8 @@ commands! {
     Publish(publish),
     Unpublish(unpublish),
     Published(published),
+    Share(share),
+    Shares(shares),
     Stop(stop),
     Start(start),
     Pause(pause),

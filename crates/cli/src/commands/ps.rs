@@ -34,12 +34,21 @@ fn table(sessions: &[Session]) -> Table {
             session.session_id.clone(),
             session.argv.clone(),
             running,
-            yes_no(session.attached),
+            attached(session),
             yes_no(session.tty),
             session.restarts.to_string(),
         ]);
     }
     table
+}
+
+/// Whether there is a client, and how many have come by links.
+fn attached(session: &Session) -> String {
+    let client = if session.attached { "yes" } else { "no" };
+    match session.viewers {
+        0 => client.to_owned(),
+        viewers => format!("{client}, {viewers} by link"),
+    }
 }
 
 #[cfg(test)]
@@ -58,6 +67,7 @@ mod tests {
             created_at: 0,
             pid: 9,
             restarts: 0,
+            viewers: 0,
         };
         let init = Session {
             session_id: "init".into(),

@@ -95,21 +95,10 @@ impl PublicConfig {
         let secure = self.tls != TlsSource::Off;
         let origin = self.origin.clone().unwrap_or_else(|| Origin {
             secure,
-            host: self.zone.clone().unwrap_or_else(|| host_of(bound.ip())),
+            host: self.zone.clone().unwrap_or_else(|| Origin::of(bound, secure).host),
             port: bound.port(),
         });
         Site { zone: self.zone.clone(), origin }
-    }
-}
-
-/// What people type to reach this host; a listener on every address has none of its own.
-fn host_of(address: IpAddr) -> String {
-    match address {
-        any if any.is_unspecified() => {
-            rustix::system::uname().nodename().to_string_lossy().into_owned()
-        }
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     config::PublicConfig,
     connections::{PerClient, Service},
     proxy::Pool,
+    share::Shell,
     tls::{Acme, Tls},
 };
 
@@ -28,6 +29,11 @@ pub(crate) struct PublicListener {
 }
 
 impl PublicListener {
+    /// Where links to terminals lead.
+    pub(crate) fn shell(&self) -> Arc<Shell> {
+        Arc::clone(&self.public.shell)
+    }
+
     /// `own_ports` are those of the daemon's other listeners.
     pub(crate) fn new(
         config: &PublicConfig,

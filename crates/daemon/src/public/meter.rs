@@ -26,7 +26,7 @@ pub(crate) struct Rate {
 
 /// How often each key may come.
 #[derive(Debug)]
-pub(super) struct Meter<K> {
+pub(crate) struct Meter<K> {
     rate: Rate,
     /// Most keys in one generation.
     most: usize,
@@ -56,13 +56,13 @@ impl Rate {
 }
 
 impl<K: Hash + Eq> Meter<K> {
-    pub(super) fn new(rate: Rate, most: usize) -> Self {
+    pub(crate) fn new(rate: Rate, most: usize) -> Self {
         let generations = Generations { young: HashMap::new(), old: HashMap::new() };
         Self { rate, most, generations: Mutex::new(generations) }
     }
 
     /// Counts one of this key, or says after what time it may come.
-    pub(super) fn take(&self, key: K) -> Result<(), Duration> {
+    pub(crate) fn take(&self, key: K) -> Result<(), Duration> {
         if self.rate.per_min == 0 {
             return Ok(());
         }
@@ -79,6 +79,17 @@ impl<K: Hash + Eq> Meter<K> {
         }
         young.insert(key, paid);
         taken
+    }
+
+    /// As [`take`](Self::take), without counting it.
+    pub(crate) fn look(&self, key: &K) -> Result<(), Duration> {
+        if self.rate.per_min == 0 {
+            return Ok(());
+        }
+        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let paid = generations.young.get(key).or_else(|| generations.old.get(key)).copied();
+        drop(generations);
+        paid.map_or(Ok(()), |mut paid| self.rate.take(&mut paid, Instant::now()))
     }
 
     #[cfg(test)]
@@ -104,6 +115,8 @@ mod tests {
             meter.take("a").unwrap();
         }
         assert_eq!(meter.take("a"), Err(Duration::from_secs(1)));
+        assert_eq!(meter.look(&"a"), Err(Duration::from_secs(1)));
+        assert!((0..9).all(|_| meter.look(&"b").is_ok()));
         meter.take("b").unwrap();
         advance(Duration::from_secs(1)).await;
         meter.take("a").unwrap();

@@ -1,4 +1,4 @@
-//! What the public reaches: publications and nothing else.
+//! What the public reaches: publications, links to terminals (see [`crate::share`]), and nothing else.
 //!
 //! ```text
 //! request ─► site: which alias? ─► store ─► allowed from there? ─► meters ─► guard: token, password
@@ -24,7 +24,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
 };
 use base::ids::PublicationId;
@@ -34,24 +34,25 @@ use orchestrator::{
     model::Status,
     publications::{Guard, Publication},
 };
+use tower::Service as _;
 
 use self::{
     door::Doors,
     guard::{Passage, Scope},
-    meter::Meter,
     site::Route,
     trouble::{Reader, Trouble},
 };
 pub(crate) use self::{
     door::{Door, Place},
     listener::PublicListener,
-    meter::Rate,
+    meter::{Meter, Rate},
     site::{Origin, Site},
     tcp::HostPorts,
 };
 use crate::{
     connections::{Address, Secure, network},
     proxy::{Came, Exchange, Pool, Way, wanted_upgrade},
+    share::{self, Shell, Visitor},
 };
 
 /// Most clients and aliases whose requests are counted, in each of two generations.
@@ -88,6 +89,8 @@ pub(crate) struct Public {
     clients: Meter<IpAddr>,
     aliases: Meter<PublicationId>,
     all: Meter<()>,
+    pub(crate) shell: Arc<Shell>,
+    shells: Router,
 }
 
 impl Public {
@@ -97,10 +100,14 @@ impl Public {
         site: Site,
         (limits, trusted): (Limits, Vec<IpNet>),
     ) -> Arc<Self> {
+        let shell = Shell::new(orchestrator.clone(), Some(site.origin.clone()));
+        let lost = async || Trouble::unknown().answer(Reader::of(&Method::GET, &HeaderMap::new()));
         Arc::new(Self {
             orchestrator,
             pool,
             site,
+            shells: Arc::clone(&shell).router().fallback(lost),
+            shell,
             trusted,
             doors: Doors::new(),
             clients: Meter::new(limits.client, MOST_COUNTED),
@@ -132,12 +139,27 @@ impl Public {
         taken.and_then(|()| self.all.take(())).map_err(Trouble::limited)
     }
 
+    /// A link to a terminal, which is nobody's alias.
+    async fn shell(&self, mut parts: Parts, body: Body) -> Result<Response, Trouble> {
+        if let Some(Address(peer)) = parts.extensions.get().copied() {
+            let client = site::client(peer, &parts.headers, |address| self.is_trusted(address));
+            let taken = self.clients.take(network(client)).and_then(|()| self.all.take(()));
+            taken.map_err(Trouble::limited)?;
+            parts.extensions.insert(Visitor(client));
+        }
+        let answer = self.shells.clone().call(Request::from_parts(parts, body)).await;
+        Ok(answer.unwrap_or_else(|never| match never {}))
+    }
+
     async fn answer(&self, mut parts: Parts, body: Body) -> Result<Response, Trouble> {
         if parts.method == Method::CONNECT {
             return Err(Trouble::odd());
         }
         let secure = parts.extensions.get::<Secure>().cloned();
         let sni = secure.as_ref().and_then(Secure::name);
+        if self.site.is_own(&parts, sni, share::BELOW) {
+            return self.shell(parts, body).await;
+        }
         let original = parts.uri.clone();
         let route = self.site.route(&mut parts, sni)?;
         let found = self.orchestrator.by_alias(&route.alias);
@@ -164,7 +186,7 @@ impl Public {
             );
         }
         parts.uri = uri;
-        let secure = secure.is_some();
+        let (secure, shares_origin) = (secure.is_some(), prefix.is_some());
         let came = Came { peer: Some(peer), trusted, secure, prefix, own_host: true };
         let door = self.doors.of(&publication);
         // Whoever withdraws it from now on finds the door.
@@ -182,6 +204,10 @@ impl Public {
                 return Err(Trouble::from_failure(failure));
             }
         };
+        if shares_origin {
+            // Its worker would see requests to other aliases, and to links to terminals.
+            response.headers_mut().remove("service-worker-allowed");
+        }
         if publication.guard != Guard::Open || !publication.allow.is_empty() {
             keep_private(&mut response);
         }

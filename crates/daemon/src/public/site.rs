@@ -1,6 +1,6 @@
 //! Where publications are found, and what a request asks for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{
     HeaderMap, HeaderValue, Uri, header,
@@ -41,8 +41,18 @@ pub(super) struct Route {
 }
 
 impl Origin {
+    /// What people type to reach a listener on that address.
+    pub(crate) fn of(bound: SocketAddr, secure: bool) -> Self {
+        Self { secure, host: host_of(bound.ip()), port: bound.port() }
+    }
+
     fn is_usual(&self) -> bool {
         self.port == if self.secure { 443 } else { 80 }
+    }
+
+    /// What visitors see of the listener, without a slash at the end.
+    pub(crate) fn root(&self) -> String {
+        self.url(&self.host).trim_end_matches('/').to_owned()
     }
 
     pub(super) fn url(&self, host: &str) -> String {
@@ -63,6 +73,21 @@ impl Site {
         }
     }
 
+    /// Whether a request is for what the listener itself has below `path`, and for no alias: in a
+    /// zone only its own name has that.
+    pub(super) fn is_own(&self, parts: &Parts, sni: Option<&str>, path: &str) -> bool {
+        let rest = parts.uri.path().strip_prefix(path);
+        if !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            return false;
+        }
+        let Some(zone) = &self.zone else { return true };
+        // Whatever is wrong with the host is found where aliases are.
+        let authority = || parts.headers.get(header::HOST)?.to_str().ok()?.parse().ok();
+        let host = parts.uri.authority().cloned().or_else(authority);
+        let is_zone = |name: &str| name.trim_end_matches('.').eq_ignore_ascii_case(zone);
+        host.is_some_and(|host| is_zone(host.host())) && sni.is_none_or(is_zone)
+    }
+
     /// What a request asks for. Its host is known from then on by the header alone.
     pub(super) fn route(&self, parts: &mut Parts, sni: Option<&str>) -> Result<Route, Trouble> {
         let host = settle_host(parts)?;
@@ -79,6 +104,17 @@ impl Site {
             }
             None => below(&path),
         }
+    }
+}
+
+/// What people type to reach this host; a listener on every address has none of its own.
+fn host_of(address: IpAddr) -> String {
+    match address {
+        any if any.is_unspecified() => {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        }
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
 
 mod ending;
 mod hostile;
+mod links;
 mod ports;
 mod protocols;
 
@@ -38,6 +39,7 @@ struct Site {
     served: Served,
     address: SocketAddr,
     host_ports: Arc<HostPorts>,
+    shell: Arc<Shell>,
     power: Power,
     stop: watch::Sender<bool>,
 }
@@ -69,11 +71,12 @@ impl Site {
         let public =
             PublicListener::new(&config, listener, orchestrator, pool, &[OWN_PORT]).unwrap();
         let (address, host_ports) = (public.address, Arc::clone(&public.host_ports));
+        let shell = public.shell();
         let (stop, stopping) = watch::channel(false);
         let service = public.service(None);
         tokio::spawn(connections::run(Listener::Tcp(public.listener), service, stopping.clone()));
         tokio::spawn(Arc::clone(&host_ports).follow(stopping));
-        Self { served, address, host_ports, power, stop }
+        Self { served, address, host_ports, shell, power, stop }
     }
 
     async fn publish(&self, wanted: &Publish) -> PublishRule {

@@ -10,6 +10,7 @@ mod proxy;
 mod publish;
 mod sandboxes;
 mod sessions;
+mod share;
 mod snapshots;
 mod system;
 mod users;
@@ -66,6 +67,12 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/publish", get(publish::list).post(publish::publish))
         .route("/sandboxes/{id}/publish/{port}", delete(publish::unpublish))
         .route("/publish", get(publish::list_all))
+        .route(
+            "/sandboxes/{id}/shell-token",
+            get(share::list).post(share::share).delete(share::revoke_all),
+        )
+        .route("/sandboxes/{id}/shell-token/{share}", delete(share::revoke))
+        .route("/shell-token", get(share::list_all))
         .route("/snapshots", get(snapshots::list))
         .route("/snapshots/{id}", get(snapshots::get).delete(snapshots::delete))
         .route("/snapshots/{id}/resume", post(snapshots::resume))

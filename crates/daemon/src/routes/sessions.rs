@@ -109,6 +109,7 @@ async fn join(talk: Talk, attachment: Attachment, id: &RequestId) {
         session_id: attachment.session().id.clone(),
         created: attachment.created(),
         replay_bytes: attachment.replay(),
+        place: None,
     };
     let tty = attachment.session().tty;
     let explain = |error: orchestrator::Error| -> ErrorBody { Failure::from(error).report(id) };
@@ -126,6 +127,7 @@ fn session(info: guest::SessionInfo) -> Session {
         created_at: info.created_at,
         pid: info.pid,
         restarts: info.restarts,
+        viewers: info.joined,
     }
 }
 

@@ -64,8 +64,12 @@ async fn scene(times: Times, tty: bool) -> Scene {
     let (held, alive) = mpsc::channel(1);
     let attachment = FakePlace { events: told, typing: Some(FakeTyping(typed)), _alive: held };
     let served = tokio::spawn(async move {
-        let hello =
-            ServerMessage::Session { session_id: "s1".to_owned(), created: true, replay_bytes: 0 };
+        let hello = ServerMessage::Session {
+            session_id: "s1".to_owned(),
+            created: true,
+            replay_bytes: 0,
+            place: None,
+        };
         let explain = |error| Failure::from(error).report(&crate::app::RequestId::new());
         let talk = Talk::over(server, stopping, times).await;
         talk.serve(Place { attachment, hello, tty, explain: &explain }).await;

@@ -23,12 +23,10 @@ use crate::agent::Agent;
 use crate::exec::command::Command;
 use crate::jobs::now;
 
-/// A client that has been let in.
-struct Entered {
-    session: Arc<Session>,
-    generation: u64,
-    created: bool,
-    replay: u64,
+/// One that has been let in.
+pub(super) struct Entered {
+    pub(super) session: Arc<Session>,
+    pub(super) generation: u64,
 }
 
 /// Serves one [`Attach`] until the client leaves or the session ends.
@@ -36,9 +34,9 @@ pub(crate) async fn serve(
     agent: &Arc<Agent>,
     request: &Attach,
     mut send: SendHalf,
-    mut recv: RecvHalf,
+    recv: RecvHalf,
 ) {
-    let entered = match enter(agent, request) {
+    let (entered, attached) = match enter(agent, request) {
         Ok(entered) => entered,
         Err(error) => {
             // Whoever asked may be gone.
@@ -46,19 +44,31 @@ pub(crate) async fn serve(
             return;
         }
     };
-    let (session, generation) = (Arc::clone(&entered.session), entered.generation);
-    let told = tokio::select! {
-        biased;
-        told = tell(&entered, &mut send) => told,
-        () = listen(agent, &session, generation, &mut recv) => Ok(false),
-    };
-    session.leave(generation);
-    if matches!(told, Ok(true)) {
-        agent.sessions.forget(&session);
+    if talk(agent, &entered, attached, send, recv).await {
+        agent.sessions.forget(&entered.session);
     }
 }
 
-fn enter(agent: &Arc<Agent>, request: &Attach) -> Result<Entered, WireError> {
+/// Lets one that is in see and be heard until either has enough; whether it knows how the session
+/// ended.
+pub(super) async fn talk(
+    agent: &Agent,
+    entered: &Entered,
+    hello: Response,
+    mut send: SendHalf,
+    mut recv: RecvHalf,
+) -> bool {
+    let Entered { session, generation } = entered;
+    let told = tokio::select! {
+        biased;
+        told = tell(entered, &hello, &mut send) => told,
+        () = listen(agent, session, *generation, &mut recv) => Ok(false),
+    };
+    session.leave(*generation);
+    matches!(told, Ok(true))
+}
+
+fn enter(agent: &Arc<Agent>, request: &Attach) -> Result<(Entered, Response), WireError> {
     let found = match &request.target {
         Target::Session { id, if_detached } => Some((agent.sessions.find(id)?, !if_detached)),
         Target::NewestOr(_) => agent.sessions.newest_detached().map(|found| (found, false)),
@@ -67,7 +77,7 @@ fn enter(agent: &Arc<Agent>, request: &Attach) -> Result<Entered, WireError> {
     let (session, take_over, created) = match (&request.target, found) {
         (_, Some((session, take_over))) => (session, take_over, false),
         (Target::New(new) | Target::NewestOr(new), None) => {
-            (create(agent, new, request.size)?, false, true)
+            (create(agent, None, new, request.size)?, false, true)
         }
         (Target::Session { id, .. }, None) => (agent.sessions.find(id)?, false, false),
     };
@@ -75,17 +85,23 @@ fn enter(agent: &Arc<Agent>, request: &Attach) -> Result<Entered, WireError> {
     if let Some(size) = request.size.filter(|_| !created) {
         session.resize(generation, size);
     }
-    Ok(Entered { session, generation, created, replay })
+    let attached = Response::Attached { session: session.info(), created, replay };
+    Ok((Entered { session, generation }, attached))
 }
 
-fn create(
+/// Starts a session under `id`, or under the next one that is free.
+///
+/// # Errors
+/// There are too many, or the command cannot be started.
+pub(super) fn create(
     agent: &Arc<Agent>,
+    id: Option<&str>,
     request: &NewSession,
     size: Option<WindowSize>,
 ) -> Result<Arc<Session>, WireError> {
     agent.sessions.check_limit()?;
     let command = Command::for_session(agent, request)?;
-    let id = agent.sessions.next_id();
+    let id = id.map_or_else(|| agent.sessions.next_id(), str::to_owned);
     launch(agent, &id, request, size, command, None)
 }
 
@@ -106,7 +122,9 @@ pub(super) fn launch(
     let state = State {
         ring: Ring::default(),
         client: None,
+        joined: Vec::new(),
         generation: 0,
+        size: ends.tty.as_ref().and_then(|tty| tty.terminal.size()),
         input: VecDeque::new(),
         input_ended: false,
         input_closed: false,
@@ -142,18 +160,15 @@ pub(super) fn launch(
     Ok(session)
 }
 
-/// Tells the client what was and what comes; whether it knows how the session ended.
-async fn tell(entered: &Entered, send: &mut SendHalf) -> Result<bool, MuxError> {
-    let Entered { session, generation, created, replay } = entered;
-    send.send_json(&Response::Attached {
-        session: session.info(),
-        created: *created,
-        replay: *replay,
-    })
-    .await?;
+/// Tells what was and what comes; whether how the session ended is known then.
+async fn tell(entered: &Entered, hello: &Response, send: &mut SendHalf) -> Result<bool, MuxError> {
+    let Entered { session, generation } = entered;
+    send.send_json(hello).await?;
     loop {
         match until(&session.told, || session.next(*generation)).await {
             Next::Output(piece) => send.send_data(FrameKind::Stdout, &piece).await?,
+            Next::Resized(size) => send.send_json(&Response::Resized(size)).await?,
+            Next::Skipped(bytes) => send.send_json(&Response::Skipped { bytes }).await?,
             Next::Exited(exited) => {
                 send.send_json(&Response::Exited(exited)).await?;
                 return Ok(true);

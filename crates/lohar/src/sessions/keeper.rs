@@ -193,18 +193,14 @@ impl Session {
     /// give, and until when it may wait.
     fn expects(&self) -> (usize, bool, Option<Instant>) {
         let state = lock(&self.state);
-        let room = match &state.client {
-            Some(client) => state.ring.room_after(client.cursor),
-            None => READ_MAX,
-        };
+        let room = state.taken().map_or(READ_MAX, |cursor| state.ring.room_after(cursor));
         let ends = state.input_ended && !state.input_closed;
         let has_input = !state.input.is_empty() || ends;
         let idle = || Some(state.idle_since + self.max_idle?);
-        let at = match (&state.client, state.hung_up) {
-            _ if state.killed => None,
-            (Some(_), _) => None,
-            (None, None) => idle(),
-            (None, Some(at)) => Some(at + GRACE),
+        let at = match state.hung_up {
+            _ if state.killed || state.is_attended() => None,
+            None => idle(),
+            Some(at) => Some(at + GRACE),
         };
         (room, has_input, at)
     }

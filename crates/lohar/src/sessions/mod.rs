@@ -7,10 +7,12 @@
 //! ```
 //!
 //! A [`keeper`] does all that the program is concerned with, whoever is attached. A client is known
-//! by its generation: what is left of one that was taken over can do nothing any more.
+//! by its generation: what is left of one that was taken over can do nothing any more. Others may
+//! have joined beside it: they never hold up the program while it has a client.
 
 mod attach;
 mod init;
+mod join;
 mod keeper;
 mod ring;
 mod terminal;
@@ -29,6 +31,8 @@ use tokio::time::Instant;
 
 pub(crate) use self::attach::serve;
 pub(crate) use self::init::start as start_init;
+use self::join::Joined;
+pub(crate) use self::join::serve as serve_join;
 use self::ring::Ring;
 use self::terminal::Terminal;
 use crate::activity::{Counted, Held};
@@ -84,8 +88,12 @@ struct Session {
 struct State {
     ring: Ring,
     client: Option<Client>,
-    /// Clients so far.
+    /// Those who have joined beside the client.
+    joined: Vec<Joined>,
+    /// Clients so far, those who joined included.
     generation: u64,
+    /// Size of the terminal, if there is or was one.
+    size: Option<WindowSize>,
     input: VecDeque<u8>,
     /// Whether the input ends after what is in `input`.
     input_ended: bool,
@@ -118,6 +126,8 @@ struct Client {
 /// What a client is to be told next.
 enum Next {
     Output(Vec<u8>),
+    Skipped(u64),
+    Resized(WindowSize),
     Exited(Exited),
     TakenOver,
 }
@@ -146,13 +156,13 @@ impl Sessions {
         found.ok_or_else(|| refuse(ErrorCode::UnknownSession, format!("there is no session {id}")))
     }
 
-    /// The newest session with a terminal that runs without a client.
+    /// The newest session with a terminal that runs without a client and has no name.
     fn newest_detached(&self) -> Option<Arc<Session>> {
         self.current(|inner| {
             let free = |session: &&Arc<Session>| {
                 let state = lock(&session.state);
                 let free = state.client.is_none() && state.exited.is_none();
-                free && session.tty && session.id != INIT
+                free && session.tty && !session.is_named()
             };
             inner.sessions.iter().rev().find(free).map(Arc::clone)
         })
@@ -218,9 +228,15 @@ impl Session {
             pid: state.pid.as_raw_nonzero().get(),
             exited: state.exited.as_ref().map(|(exited, _)| exited.clone()),
             attached: state.client.is_some(),
+            joined: u32::try_from(state.joined.len()).unwrap_or(u32::MAX),
             created_at: self.created_at,
             restarts: state.restarts,
         }
+    }
+
+    /// Whether its id is one that somebody gave it.
+    fn is_named(&self) -> bool {
+        self.id == INIT || join::is_name(&self.id)
     }
 
     fn is_living(&self) -> bool {
@@ -257,28 +273,43 @@ impl Session {
         Ok((generation, replay))
     }
 
-    /// Notes that the client of this generation has left; no other is touched.
+    /// Notes that whoever has this generation has left; no other is touched.
     fn leave(&self, generation: u64) {
         let mut state = lock(&self.state);
+        let before = state.joined.len();
+        state.joined.retain(|one| one.place.generation != generation);
+        let mut left = state.joined.len() < before;
         if state.client.as_ref().is_some_and(|client| client.generation == generation) {
             state.client = None;
+            left = true;
+        }
+        if left {
             state.idle_since = Instant::now();
             drop(state);
             self.wake.notify_one();
         }
     }
 
-    /// What the client of this generation is to be told next, if there is anything yet.
+    /// What whoever has this generation is to be told next, if there is anything yet.
     fn next(&self, generation: u64) -> Option<Next> {
         let mut state = lock(&self.state);
-        let State { ring, client, exited, .. } = &mut *state;
-        let Some(client) = client.as_mut().filter(|client| client.generation == generation) else {
-            return Some(Next::TakenOver);
+        let State { ring, client, joined, size, exited, .. } = &mut *state;
+        let client = client.as_mut().filter(|client| client.generation == generation);
+        let joined = joined.iter_mut().find(|one| one.place.generation == generation);
+        let place = match (client, joined) {
+            (Some(client), _) => client,
+            (None, Some(one)) => {
+                if let Some(next) = one.missed(ring, *size) {
+                    return Some(next);
+                }
+                &mut one.place
+            }
+            (None, None) => return Some(Next::TakenOver),
         };
-        if client.cursor < ring.end() {
-            let was_full = ring.room_after(client.cursor) == 0;
-            let (piece, next) = ring.read(client.cursor, DATA_CHUNK);
-            client.cursor = next;
+        if place.cursor < ring.end() {
+            let was_full = ring.room_after(place.cursor) == 0;
+            let (piece, next) = ring.read(place.cursor, DATA_CHUNK);
+            place.cursor = next;
             if was_full {
                 self.wake.notify_one();
             }
@@ -287,12 +318,12 @@ impl Session {
         exited.as_ref().map(|(exited, _)| Next::Exited(exited.clone()))
     }
 
-    /// Takes input of the client of this generation if there is room, or if it is not wanted
-    /// anyway; whether it was taken.
+    /// Takes input of whoever has this generation if there is room, or if it is not wanted anyway;
+    /// whether it was taken.
     fn take_input(&self, generation: u64, bytes: &[u8]) -> bool {
         let mut state = lock(&self.state);
-        let current = state.client.as_ref().is_some_and(|client| client.generation == generation);
-        if !current || state.input_closed || state.input_ended || state.exited.is_some() {
+        let heard = state.types(generation);
+        if !heard || state.input_closed || state.input_ended || state.exited.is_some() {
             return true;
         }
         if state.input.len() >= INPUT_MAX {
@@ -307,10 +338,14 @@ impl Session {
     }
 
     fn resize(&self, generation: u64, size: WindowSize) {
-        let state = lock(&self.state);
-        let current = state.client.as_ref().is_some_and(|client| client.generation == generation);
-        if let Some(terminal) = state.terminal.as_ref().filter(|_| current) {
+        let mut state = lock(&self.state);
+        let decides = state.decides_size(generation) && size.rows > 0 && size.cols > 0;
+        let terminal = state.terminal.as_ref().filter(|_| decides);
+        if let Some(terminal) = terminal {
             terminal.resize(size);
+            state.size = Some(size);
+            drop(state);
+            self.told.notify_waiters();
         }
     }
 

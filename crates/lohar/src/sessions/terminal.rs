@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{
-    InputModes, OptionalActions, Termios, Winsize, tcgetattr, tcsetattr, tcsetwinsize,
+    InputModes, OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -57,6 +57,11 @@ pub(super) struct Program {
 }
 
 impl Terminal {
+    pub(super) fn size(&self) -> Option<WindowSize> {
+        let size = tcgetwinsize(self.master.get_ref()).ok()?;
+        Some(WindowSize { rows: size.ws_row, cols: size.ws_col })
+    }
+
     /// Sets the size; programs in the foreground are told by the kernel.
     pub(super) fn resize(&self, size: WindowSize) {
         if size.rows == 0 || size.cols == 0 {

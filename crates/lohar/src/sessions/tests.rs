@@ -14,6 +14,7 @@ use crate::testing::{
 };
 
 mod init;
+mod join;
 mod programs;
 
 fn program(script: &str, tty: bool) -> NewSession {

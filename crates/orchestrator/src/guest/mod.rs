@@ -30,7 +30,7 @@ pub use jobs::{JobEvent, JobReading};
 pub(crate) use jobs::{find_job, jobs, kill, remove};
 pub(crate) use lost::Witness;
 pub(crate) use sessions::sessions;
-pub use sessions::{AttachEvent, AttachInput, Attachment};
+pub use sessions::{AttachEvent, AttachInput, Attachment, Joined};
 pub use tunnel::{Hold, Ready, Tunnel};
 
 use crate::{Error, Kind, Result};

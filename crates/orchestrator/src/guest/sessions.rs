@@ -3,7 +3,8 @@
 use proto::{
     frame::FrameKind,
     message::{
-        Attach, AttachControl, DetachReason, Exited, Request, Response, SessionInfo, WindowSize,
+        Attach, AttachControl, DetachReason, Exited, Join, Request, Response, SessionInfo,
+        WindowSize,
     },
     mux::{RecvHalf, SendHalf, Session},
 };
@@ -24,6 +25,10 @@ pub enum AttachEvent {
     Exited(Exited),
     /// The session goes on without this client; nothing follows.
     Detached(DetachReason),
+    /// The terminal of a session that was joined has another size.
+    Resized(WindowSize),
+    /// So many bytes of output came too fast for whoever has joined, and are left out here.
+    Skipped(u64),
 }
 
 /// A client's place in a session. When this and its [`AttachInput`] are dropped the session goes on
@@ -33,10 +38,20 @@ pub struct Attachment {
     session: SessionInfo,
     created: bool,
     replay: u64,
+    joined: Joined,
     send: Option<SendHalf>,
     recv: RecvHalf,
     witness: Witness,
     _busy: Busy,
+}
+
+/// What only those are told who join a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Joined {
+    /// Cursor of the first byte that comes.
+    pub start: u64,
+    /// Size of the terminal.
+    pub size: Option<WindowSize>,
 }
 
 /// The way into a session, usable while its output is read elsewhere.
@@ -55,12 +70,34 @@ impl Attachment {
         match ask(session, &Request::Attach(attach)).await? {
             (stream, Response::Attached { session, created, replay }) => {
                 let (send, recv) = stream.split();
-                let send = Some(send);
+                let (send, joined) = (Some(send), Joined::default());
                 busy.begun();
-                Ok(Self { session, created, replay, send, recv, witness, _busy: busy })
+                Ok(Self { session, created, replay, joined, send, recv, witness, _busy: busy })
             }
             (_, other) => Err(unexpected(&other)),
         }
+    }
+
+    pub(crate) async fn join(
+        session: &Session,
+        join: Join,
+        witness: Witness,
+        mut busy: Busy,
+    ) -> Result<Self> {
+        match ask(session, &Request::Join(join)).await? {
+            (stream, Response::Joined { session, created, start, replay, size }) => {
+                let (send, recv) = stream.split();
+                let (send, joined) = (Some(send), Joined { start, size });
+                busy.begun();
+                Ok(Self { session, created, replay, joined, send, recv, witness, _busy: busy })
+            }
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    /// What it was told besides if it has joined.
+    pub fn joined(&self) -> Joined {
+        self.joined
     }
 
     /// The session.
@@ -92,6 +129,8 @@ impl Attachment {
             FrameKind::Json => match serde_json::from_slice(&frame.payload) {
                 Ok(Response::Exited(exited)) => Ok(AttachEvent::Exited(exited)),
                 Ok(Response::Detached { reason }) => Ok(AttachEvent::Detached(reason)),
+                Ok(Response::Resized(size)) => Ok(AttachEvent::Resized(size)),
+                Ok(Response::Skipped { bytes }) => Ok(AttachEvent::Skipped(bytes)),
                 Ok(Response::Error(error)) => Err(error.into()),
                 Ok(other) => Err(unexpected(&other)),
                 Err(error) => Err(cut_off().caused_by(error)),
@@ -160,6 +199,7 @@ mod tests {
             attached: true,
             created_at: 0,
             restarts: 0,
+            joined: 0,
         }
     }
 
@@ -204,6 +244,30 @@ mod tests {
         assert_eq!(client.next().await.unwrap(), AttachEvent::Output(b"old".to_vec()));
         let detached = AttachEvent::Detached(DetachReason::TakenOver);
         assert_eq!(client.next().await.unwrap(), detached);
+    }
+
+    #[tokio::test]
+    async fn whoever_joins_is_told_of_sizes_and_of_what_is_left_out() {
+        const SIZE: WindowSize = WindowSize { rows: 2, cols: 3 };
+        let agent = FakeAgent::new(async |_, mut stream| {
+            let session = info();
+            let (created, start, replay, size) = (true, 7, 3, Some(SIZE));
+            let joined = Response::Joined { session, created, start, replay, size };
+            stream.send_json(&joined).await.unwrap();
+            stream.send_json(&Response::Skipped { bytes: 9 }).await.unwrap();
+            stream.send_json(&Response::Resized(WindowSize { rows: 4, cols: 5 })).await.unwrap();
+        })
+        .await;
+        let (witness, _publish) = witness(&agent.session);
+        let busy = Activity::new().begin(Work::Attachment).unwrap();
+        let session = "s1".to_owned();
+        let join = Join { session, new: None, size: None, input: false, resume: None };
+        let mut joined = Attachment::join(&agent.session, join, witness, busy).await.unwrap();
+        assert_eq!(joined.joined(), Joined { start: 7, size: Some(SIZE) });
+        assert_eq!((joined.created(), joined.replay()), (true, 3));
+        assert_eq!(joined.next().await.unwrap(), AttachEvent::Skipped(9));
+        let other = WindowSize { rows: 4, cols: 5 };
+        assert_eq!(joined.next().await.unwrap(), AttachEvent::Resized(other));
     }
 
     #[tokio::test]

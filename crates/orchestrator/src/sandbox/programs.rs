@@ -1,12 +1,13 @@
 //! Commands, jobs and sessions of a sandbox.
 
-use proto::message::{Attach, Exec, JobInfo, JobOutput, SessionInfo};
+use proto::message::{Attach, Exec, JobInfo, JobOutput, Join, SessionInfo};
 
 use super::Sandbox;
 use crate::{
     Error, Kind, Result,
     activity::Work,
     guest::{self, Attachment, Execution, JobReading, Started},
+    model::Caller,
 };
 
 impl Sandbox {
@@ -82,6 +83,17 @@ impl Sandbox {
         let (session, busy) = self.begin(Work::Attachment).await?;
         let attached = Attachment::start(&session, attach, self.witness(), busy).await;
         attached.map_err(|error| self.hint_sessions(error))
+    }
+
+    /// Joins a session beside its client. Dropping the attachment leaves it running.
+    ///
+    /// # Errors
+    /// Among others [`Kind::WrongState`] if its owner has stopped the sandbox and somebody else
+    /// calls.
+    pub async fn join(&self, caller: Caller, join: Join) -> Result<Attachment> {
+        let (session, busy) = self.begin_for(caller, Work::Attachment).await?;
+        let joined = Attachment::join(&session, join, self.witness(), busy).await;
+        joined.map_err(|error| self.hint_sessions(error))
     }
 
     /// Signals all processes of a session. One that has ended already is no error.

@@ -18,6 +18,8 @@ mod publications;
 mod published;
 mod sandboxes;
 mod schema;
+mod shared;
+mod shares;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -33,7 +35,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 pub(crate) use self::networks::Networks;
-use self::{directory::Directory, published::PublishedPorts, writer::Writer};
+use self::{directory::Directory, published::PublishedPorts, shared::OpenShares, writer::Writer};
 pub use crate::record::{Identity, Likeness, Record, SnapshotRecord, SnapshotState, State};
 use crate::{
     Error, Kind, Result,
@@ -58,6 +60,7 @@ pub struct Store {
     directory: Arc<Directory>,
     networks: Arc<Networks>,
     published: Arc<PublishedPorts>,
+    shares: Arc<OpenShares>,
 }
 
 impl Store {
@@ -68,10 +71,11 @@ impl Store {
         let reading = connection.transaction()?;
         directory.replace(users::list_with_keys(&reading)?);
         let published = Arc::new(PublishedPorts::of(publications::list(&reading)?));
+        let shares = Arc::new(OpenShares::of(shares::list(&reading)?));
         reading.finish()?;
         let networks = Networks { count: Pool::default().users(), taken: Vec::new() };
         let (writer, networks) = (Writer::start(connection)?, Arc::new(networks));
-        Ok(Self { writer, directory, networks, published })
+        Ok(Self { writer, directory, networks, published, shares })
     }
 
     /// The same store with other numbers for users' networks.
@@ -146,16 +150,18 @@ impl Store {
         self.writer.transaction(move |t| sandboxes::update(t, &id, generation, &state)).await
     }
 
-    /// Forgets a sandbox and what is published of it; its name and slot are free then. That it is
+    /// Forgets a sandbox, what is published of it and its shares; its name and slot are free then. That it is
     /// not there is no error.
     pub async fn delete_sandbox(&self, id: &SandboxId) -> Result<()> {
         let (id, published) = (id.clone(), Arc::clone(&self.published));
+        let shares = Arc::clone(&self.shares);
         self.writer
             .run(move |connection| {
                 let transaction = writer::begin(connection)?;
                 sandboxes::delete(&transaction, &id)?;
                 writer::commit(transaction)?;
                 published.forget_sandbox(&id);
+                shares.forget(|share| share.sandbox == id);
                 Ok(())
             })
             .await

@@ -79,6 +79,19 @@ pub(super) const MIGRATIONS: &[&str] = &[
         CHECK ((alias IS NULL) <> (host_port IS NULL))
     ) STRICT;
 ",
+    "
+    CREATE TABLE shares (
+        id           TEXT PRIMARY KEY NOT NULL,
+        sandbox      TEXT NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE,
+        owner        TEXT NOT NULL REFERENCES users (id),
+        token_sha256 TEXT NOT NULL CHECK (length(token_sha256) = 64),
+        read_only    INTEGER NOT NULL CHECK (read_only IN (0, 1)),
+        session      TEXT CHECK (session IS NULL OR json_valid(session)),
+        created_at   INTEGER NOT NULL,
+        expires_at   INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX shares_by_sandbox ON shares (sandbox);
+",
 ];
 
 /// How long to wait for another process that reads the file, such as a backup.

@@ -17,8 +17,8 @@ pub use self::file::{
 pub use self::identity::{Hello, Identify, Interface, Refresh, Welcome};
 pub use self::port::{Activity, PortInfo, Resting};
 pub use self::session::{
-    Attach, AttachControl, DetachReason, Init, NewSession, RestartPolicy, SessionInfo, Target,
-    WindowSize,
+    Attach, AttachControl, DetachReason, Init, Join, NewSession, RestartPolicy, Resume,
+    SessionInfo, Target, WindowSize,
 };
 
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,8 @@ pub enum Request {
     },
     /// Opens a session or joins one; see [`Attach`].
     Attach(Attach),
+    /// Joins a session beside its client; see [`Join`].
+    Join(Join),
     /// Lists the sessions, oldest first; answered by [`Response::Sessions`].
     Sessions,
     /// Starts the session named [`INIT`](crate::message::INIT); answered by [`Response::Done`].
@@ -212,6 +214,27 @@ pub enum Response {
         created: bool,
         /// How many of the bytes that follow are old output.
         replay: u64,
+    },
+    /// Answers [`Request::Join`]; `Stdout` frames follow.
+    Joined {
+        /// The session.
+        session: SessionInfo,
+        /// Whether it was made by this request.
+        created: bool,
+        /// Cursor of the first byte that follows: the one asked for, or the oldest that is kept.
+        start: u64,
+        /// How many of the bytes that follow are old output.
+        replay: u64,
+        /// Size of the terminal, if it has one.
+        #[serde(default)]
+        size: Option<WindowSize>,
+    },
+    /// The terminal of a session that was joined has another size.
+    Resized(WindowSize),
+    /// Whoever has joined was too slow for output that is not kept any more.
+    Skipped {
+        /// How much of it is left out here.
+        bytes: u64,
     },
     /// The session goes on without this host's stream; last frame of an attachment.
     Detached {

@@ -40,6 +40,40 @@ pub enum Target {
     NewestOr(NewSession),
 }
 
+/// Joins a session beside the client that it has, which keeps it. Answered by
+/// [`Response::Joined`](super::Response::Joined), then `Stdout` frames from where that says on, and
+/// [`Response::Resized`](super::Response::Resized) whenever the terminal has another size and
+/// [`Response::Skipped`](super::Response::Skipped) where one was too slow; the last frame is
+/// [`Response::Exited`](super::Response::Exited). The host sends what it sends to an [`Attach`]; one
+/// that does not type is not heard, and while the session has a client only that decides the size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// Id of the session.
+    pub session: String,
+    /// What is made under that id if no session of it lives.
+    #[serde(default)]
+    pub new: Option<NewSession>,
+    /// Size of the terminal of the one who joins.
+    #[serde(default)]
+    pub size: Option<WindowSize>,
+    /// Whether the one who joins types.
+    #[serde(default)]
+    pub input: bool,
+    /// Where it was when it left.
+    #[serde(default)]
+    pub resume: Option<Resume>,
+}
+
+/// A place in the output of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// [`SessionInfo::created_at`] of the session; another one with that id is read from the
+    /// beginning.
+    pub created_at: i64,
+    /// Cursor of the first byte that is wanted.
+    pub cursor: u64,
+}
+
 /// A session to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewSession {
@@ -105,6 +139,9 @@ pub struct SessionInfo {
     pub exited: Option<Exited>,
     /// Whether it has a client.
     pub attached: bool,
+    /// How many have joined it besides.
+    #[serde(default)]
+    pub joined: u32,
     /// When it was made, seconds since the Unix epoch.
     pub created_at: i64,
     /// How often its program was started again.

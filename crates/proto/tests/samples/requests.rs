@@ -2,7 +2,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use proto::message::{
     Attach, AttachControl, Detach, Exec, FileList, FileRead, FileWrite, Hello, Identify, Init,
-    Interface, JobOutput, NewSession, Refresh, Request, RestartPolicy, Target, WindowSize,
+    Interface, JobOutput, Join, NewSession, Refresh, Request, RestartPolicy, Resume, Target,
+    WindowSize,
 };
 
 use super::{every, text, words};
@@ -33,6 +34,7 @@ pub(crate) fn requests() -> Vec<Request> {
         R::JobRemove { .. } => [R::JobRemove { job: text("j1") }],
         R::Kill { .. } => [R::Kill { id: text("j1"), signal: 15 }],
         R::Attach(_) => attaches().into_iter().map(R::Attach),
+        R::Join(_) => joins().map(R::Join),
         R::Sessions => [R::Sessions],
         R::StartInit(_) => inits().into_iter().map(R::StartInit),
         R::FileRead(_) => [
@@ -99,6 +101,18 @@ fn attaches() -> Vec<Attach> {
     let sized = targets.into_iter().map(|target| Attach { target, size });
     let target = Target::Session { id: text("init"), if_detached: false };
     sized.chain([Attach { target, size: None }]).collect()
+}
+
+fn joins() -> [Join; 2] {
+    let join = Join {
+        session: text("shr_0123456789ab"),
+        new: Some(new_session()),
+        size: Some(WindowSize { rows: 24, cols: 80 }),
+        input: true,
+        resume: Some(Resume { created_at: 1_700_000_000, cursor: 1 << 40 }),
+    };
+    let watch = Join { session: text("s1"), new: None, size: None, input: false, resume: None };
+    [join, watch]
 }
 
 fn inits() -> Vec<Init> {

@@ -1,6 +1,6 @@
 use proto::message::{
     Activity, Change, ChangeKind, DetachReason, ErrorCode, Exited, FileEntry, FileKind, FileStat,
-    JobInfo, JobState, PortInfo, Response, Resting, SessionInfo, Welcome, WireError,
+    JobInfo, JobState, PortInfo, Response, Resting, SessionInfo, Welcome, WindowSize, WireError,
 };
 
 use super::{every, text, words};
@@ -27,6 +27,17 @@ pub(crate) fn responses() -> Vec<Response> {
         R::Attached { .. } => [
             R::Attached { session: session(None), created: true, replay: 65_536 },
         ],
+        R::Joined { .. } => [
+            R::Joined {
+                session: session(None),
+                created: true,
+                start: 1 << 40,
+                replay: 65_536,
+                size: Some(WindowSize { rows: 24, cols: 80 }),
+            },
+        ],
+        R::Resized(_) => [R::Resized(WindowSize { rows: 24, cols: 80 })],
+        R::Skipped { .. } => [R::Skipped { bytes: 1 << 20 }],
         R::Detached { .. } => detach_reasons().into_iter().map(|reason| R::Detached { reason }),
         R::Sessions { .. } => [
             R::Sessions { sessions: vec![session(None), session(Some(killed()))] },
@@ -140,6 +151,7 @@ fn session(exited: Option<Exited>) -> SessionInfo {
         attached: true,
         created_at: 1_700_000_000,
         restarts: 2,
+        joined: 3,
     }
 }
 

@@ -8,6 +8,7 @@ mod ports;
 mod publish;
 mod sandboxes;
 mod sessions;
+mod share;
 mod snapshots;
 mod users;
 

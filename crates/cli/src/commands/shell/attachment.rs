@@ -175,7 +175,12 @@ fn said(message: Message, printer: &Printer) -> Result<Option<End>> {
             ServerMessage::Exit { exit_code } => return Ok(Some(End::Exit(exit_code))),
             ServerMessage::Detached { reason } => return Ok(Some(End::Detached(reason))),
             ServerMessage::Error(body) => return Err(ClientError::Api(Box::new(body)).into()),
-            ServerMessage::Session { .. } | ServerMessage::Unknown => {}
+            // Of shared terminals, which this is none of, and of a newer daemon.
+            ServerMessage::Session { .. }
+            | ServerMessage::Connected(_)
+            | ServerMessage::Resized { .. }
+            | ServerMessage::Skipped { .. }
+            | ServerMessage::Unknown => {}
         },
         Message::Close(_) => return Ok(Some(End::Lost)),
         Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
