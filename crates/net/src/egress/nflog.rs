@@ -99,7 +99,7 @@ impl Nflog {
                 },
             };
             for (packet, verdict) in packets(&buffer[..size.min(BUFFER_SIZE)]) {
-                guard.note_packet(packet.source, packet.destination, packet.protocol, &verdict);
+                guard.note_packet(packet.source, packet.destination, packet.protocol, verdict);
             }
         }
     }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     address::{Place, Pool},
     dns::{self, Upstreams},
-    policy::Egress,
+    policy::{Egress, Reach},
 };
 
 /// Says whose a source address is.
@@ -86,8 +86,8 @@ impl Service {
 
     /// Says who is at a place and what it may reach from now on. Connections through the proxy
     /// that may no longer be are cut.
-    pub fn set(&self, place: Place, name: &str, egress: Egress) {
-        self.guard.set(place, name, egress);
+    pub fn set(&self, place: Place, name: &str, reach: impl Into<Reach>) {
+        self.guard.set(place, name, reach.into());
     }
 
     /// Nobody is at this place any more: its connections are cut and its log goes.

@@ -14,7 +14,7 @@ use crate::{
 
 fn policy(mode: Mode, cidrs: &[&str]) -> Policy {
     let cidrs = cidrs.iter().map(|range| range.parse().unwrap()).collect();
-    Policy { egress: Egress { mode, hosts: Vec::new(), cidrs }, caps: Caps::default() }
+    Policy { egress: Egress { mode, cidrs, ..Egress::default() }, caps: Caps::default() }
 }
 
 #[test]

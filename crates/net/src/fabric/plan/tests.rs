@@ -22,7 +22,7 @@ fn settings() -> Settings {
 fn a_policy_is_said_in_full() {
     let cidrs =
         ["192.168.1.7/24", "192.168.1.9/32", "fd00::/8"].map(|range| range.parse().unwrap());
-    let egress = Egress { mode: Mode::Allowlist, hosts: Vec::new(), cidrs: cidrs.to_vec() };
+    let egress = Egress { mode: Mode::Allowlist, cidrs: cidrs.to_vec(), ..Egress::default() };
     let caps = Caps { bytes_per_second: Some(125_000), packets_per_second: Some(2000) };
     let items = policy_items(place(5, 17), &Policy { egress, caps });
     let added = change(&Items::default(), &items);
@@ -82,7 +82,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         .prop_map(|(address, prefix)| IpNet::V4(Ipv4Net::new_assert(address.into(), prefix)));
     let caps = (any::<Option<u32>>(), any::<Option<u32>>());
     (mode, proptest::collection::vec(range, 0..8), caps).prop_map(|(mode, cidrs, caps)| Policy {
-        egress: Egress { mode, hosts: Vec::new(), cidrs },
+        egress: Egress { mode, cidrs, ..Egress::default() },
         caps: Caps { bytes_per_second: caps.0, packets_per_second: caps.1 },
     })
 }
