@@ -32,8 +32,7 @@ pub(crate) fn forbidden(reason: &Reason, host: Option<&str>, to: SocketAddrV4) -
         Reason::UserPolicy => "The policy of the sandbox's user",
         _ => "The sandbox's allow-list",
     };
-    let body =
-        format!("{whose} does not let this request to {what} through: {why} ({reason}).\n");
+    let body = format!("{whose} does not let this request to {what} through: {why} ({reason}).\n");
     format!(
         "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain; charset=utf-8\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",

@@ -146,7 +146,8 @@ impl Connection<'_> {
             let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let Some((said, bound)) = standing else { continue };
             let forbidden = self.proxy.guard.directory.forbidden();
-            let judge = |policy: &Egress| decide(policy, forbidden, &bound, self.destination, &said);
+            let judge =
+                |policy: &Egress| decide(policy, forbidden, &bound, self.destination, &said);
             let verdict = judge(&reach.holds).blame(&reach, |asked| judge(asked).is_allowed());
             if !verdict.is_allowed() {
                 let host = said_host(&said).or_else(|| bound.first().cloned());

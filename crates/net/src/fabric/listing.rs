@@ -12,7 +12,7 @@ use super::{
     findings::{Finding, Problem},
     namespace::Namespace,
     nft,
-    rules::CONNECTIONS,
+    rules::BY_PACKETS,
 };
 
 /// What changes by itself or does not matter.
@@ -49,7 +49,7 @@ fn parts(objects: Vec<Value>) -> Parts {
                 "rule" => format!("the rules in chain {}", text("chain")),
                 kind => format!("{kind} {}", text("name")),
             };
-            if text("name") == CONNECTIONS
+            if BY_PACKETS.contains(&text("name").as_str())
                 && let Value::Object(fields) = &mut body
             {
                 fields.remove("elem");

@@ -41,7 +41,7 @@ pub use self::{
     error::NetError,
     findings::{Finding, Problem},
     ranges::usable,
-    settings::{Caps, Known, LOG_PASSED, LOG_REFUSED, Link, Policy, Settings, Uplink},
+    settings::{Caps, Known, LOG_PASSED, LOG_REFUSED, Policy, Settings, Uplink},
     tap::Tap,
 };
 use self::{links::Links, namespace::Namespace, plan::Plan, uplink::Host};
@@ -109,6 +109,21 @@ impl Networks {
         Ok(networks)
     }
 
+    /// Removes from the host what a daemon with this tag has left there, if it has.
+    ///
+    /// # Errors
+    /// What the kernel or nft refused.
+    pub async fn clear_host(tag: &str) -> Result<(), NetError> {
+        let settings = Settings::named(tag).checked()?;
+        let host = Host::open(Namespace::current().map_err(NetError::namespace)?).await?;
+        match host.has_any(&settings).await {
+            Ok(true) => host.close(&settings).await,
+            // Without the tool nothing can have been made.
+            Ok(false) | Err(NetError::NoNft) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The namespace, to be kept open by VMs so that a later daemon can adopt it.
     pub fn namespace(&self) -> BorrowedFd<'_> {
         self.own.as_fd()
@@ -158,11 +173,8 @@ impl Networks {
     /// # Errors
     /// [`NetError::NoNetwork`] if its user's network has not been added, [`NetError::Busy`] if a
     /// VM still has the interface.
-    pub async fn attach(&self, place: Place, link: Link) -> Result<Tap, NetError> {
-        let bridge = match link {
-            Link::Network => Some(self.bridge(place.network())?),
-            Link::Isolated => None,
-        };
+    pub async fn attach(&self, place: Place) -> Result<Tap, NetError> {
+        let bridge = self.bridge(place.network())?;
         let name = place.tap();
         let make = move || {
             Tap::make(name.clone()).map_err(|source| match source.kind() {
@@ -171,15 +183,9 @@ impl Networks {
             })
         };
         let tap = self.own.inside(make).await.map_err(NetError::namespace)??;
-        match bridge {
-            // The stack above must not answer what an isolated sandbox asks.
-            None => self.links.change(tap.name(), |link| link.arp(false).up()).await?,
-            Some(bridge) => {
-                self.links.change(tap.name(), |link| link.controller(bridge).up()).await?;
-                self.links.neighbour(bridge, place.address(), place.mac()).await?;
-                self.links.settle(bridge).await?;
-            }
-        }
+        self.links.change(tap.name(), |link| link.controller(bridge).up()).await?;
+        self.links.neighbour(bridge, place.address(), place.mac()).await?;
+        self.links.settle(bridge).await?;
         Ok(tap)
     }
 
@@ -188,14 +194,31 @@ impl Networks {
     /// # Errors
     /// What nft refused.
     pub async fn set_policy(&self, place: Place, policy: Policy) -> Result<(), NetError> {
+        self.set_policies(vec![(place, policy)]).await
+    }
+
+    /// As [`set_policy`](Self::set_policy) for several sandboxes at once.
+    ///
+    /// # Errors
+    /// What nft refused; then none of it holds before the next change.
+    pub async fn set_policies(&self, policies: Vec<(Place, Policy)>) -> Result<(), NetError> {
         let mut state = self.state.lock().await;
-        let old = state.plan.policy(place);
-        if old == policy && !state.uncertain {
-            return Ok(());
+        let mut script = String::new();
+        let mut changed = false;
+        for (place, policy) in policies {
+            let old = state.plan.policy(place);
+            if old == policy {
+                continue;
+            }
+            changed = true;
+            let (old, new) = (plan::policy_items(place, &old), plan::policy_items(place, &policy));
+            state.plan.set(place, policy);
+            script.push_str(&plan::change(&old, &new));
         }
-        let (old, new) = (plan::policy_items(place, &old), plan::policy_items(place, &policy));
-        state.plan.set(place, policy);
-        self.apply(&mut state, plan::change(&old, &new)).await
+        match changed || state.uncertain {
+            true => self.apply(&mut state, script).await,
+            false => Ok(()),
+        }
     }
 
     /// Sets the default policy, as for a place that somebody else will get.

@@ -9,7 +9,7 @@ use super::{
     listing,
     namespace::Namespace,
     nft,
-    plan::{UPLINK, UplinkRange},
+    plan::{Plan, UPLINK, UplinkRange},
     ranges, rules,
     settings::Settings,
     sysctl,
@@ -71,11 +71,12 @@ impl Host {
     /// Makes everything so. The rules come first, so that no packet passes before they hold.
     pub(super) async fn ensure(
         &self,
-        settings: &Settings,
+        plan: &Plan,
         range: UplinkRange,
         own: (&Namespace, &Links),
     ) -> Result<(), NetError> {
-        nft::apply(&self.namespace, rules::host(settings, range)).await?;
+        let settings = &plan.settings;
+        nft::apply(&self.namespace, rules::host(plan, range)).await?;
         let name = settings.host_link();
         let (here, there) = (self.links.all().await?, own.1.all().await?);
         let whole = here.iter().any(|l| l.name == name) && there.iter().any(|l| l.name == UPLINK);
@@ -104,6 +105,16 @@ impl Host {
         self.ensure_exception(settings).await
     }
 
+    /// Whether anything of ours is in the host.
+    pub(super) async fn has_any(&self, settings: &Settings) -> Result<bool, NetError> {
+        let (link, table) = (settings.host_link(), settings.host_table());
+        if self.links.all().await?.iter().any(|seen| seen.name == link) {
+            return Ok(true);
+        }
+        let tables = nft::list(&self.namespace, &["tables"]).await?;
+        Ok(tables.iter().any(|object| object["table"]["name"] == *table))
+    }
+
     /// Removes everything of ours from the host.
     pub(super) async fn close(&self, settings: &Settings) -> Result<(), NetError> {
         self.remove_link(settings).await?;
@@ -115,12 +126,13 @@ impl Host {
     /// What of ours in the host is not as it should be, and what of others is in the way.
     pub(super) async fn drift(
         &self,
-        settings: &Settings,
+        plan: &Plan,
         range: UplinkRange,
-        networks: &[ipnet::Ipv4Net],
     ) -> Result<Vec<Finding>, NetError> {
+        let settings = &plan.settings;
+        let networks: Vec<_> = plan.networks.values().map(|network| network.range()).collect();
         let table = format!("inet {}", settings.host_table());
-        let expected = listing::expected(rules::host(settings, range)).await?;
+        let expected = listing::expected(rules::host(plan, range)).await?;
         let actual = listing::actual(&self.namespace).await?;
         let mut findings = listing::compare(&expected, &actual, |name| name == table);
         let links = self.links.all().await?;

@@ -68,10 +68,7 @@ impl Egress {
     /// The same without a way to what is closed to all.
     #[must_use]
     pub fn without_opening(mut self) -> Self {
-        if self.mode != Mode::Open {
-            self.outside.append(&mut self.cidrs);
-        }
-        self.cidrs.clear();
+        self.outside.append(&mut self.cidrs);
         self
     }
 

@@ -29,8 +29,8 @@ use crate::{
 impl Orchestrator {
     /// Changes what its owner may change of a sandbox.
     pub async fn edit(&self, owner: &User, sandbox: &Sandbox, edit: Edit) -> Result<SandboxView> {
-        if let Some(egress) = &edit.egress {
-            admission::check_egress(egress, &self.node.networking.forbidden(), owner.admin)?;
+        if let Some(Some(egress)) = &edit.egress {
+            admission::check_egress(egress, &self.node.networking.forbidden(), owner)?;
         }
         sandbox.edit(edit).await
     }

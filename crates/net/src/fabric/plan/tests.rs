@@ -15,7 +15,8 @@ fn place(user: u16, host: u16) -> Place {
 
 fn settings() -> Settings {
     let (pool, forbidden) = (Pool::default(), Vec::new());
-    Settings { tag: "a".into(), pool, uplink: Uplink::None, proxy_port: 3129, forbidden }
+    let (tag, uplink, tracked) = ("a".into(), Uplink::None, None);
+    Settings { tag, pool, uplink, proxy_port: 3129, forbidden, tracked }
 }
 
 #[test]
@@ -38,6 +39,7 @@ add element bridge bhatti to_bytes { \"bt5-17\" : \"to_5_17_b125000\" }
 add element bridge bhatti to_packets { \"bt5-17\" : \"to_5_17_p2000\" }
 add element inet bhatti allowed { 10.208.20.17 . 192.168.1.0/24 }
 add element inet bhatti inspected { 10.208.20.17 }
+add element inet bhatti ranged { 10.208.20.17 }
 add element inet bhatti restricted { 10.208.20.17 }
 "
     );
@@ -47,8 +49,10 @@ add element inet bhatti restricted { 10.208.20.17 }
         change(&items, &denied),
         "add element inet bhatti allowed { 10.208.20.17 . 192.168.1.0/24 }
 add element inet bhatti inspected { 10.208.20.17 }
+add element inet bhatti ranged { 10.208.20.17 }
 delete element inet bhatti allowed { 10.208.20.17 . 192.168.1.0/24 }
 delete element inet bhatti inspected { 10.208.20.17 }
+delete element inet bhatti ranged { 10.208.20.17 }
 "
     );
 }
