@@ -26,7 +26,7 @@ pub(super) type Parts = BTreeMap<(String, String), Vec<String>>;
 
 /// What a namespace's rules would be after this script, and nothing else.
 pub(super) async fn expected(script: String) -> Result<Parts, NetError> {
-    let scratch = Namespace::create().map_err(NetError::namespace)?;
+    let scratch = Namespace::create().await.map_err(NetError::namespace)?;
     nft::apply(&scratch, script).await?;
     actual(&scratch).await
 }

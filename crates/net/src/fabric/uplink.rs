@@ -33,6 +33,11 @@ impl Host {
         Ok(Self { namespace, links })
     }
 
+    /// Where it is.
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Every range that the host has an address in or a route to, without what we made.
     pub(super) async fn used(
         &self,

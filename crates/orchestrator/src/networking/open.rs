@@ -86,7 +86,9 @@ impl Open {
         let mut all = self.standing.lock().await;
         all.remove(&place);
         self.service.forget(place);
-        self.fabric.clear_policy(place).await
+        let cleared = self.fabric.clear_policy(place).await;
+        self.fabric.forget_connections(place).await;
+        cleared
     }
 
     /// A user is gone, and nobody is in its network.
