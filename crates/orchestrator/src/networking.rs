@@ -70,6 +70,10 @@ const RETRIES: [Duration; 4] = [
     Duration::from_secs(600),
 ];
 
+/// Most connections through the proxy that wait for a sandbox that is on disk. Each costs the daemon
+/// two descriptors.
+const KEPT_ASLEEP: usize = 64;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Networking {
@@ -267,13 +271,21 @@ impl Networking {
     /// What is not as it should be; nothing if there are no networks yet.
     pub(crate) async fn drift(&self) -> Result<Option<Vec<Finding>>> {
         let Some(open) = self.open.get() else { return Ok(None) };
-        open.fabric.drift().await.map(Some).map_err(unavailable)
+        open.fabric.drift().await.map(Some).map_err(unknown)
     }
 
     /// Makes everything as it should be, and says what was not.
     pub(crate) async fn repair(&self) -> Result<Option<Vec<Finding>>> {
         let Some(open) = self.open.get() else { return Ok(None) };
-        open.fabric.repair().await.map(Some).map_err(unavailable)
+        open.fabric.repair().await.map(Some).map_err(unknown)
+    }
+
+    /// A sandbox's guest does not run, and connections that wait for it do so for nothing if it
+    /// never will, or for who knows how long.
+    pub(crate) fn rests(&self, record: &Record, for_good: bool) {
+        if let (Some(open), Some(place)) = (self.open.get(), self.place(record)) {
+            open.service.trim(place, if for_good { 0 } else { KEPT_ASLEEP });
+        }
     }
 
     /// Nothing holds for a sandbox's place any more: the next one to have it begins anew.
@@ -397,6 +409,14 @@ pub(crate) async fn loose() -> Result<Nic> {
             .hint("the daemon has to run as root, and /dev/net/tun has to be there")
     })?;
     Ok(Nic { tap: tap.into_fd(), namespace: None })
+}
+
+/// Networks could not be looked at or mended.
+fn unknown(error: NetError) -> Error {
+    let message = format!("networks cannot be looked after: {error}");
+    Error::new(Kind::NetworkUnavailable, message)
+        .hint("the daemon's log may say more; try again, or restart the daemon")
+        .caused_by(error)
 }
 
 fn unavailable(error: NetError) -> Error {

@@ -89,7 +89,7 @@ impl Proxy {
     /// Accepts until `stop`.
     pub(crate) async fn run(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         stop: CancellationToken,
         tasks: TaskTracker,
     ) {
@@ -109,7 +109,7 @@ impl Proxy {
         let Some(place) = self.guard.locate(source) else { return };
         let Some(policy) = self.guard.directory.policy(place) else { return };
         let Ok(destination) = (self.original)(&client) else { return };
-        let Some(_turn) = self.guard.connections.take(place) else {
+        let Some(turn) = self.guard.connections.take(place) else {
             let verdict = Verdict::Denied(Reason::Limit);
             self.guard.log.record(place, target(destination, None, &verdict));
             return reset(&client);
@@ -124,6 +124,7 @@ impl Proxy {
         tokio::select! {
             () = connection.serve(client) => {}
             () = connection.revoked(policy) => {}
+            () = turn.ended() => {}
         }
     }
 }
