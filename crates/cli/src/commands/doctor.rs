@@ -1,6 +1,7 @@
 //! Checks the host: [`facts`] are collected first, [`judge`] then says what they mean.
 
 mod facts;
+mod forwarding;
 pub(super) mod host;
 mod judge;
 

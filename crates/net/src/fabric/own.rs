@@ -26,6 +26,9 @@ impl Networks {
         sysctl::ensure(&self.own, &sysctl::OWN).await?;
         if state.plan.settings.uplink == Uplink::Host {
             self.choose_uplink(&mut state.plan).await?;
+            if state.plan.closed.is_none() {
+                state.plan.closed = Some(self.host.closed(&state.plan.settings).await?);
+            }
         }
         self.apply(state, String::new()).await?;
         let seen = self.links.all().await?;

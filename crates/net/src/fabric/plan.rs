@@ -34,6 +34,9 @@ pub(super) struct Plan {
     pub(super) uplink: Option<UplinkRange>,
     /// How many connections there may be.
     pub(super) connections: Connections,
+    /// The host's interfaces between which nothing was forwarded before we had it forward; not known
+    /// before it was looked at.
+    pub(super) closed: Option<Vec<String>>,
     /// Whether the kernel can tell a sender that something is refused; packets vanish otherwise.
     pub(super) rejects: bool,
 }
@@ -129,8 +132,15 @@ impl Plan {
         let networks = known.networks.into_iter().map(|n| (n.index(), n)).collect();
         let connections = Connections::of(settings.tracked.unwrap_or_else(tracked));
         let policies = BTreeMap::new();
-        let mut plan =
-            Self { settings, networks, policies, uplink: None, connections, rejects: true };
+        let mut plan = Self {
+            settings,
+            networks,
+            policies,
+            uplink: None,
+            connections,
+            closed: None,
+            rejects: true,
+        };
         for (place, policy) in known.policies {
             plan.set(place, policy);
         }

@@ -202,18 +202,28 @@ const OWN_TRAFFIC: &str = "    chain output {
     }
 ";
 
-/// Our table in the host. It judges only what comes from or goes to our link. What somebody
-/// else's rules have sent to another place, such as a container's published port, is none of
-/// the internet.
+/// The set of the host's interfaces between which nothing was forwarded before us.
+pub(super) const CLOSED: &str = "closed";
+
+/// Our table in the host. It judges what comes from or goes to our link, and what the host would not
+/// have forwarded if not for us. What somebody else's rules have sent to another place, such as a
+/// container's published port, is none of the internet.
 pub(super) fn host(plan: &Plan, range: UplinkRange) -> String {
     let (settings, range) = (&plan.settings, range.0);
     let (table, link) = (settings.host_table(), settings.host_link());
     let (mask, share) = (SHARES - 1, plan.connections.share);
+    let names: Vec<String> =
+        plan.closed.iter().flatten().map(|name| format!("\"{name}\"")).collect();
+    let elements = match names.is_empty() {
+        true => String::new(),
+        false => format!(" elements = {{ {} }};", names.join(", ")),
+    };
     format!(
         "add table inet {table}
 delete table inet {table}
 table inet {table} {{
     set shares {{ type inet_service; size {SHARES}; flags dynamic; }}
+    set {CLOSED} {{ type ifname;{elements} }}
     chain input {{
         type filter hook input priority filter; policy accept;
         iifname != \"{link}\" return
@@ -222,6 +232,7 @@ table inet {table} {{
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
+        iifname @{CLOSED} oifname @{CLOSED} ct state new drop
         oifname \"{link}\" ct state established,related accept
         oifname \"{link}\" drop
         iifname != \"{link}\" return

@@ -110,6 +110,26 @@ impl Host {
         self.ensure_exception(settings).await
     }
 
+    /// Interfaces between which the host forwarded nothing before we had it do so: those that it has
+    /// now if it does not yet, or those that an earlier daemon found.
+    pub(super) async fn closed(&self, settings: &Settings) -> Result<Vec<String>, NetError> {
+        if !sysctl::differing(&self.namespace, &sysctl::HOST).await?.is_empty() {
+            let links = self.links.all().await?;
+            let others = links.into_iter().map(|link| link.name);
+            return Ok(others
+                .filter(|name| *name != settings.host_link() && name != "lo")
+                .collect());
+        }
+        let sets = nft::list(&self.namespace, &["sets"]).await?;
+        let ours = sets
+            .iter()
+            .map(|object| &object["set"])
+            .find(|set| set["table"] == *settings.host_table() && set["name"] == *rules::CLOSED);
+        let names = ours.and_then(|set| set["elem"].as_array());
+        let text = |name: &Value| name.as_str().map(str::to_owned);
+        Ok(names.into_iter().flatten().filter_map(text).collect())
+    }
+
     /// Whether anything of ours is in the host.
     pub(super) async fn has_any(&self, settings: &Settings) -> Result<bool, NetError> {
         let (link, table) = (settings.host_link(), settings.host_table());
@@ -145,7 +165,7 @@ impl Host {
         for ((key, wanted), found) in sysctl::differing(&self.namespace, &sysctl::HOST).await? {
             findings.push(Finding::Sysctl { key, wanted, found });
         }
-        findings.extend(self.closed(settings).await?);
+        findings.extend(self.in_the_way(settings).await?);
         for by in ranges::networks(&self.used(Some(range)).await?) {
             let mine = networks.iter().chain([&range.0]).filter(|r| ranges::overlap(**r, by));
             findings.extend(mine.map(|range| Finding::RangeTaken { range: *range, by }));
@@ -162,7 +182,7 @@ impl Host {
     }
 
     /// Base chains of others that drop what is forwarded and that we have no exception in.
-    async fn closed(&self, settings: &Settings) -> Result<Vec<Finding>, NetError> {
+    async fn in_the_way(&self, settings: &Settings) -> Result<Vec<Finding>, NetError> {
         let (docker, exceptions) = self.exceptions(settings).await?;
         let mut findings = Vec::new();
         for chain in nft::list(&self.namespace, &["chains"]).await? {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddrV4;
 
+use ipnet::Ipv4Net;
 use net::{
     address::Pool,
     fabric::{Known, Networks, Policy, Settings, Uplink},
@@ -10,7 +11,7 @@ use net::{
 
 use crate::{
     frames::{Datagram, Guest, has},
-    rig::{INTERNET, LAN, PORT, World, guest, hear, networks, on_a_host, settings},
+    rig::{INTERNET, LAN, Machine, PORT, World, guest, hear, networks, on_a_host, settings},
 };
 
 /// Networks of so many users on a host that tracks so many connections.
@@ -183,6 +184,39 @@ fn a_range_that_no_admin_gave_opens_nothing_that_is_closed() {
         world.round_trip(&one, "opened");
         networks.close().await.unwrap();
     });
+}
+
+#[test]
+fn a_host_that_did_not_route_does_so_for_its_sandboxes_only() {
+    for routed in [false, true] {
+        on_a_host(|| async move {
+            let world = World::new().await;
+            let before = if routed { "1" } else { "0" };
+            fs_err::write("/proc/sys/net/ipv4/ip_forward", before).unwrap();
+            let first = networks("a", Uplink::Host).await;
+            let kept = first.namespace().try_clone_to_owned().unwrap();
+            drop(first);
+            // The next daemon finds that it routes, and knows since when.
+            let settings = settings("a", Uplink::Host);
+            let networks = Networks::open(settings, Known::default(), Some(kept)).await.unwrap();
+            networks.add_network(Pool::default().user(0)).await.unwrap();
+            world.lan.send_to(b"across", (INTERNET, PORT)).unwrap();
+            if routed {
+                assert_eq!(hear(&world.internet).0, "across");
+            }
+            // What comes later is somebody else's affair.
+            let later = Machine::new();
+            let net = |address: [u8; 4]| Ipv4Net::new(address.into(), 24).unwrap();
+            later.join("later0", net([192, 168, 60, 1]), net([192, 168, 60, 9])).await;
+            let socket = later.hear([192, 168, 60, 9].into(), PORT);
+            socket.send_to(b"container", (INTERNET, PORT)).unwrap();
+            assert_eq!(hear(&world.internet).0, "container");
+            world.round_trip(&guest(&networks, 0, 2).await, "marker");
+            world.assert_quiet();
+            assert!(networks.drift().await.unwrap().is_empty());
+            networks.close().await.unwrap();
+        });
+    }
 }
 
 #[test]

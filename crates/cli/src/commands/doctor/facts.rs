@@ -16,7 +16,10 @@ use vmm::{
     cgroup::Hierarchy,
 };
 
-use super::host::{self, DataDir, Memory};
+use super::{
+    forwarding,
+    host::{self, DataDir, Memory},
+};
 use crate::{
     app::App,
     commands::{
@@ -100,6 +103,8 @@ pub(super) struct Facts {
     /// Whether interfaces for VMs can be made.
     pub(super) taps: Result<(), String>,
     pub(super) networks: Networks,
+    /// Whether the host forwards packets for anybody.
+    pub(super) forwards_for_anybody: bool,
     /// Whether the host's kernel has system call filters.
     pub(super) seccomp: bool,
     pub(super) memory: Memory,
@@ -149,6 +154,7 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         missing_network_tools: host_tools::missing(&[host_tools::NFT]),
         taps: Tap::loose().map(drop).map_err(|error| error.to_string()),
         networks: networks(app, data.join("api.sock")),
+        forwards_for_anybody: forwarding::for_anybody(),
         seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         memory: host::memory(),
         merges_pages: host::merges_pages(),

@@ -15,12 +15,15 @@ fn settings() -> Settings {
 #[test]
 fn the_hosts_table_is_about_our_link_only() {
     let range = UplinkRange(Ipv4Net::new_assert([100, 127, 0, 4].into(), 30));
+    let mut plan = Plan::new(settings(), Known::default());
+    plan.closed = Some(vec!["eth0".into(), "eth1".into()]);
     assert_eq!(
-        host(&Plan::new(settings(), Known::default()), range),
+        host(&plan, range),
         r#"add table inet bhatti_t
 delete table inet bhatti_t
 table inet bhatti_t {
     set shares { type inet_service; size 64; flags dynamic; }
+    set closed { type ifname; elements = { "eth0", "eth1" }; }
     chain input {
         type filter hook input priority filter; policy accept;
         iifname != "but" return
@@ -29,6 +32,7 @@ table inet bhatti_t {
     }
     chain forward {
         type filter hook forward priority filter; policy accept;
+        iifname @closed oifname @closed ct state new drop
         oifname "but" ct state established,related accept
         oifname "but" drop
         iifname != "but" return

@@ -38,6 +38,7 @@ fn good() -> Facts {
         missing_network_tools: Vec::new(),
         taps: Ok(()),
         networks: Networks::Made(Vec::new()),
+        forwards_for_anybody: false,
         seccomp: true,
         memory: Memory { total_bytes: 8 * GIB, available_bytes: 6 * GIB, overcommit: 0 },
         merges_pages: false,
@@ -73,6 +74,8 @@ fn what_networks_need_and_what_is_wrong_with_them_is_said() {
     let broken = Facts { networks: found(true), ..good() };
     finds(&broken, "networks", Status::Warn, "bb0 is missing / bhatti network repair");
     finds(&Facts { networks: found(false), ..good() }, "networks", Status::Warn, "networking.md");
+    let open = Facts { forwards_for_anybody: true, ..good() };
+    finds(&open, "forwarding", Status::Warn, "ip_forward");
 }
 
 #[test]
