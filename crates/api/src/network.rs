@@ -24,7 +24,7 @@ text_enum! {
         Deny = "deny",
         /// What is on the list.
         Allowlist = "allowlist",
-        /// In requests: what the next wider setting says, which for a sandbox is its user's default.
+        /// In requests: what the next wider setting says, for a sandbox its user's default.
         Default = "default",
     }
 }

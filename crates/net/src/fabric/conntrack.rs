@@ -1,5 +1,5 @@
-//! Connections that the kernel tracks, and having it forget some: what comes back of a forgotten one
-//! goes nowhere, and what is sent on is judged as if it began.
+//! Connections that the kernel tracks, and having it forget some: what comes back of a forgotten
+//! one goes nowhere, and what is sent on is judged as if it began.
 //!
 //! A connection through the host is tracked twice, here and there; what is forgotten here would
 //! count there for days.
@@ -39,8 +39,8 @@ struct Tracked {
 }
 
 /// Has the kernel forget the connections of `source` to addresses of which `ends` says so, but for
-/// those that were redirected to the proxy, which ends them itself. In the host, what has come there
-/// as the uplink's `address` is forgotten with it.
+/// those that were redirected to the proxy, which ends them itself. In the host, what has come
+/// there as the uplink's `address` is forgotten with it.
 pub(super) async fn forget(
     own: &Namespace,
     host: Option<(&Namespace, Ipv4Addr)>,

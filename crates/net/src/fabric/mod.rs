@@ -255,8 +255,8 @@ impl Networks {
         self.forget(uplink, place, |_| true).await;
     }
 
-    /// Ends connections that a policy does not let through. Nothing more of them can be sent by then,
-    /// but what comes back would still arrive.
+    /// Ends connections that a policy does not let through. Nothing more of them can be sent by
+    /// then, but what comes back would still arrive.
     async fn end(
         &self,
         settings: &Settings,

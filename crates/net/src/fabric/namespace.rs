@@ -53,8 +53,8 @@ impl Namespace {
     }
 }
 
-/// Does something in a thread that ends with it. Whoever asked may have gone; what was begun is done
-/// to its end all the same.
+/// Does something in a thread that ends with it. Whoever asked may have gone; what was begun is
+/// done to its end all the same.
 async fn in_thread<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<io::Result<T>> {

@@ -34,8 +34,8 @@ pub(super) struct Plan {
     pub(super) uplink: Option<UplinkRange>,
     /// How many connections there may be.
     pub(super) connections: Connections,
-    /// The host's interfaces between which nothing was forwarded before we had it forward; not known
-    /// before it was looked at.
+    /// The host's interfaces between which nothing was forwarded before we had it forward; not
+    /// known before it was looked at.
     pub(super) closed: Option<Vec<String>>,
     /// Whether the kernel can tell a sender that something is refused; packets vanish otherwise.
     pub(super) rejects: bool,

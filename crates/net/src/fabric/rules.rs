@@ -205,8 +205,8 @@ const OWN_TRAFFIC: &str = "    chain output {
 /// The set of the host's interfaces between which nothing was forwarded before us.
 pub(super) const CLOSED: &str = "closed";
 
-/// Our table in the host. It judges what comes from or goes to our link, and what the host would not
-/// have forwarded if not for us. What somebody else's rules have sent to another place, such as a
+/// Our table in the host. It judges what comes from or goes to our link, and what the host would
+/// not have forwarded if not for us. What somebody else's rules have sent to another place, such as a
 /// container's published port, is none of the internet.
 pub(super) fn host(plan: &Plan, range: UplinkRange) -> String {
     let (settings, range) = (&plan.settings, range.0);

@@ -110,8 +110,8 @@ impl Host {
         self.ensure_exception(settings).await
     }
 
-    /// Interfaces between which the host forwarded nothing before we had it do so: those that it has
-    /// now if it does not yet, or those that an earlier daemon found.
+    /// Interfaces between which the host forwarded nothing before we had it do so: those that it
+    /// has now if it does not yet, or those that an earlier daemon found.
     pub(super) async fn closed(&self, settings: &Settings) -> Result<Vec<String>, NetError> {
         if !sysctl::differing(&self.namespace, &sysctl::HOST).await?.is_empty() {
             let links = self.links.all().await?;

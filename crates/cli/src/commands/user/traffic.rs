@@ -14,7 +14,7 @@ pub(super) struct Traffic {
     /// Host that they may reach at most: a name, or *.DOMAIN for all below it; repeatable
     #[arg(long = "allow-host", value_name = "HOST")]
     allow_hosts: Vec<String>,
-    /// Range that they may reach at most; repeatable. They may open a private one that is named here
+    /// Range that they may reach at most; repeatable. They may open a private one named here
     #[arg(long = "allow-cidr", value_name = "CIDR")]
     allow_cidrs: Vec<String>,
     /// What those may reach that do not say; default is the internet
