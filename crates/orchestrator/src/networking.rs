@@ -191,7 +191,8 @@ impl Networking {
     /// # Errors
     /// [`Kind::NetworkUnavailable`] if it does not hold.
     pub(crate) async fn changed(&self, record: &Record) -> Result<()> {
-        if record.spec.network.isolated {
+        let runs = matches!(record.state, State::Running { .. });
+        if record.spec.network.isolated || (self.settings.is_none() && !runs) {
             return Ok(());
         }
         let Some(open) = self.opened().await? else { return Ok(()) };

@@ -38,10 +38,19 @@ impl Driver {
             node.registry.rename(&self.record.id, &before.owner, &before.name, &self.record.name);
         }
         self.show_again();
-        if renamed || self.record.spec.network != before.spec.network {
-            node.networking.changed(&self.record).await?;
+        let traffic = self.record.spec.network != before.spec.network;
+        if !renamed && !traffic {
+            return Ok(());
         }
-        Ok(())
+        match node.networking.changed(&self.record).await {
+            // Its policy holds; that others find it by its new name can wait.
+            Err(error) if !traffic => {
+                tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
+                    "the name server still knows an old name");
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// Whether it sleeps though its owner has not stopped it.
