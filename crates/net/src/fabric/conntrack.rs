@@ -10,7 +10,7 @@ use std::{
 };
 
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -22,10 +22,13 @@ use super::namespace::Namespace;
 
 /// Room for one reading, which is several messages.
 const READ_SIZE: usize = 64 * 1024;
-/// What a dump is to be of, as the kernel numbers it; older kernels tell of everything.
+/// What a dump is to be of, as the kernel numbers it and as nested, which the library cannot say.
 const CTA_FILTER: u16 = 25 | 1 << 15;
-/// In that: only what has the source that is given.
-const ONLY_SOURCE: [u8; 16] = [8, 0, 1, 0, 1, 0, 0, 0, 8, 0, 2, 0, 0, 0, 0, 0];
+/// In that, which parts of the way there have to be as given, and which of the way back.
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// The source address.
+const SOURCE: u32 = 1;
 
 /// One way that packets of a connection go.
 #[derive(Debug, Clone)]
@@ -140,11 +143,12 @@ fn open() -> io::Result<Socket> {
 /// The connections that `source` began.
 fn dump(socket: &mut Socket, source: Ipv4Addr) -> io::Result<Vec<Tracked>> {
     let from = vec![Tuple::Ip(vec![IPTuple::SourceAddress(source.into())])];
-    let wanted = vec![
-        ConntrackAttribute::CtaTupleOrig(from),
-        ConntrackAttribute::Other(DefaultNla::new(CTA_FILTER, ONLY_SOURCE.to_vec())),
-    ];
-    send(socket, ConntrackMessage::Get(wanted), NLM_F_DUMP)?;
+    let wanted = vec![ConntrackAttribute::CtaTupleOrig(from)];
+    // Older kernels do not know this and tell of everything.
+    let there = attribute(CTA_FILTER_ORIG_FLAGS, &SOURCE.to_ne_bytes());
+    let back = attribute(CTA_FILTER_REPLY_FLAGS, &0_u32.to_ne_bytes());
+    let filter = attribute(CTA_FILTER, &[there, back].concat());
+    send(socket, ConntrackMessage::Get(wanted), NLM_F_DUMP, &filter)?;
     let mut found = Vec::new();
     loop {
         for message in read(socket)? {
@@ -181,7 +185,7 @@ fn tracked(message: NetfilterMessage) -> Option<Tracked> {
 /// Forgets the connection that began so; it may be gone already.
 fn delete(socket: &mut Socket, way: &Way) -> io::Result<()> {
     let which = vec![ConntrackAttribute::CtaTupleOrig(way.0.clone())];
-    send(socket, ConntrackMessage::Delete(which), NLM_F_ACK)?;
+    send(socket, ConntrackMessage::Delete(which), NLM_F_ACK, &[])?;
     for message in read(socket)? {
         if let NetlinkPayload::Error(error) = message.payload
             && error.code.is_some()
@@ -193,7 +197,14 @@ fn delete(socket: &mut Socket, way: &Way) -> io::Result<()> {
     Ok(())
 }
 
-fn send(socket: &Socket, message: ConntrackMessage, flags: u16) -> io::Result<()> {
+/// An attribute as netlink writes it, whose value fills it.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let size = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    [&size.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
+}
+
+/// Sends a message and `more` attributes.
+fn send(socket: &Socket, message: ConntrackMessage, flags: u16, more: &[u8]) -> io::Result<()> {
     let header = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
     let mut of = NetlinkHeader::default();
     of.flags = NLM_F_REQUEST | flags;
@@ -202,6 +213,9 @@ fn send(socket: &Socket, message: ConntrackMessage, flags: u16) -> io::Result<()
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
+    bytes.extend(more);
+    let size = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    bytes[..4].copy_from_slice(&size.to_ne_bytes());
     socket.send(&bytes, 0).map(drop)
 }
 
