@@ -24,6 +24,8 @@ text_enum! {
         Deny = "deny",
         /// What is on the list.
         Allowlist = "allowlist",
+        /// In requests: what the next wider setting says, for a sandbox its user's default.
+        Default = "default",
     }
 }
 
@@ -59,8 +61,11 @@ pub struct EgressLog {
     /// What the sandbox tried to reach since it or the daemon started, the latest last. The same
     /// again is counted.
     pub attempts: Vec<EgressAttempt>,
-    /// An allow-list that would have let all of it through.
+    /// An allow-list that would have let all of it through that its user's policy does.
     pub suggested: Egress,
+    /// What of it the user's policy does not let through, which only an admin can change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beyond: Option<Egress>,
 }
 
 /// What a sandbox tried to reach.

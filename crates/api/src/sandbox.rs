@@ -80,12 +80,21 @@ pub struct Sandbox {
     /// Address in its owner's network, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
-    /// What it may reach beyond its owner's network; absent if it has none.
+    /// What it asks to reach beyond its owner's network; absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
-    /// Limits of its traffic, if there are any.
+    /// Whether that is its user's default, because it says nothing itself.
+    #[serde(default)]
+    pub egress_by_default: bool,
+    /// What it may reach in the end: as much of `egress` as its user's policy lets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_egress: Option<Egress>,
+    /// Limits of its traffic that it has itself, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_limits: Option<NetworkLimits>,
+    /// Limits that hold in the end, if there are any: the lower of its own and its user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_network_limits: Option<NetworkLimits>,
     /// Where the public finds its published ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,

@@ -1,8 +1,9 @@
-//! Users and their keys, for administrators only: `/users`, `/users/:id`, `/users/:id/rotate-key`.
+//! Users and their keys: `/users`, `/users/:id`, `/users/:id/rotate-key`. For administrators only,
+//! but `GET /users/:id` of oneself, who is also `me`.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{IdleSetting, IdleTime};
+use crate::{Egress, IdleSetting, IdleTime, NetworkLimits};
 
 /// Somebody who owns sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,16 @@ pub struct User {
     /// Seconds of idleness, counted from the same moment, after which they go to disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_cold_sec: Option<IdleTime>,
+    /// What none of the user's sandboxes exceeds, whatever it says itself; absent if nothing limits
+    /// them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// What those may reach that do not say; absent if that is the internet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_egress: Option<Egress>,
+    /// How fast each of them may be at most; absent if nothing limits them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_limits: Option<NetworkLimits>,
     /// When the user was created, RFC 3339.
     pub created_at: String,
     /// How many sandboxes there are now.
@@ -62,6 +73,15 @@ pub struct CreateUser {
     /// As in [`User::idle_cold_sec`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_cold_sec: Option<IdleSetting>,
+    /// As in [`User::egress`]; the mode `default` is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// As in [`User::default_egress`]; the mode `default` is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_egress: Option<Egress>,
+    /// As in [`User::network_limits`]; without a number it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_limits: Option<NetworkLimits>,
 }
 
 /// Asks for changes to a user. What is absent stays as it is.
@@ -86,6 +106,15 @@ pub struct EditUser {
     /// As in [`User::idle_cold_sec`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_cold_sec: Option<IdleSetting>,
+    /// As in [`User::egress`]; the mode `default` is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// As in [`User::default_egress`]; the mode `default` is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_egress: Option<Egress>,
+    /// As in [`User::network_limits`]; without a number it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_limits: Option<NetworkLimits>,
 }
 
 /// A user with a new key. The key cannot be had again.

@@ -130,11 +130,8 @@ pub async fn serve(
     let orchestrator = Orchestrator::open(settings).await?;
     let new_admin_key = ensure_admin(&orchestrator, &config.data_dir).await?;
     let origin = listen.map(|address| Origin::of(address, encrypted));
-    let mut with_public = WithPublic {
-        certificates: Arc::clone(&certificates),
-        origin,
-        ..WithPublic::default()
-    };
+    let mut with_public =
+        WithPublic { certificates: Arc::clone(&certificates), origin, ..WithPublic::default() };
     let public = match public {
         Some(listener) => open_public(&config, listener, listen, &orchestrator, &mut with_public)?,
         None => None,

@@ -9,6 +9,7 @@ use api::{
 use orchestrator::{
     ActivityView, ImageView, NodeInfo, message as guest, model,
     publications::{Guard, Place, Publication},
+    traffic::holds,
 };
 
 use crate::{app::App, public::Site, traffic};
@@ -18,15 +19,18 @@ const MIB: u64 = 1 << 20;
 /// A sandbox with where its published ports are found.
 pub(crate) fn sandbox(view: model::SandboxView, app: &App) -> Sandbox {
     let published = app.store.publications_of(&view.id);
+    let owner = app.store.user_by_id(&view.owner);
     let urls = app
         .site
         .as_ref()
         .map_or(Vec::new(), |site| published.iter().map(|one| site.url(&one.place)).collect());
-    Sandbox { urls, ..unpublished(view, &app.orchestrator.node()) }
+    Sandbox { urls, ..unpublished(view, owner.as_ref(), &app.orchestrator.node()) }
 }
 
-fn unpublished(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
+fn unpublished(view: model::SandboxView, owner: Option<&model::User>, node: &NodeInfo) -> Sandbox {
     let spec = view.spec;
+    let connected = !spec.network.isolated && view.ip.is_some();
+    let (reach, caps) = holds(&spec.network, owner);
     let running = view.status == model::Status::Running;
     let stopped = view.status == model::Status::Stopped;
     Sandbox {
@@ -39,9 +43,11 @@ fn unpublished(view: model::SandboxView, node: &NodeInfo) -> Sandbox {
         memory_mb: spec.memory_mib,
         disk_size_mb: spec.disk_mib,
         ip: view.ip.map(|ip| ip.to_string()),
-        egress: (!spec.network.isolated && view.ip.is_some())
-            .then(|| traffic::shown_egress(&spec.network.policy.egress)),
-        network_limits: traffic::shown_caps(spec.network.policy.caps),
+        egress: connected.then(|| traffic::shown_egress(&reach.asked)),
+        egress_by_default: connected && spec.network.egress.is_none(),
+        effective_egress: connected.then(|| traffic::shown_egress(&reach.holds)),
+        network_limits: traffic::shown_caps(spec.network.caps),
+        effective_network_limits: traffic::shown_caps(caps).filter(|_| connected),
         urls: Vec::new(),
         labels: spec.labels,
         created_by: view.owner.into(),
@@ -177,6 +183,9 @@ pub(crate) fn user(user: model::User, sandboxes: u32) -> User {
         max_snapshots: user.limits.snapshots,
         idle_warm_sec: user.idle.warm.map(limit),
         idle_cold_sec: user.idle.cold.map(limit),
+        egress: user.network.ceiling.as_ref().map(traffic::shown_egress),
+        default_egress: user.network.default.as_ref().map(traffic::shown_egress),
+        network_limits: traffic::shown_caps(user.network.caps),
         created_at: time(user.created_at),
         sandboxes,
     }
@@ -278,12 +287,12 @@ mod tests {
             sleeps: model::Sleeps { warm: Some(Duration::from_secs(90)), cold: None },
             ..found.view()
         };
-        let asleep = unpublished(cold(model::Status::Running), &node);
+        let asleep = unpublished(cold(model::Status::Running), None, &node);
         assert_eq!((asleep.status, asleep.thermal), (Status::Running, Some(Thermal::Cold)));
         assert_eq!((asleep.stopped_at, asleep.keep_hot), (None, true));
         assert_eq!(asleep.idle_warm_sec, Some(IdleTime::After(90)));
         assert_eq!(asleep.idle_cold_sec, Some(IdleTime::Never));
-        let stopped = unpublished(cold(model::Status::Stopped), &node);
+        let stopped = unpublished(cold(model::Status::Stopped), None, &node);
         assert_eq!((stopped.status, stopped.thermal), (Status::Stopped, None));
         assert_eq!(stopped.stopped_at.as_deref(), Some("1970-01-01T00:00:00Z"));
     }

@@ -3,8 +3,8 @@
 use api::{EgressAttempt, EgressMode, ErrorCode, Network};
 use orchestrator::{
     egress::{Attempt, Protocol},
-    model::NetworkSpec,
-    policy::{Caps, Egress, HostPattern, Mode, Policy},
+    model::{NetworkSpec, UserEdit},
+    policy::{Caps, Egress, HostPattern, Mode},
 };
 
 use crate::{failure::Failure, show};
@@ -28,19 +28,38 @@ pub(crate) fn spec(
     if isolated && (egress.is_some() || limits.is_some()) {
         return Err(invalid("a sandbox without a network has no egress and no limits".to_owned()));
     }
-    let egress = egress.map(self::egress).transpose()?.unwrap_or_default();
-    Ok(NetworkSpec { isolated, policy: Policy { egress, caps: caps(limits.unwrap_or_default())? } })
+    let egress = egress.map(self::egress).transpose()?.flatten();
+    Ok(NetworkSpec { isolated, egress, caps: caps(limits.unwrap_or_default())? })
 }
 
-/// What a sandbox may reach.
-pub(crate) fn egress(wanted: api::Egress) -> Result<Egress, Failure> {
+/// What a user's sandboxes may reach, as it is to be from now on.
+pub(crate) fn user_edit(
+    ceiling: Option<api::Egress>,
+    default: Option<api::Egress>,
+    limits: Option<api::NetworkLimits>,
+) -> Result<UserEdit, Failure> {
+    Ok(UserEdit {
+        ceiling: ceiling.map(egress).transpose()?,
+        default_egress: default.map(egress).transpose()?,
+        caps: limits.map(caps).transpose()?,
+        ..UserEdit::default()
+    })
+}
+
+/// What may be reached; nothing if the next wider setting is to say.
+pub(crate) fn egress(wanted: api::Egress) -> Result<Option<Egress>, Failure> {
     let api::Egress { mode, allow_hosts, allow_cidrs } = wanted;
     let mode = match mode {
+        EgressMode::Default if allow_hosts.is_empty() && allow_cidrs.is_empty() => return Ok(None),
+        EgressMode::Default => {
+            return Err(invalid("the default has no lists of its own".to_owned()));
+        }
         EgressMode::Open => Mode::Open,
         EgressMode::Deny => Mode::Deny,
         EgressMode::Allowlist => Mode::Allowlist,
         EgressMode::Unknown(word) => {
-            let message = format!("egress is open, deny or allowlist, not {:?}", shown(&word));
+            let message =
+                format!("egress is open, deny, allowlist or default, not {:?}", shown(&word));
             return Err(invalid(message));
         }
     };
@@ -53,7 +72,7 @@ pub(crate) fn egress(wanted: api::Egress) -> Result<Egress, Failure> {
     let hosts = allow_hosts.iter().map(|host| host.parse::<HostPattern>());
     let hosts = hosts.collect::<Result<_, _>>().map_err(|error| invalid(error.to_string()))?;
     let cidrs = allow_cidrs.iter().map(|range| self::range(range)).collect::<Result<_, _>>()?;
-    Ok(Egress { mode, hosts, cidrs })
+    Ok(Some(Egress { mode, hosts, cidrs, outside: Vec::new() }))
 }
 
 fn range(text: &str) -> Result<ipnet::IpNet, Failure> {
@@ -82,7 +101,7 @@ pub(crate) fn shown_egress(egress: &Egress) -> api::Egress {
             Mode::Allowlist => EgressMode::Allowlist,
         },
         allow_hosts: egress.hosts.iter().map(ToString::to_string).collect(),
-        allow_cidrs: egress.cidrs.iter().map(ToString::to_string).collect(),
+        allow_cidrs: egress.cidrs.iter().chain(&egress.outside).map(ToString::to_string).collect(),
     }
 }
 
@@ -126,7 +145,8 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<Egress, String> {
-        egress(serde_json::from_str(json).unwrap()).map_err(|failure| failure.message().to_owned())
+        let read = egress(serde_json::from_str(json).unwrap());
+        read.map(Option::unwrap_or_default).map_err(|failure| failure.message().to_owned())
     }
 
     #[test]
@@ -146,6 +166,7 @@ mod tests {
         for (json, reason) in [
             (r#"{"mode":"ajar"}"#, "ajar"),
             (r#"{"mode":"open","allow_hosts":["a.b"]}"#, "allowlist"),
+            (r#"{"mode":"default","allow_cidrs":["1.1.1.1"]}"#, "default"),
             (r#"{"mode":"allowlist","allow_hosts":["1.2.3.4"]}"#, "1.2.3.4"),
             (r#"{"mode":"deny","allow_cidrs":["all"]}"#, "all"),
         ] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use proto::message::{ErrorCode, Hello, Request, Response, Welcome, WireError};
+use proto::message::{ErrorCode, Hello, Identify, Request, Response, Welcome, WireError};
 use proto::mux::{Incoming, MuxError, Session, Side, Stream, establish};
 use proto::preamble::{Role, VERSION, prove, verify};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -180,12 +180,7 @@ impl Shared {
         let agent = &self.agent;
         let response = match request {
             Request::Hello(hello) => self.hello(&hello),
-            Request::Identify(wanted) => identity::identify(agent, &wanted).map(|()| {
-                // Before anybody looks: the other sessions have a standing no more.
-                self.identity.store(*self.identities.borrow(), Ordering::Relaxed);
-                self.set_standing(Standing::Owner);
-                Response::Identified
-            }),
+            Request::Identify(wanted) => self.identify(&wanted),
             Request::Rehearse(wanted) => {
                 identity::rehearse(agent, &wanted).map(|()| Response::Done)
             }
@@ -250,6 +245,14 @@ impl Shared {
             Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
         };
         Some((stream, response.unwrap_or_else(Response::Error)))
+    }
+
+    fn identify(&self, wanted: &Identify) -> Result<Response, WireError> {
+        identity::identify(&self.agent, wanted)?;
+        // Before anybody looks: the other sessions have a standing no more.
+        self.identity.store(*self.identities.borrow(), Ordering::Relaxed);
+        self.set_standing(Standing::Owner);
+        Ok(Response::Identified)
     }
 
     async fn power_off(&self, mut stream: Stream) {

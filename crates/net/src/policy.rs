@@ -1,9 +1,13 @@
 //! Where a sandbox may connect to.
 
+mod within;
+
 use std::{fmt, str::FromStr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use self::within::Words;
 
 /// Longest host name that DNS knows.
 const NAME_MAX: usize = 253;
@@ -22,6 +26,10 @@ pub struct Egress {
     /// Ranges that may be reached in every mode, private ones included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cidrs: Vec<IpNet>,
+    /// Ranges that may be reached in every mode, but for what is closed to all. Nobody says them:
+    /// they are what is left of `cidrs` where those may not open anything, see [`Reach`].
+    #[serde(skip)]
+    pub outside: Vec<IpNet>,
 }
 
 /// What counts where nothing else is said.
@@ -54,7 +62,31 @@ pub struct HostPattern {
 )]
 pub struct InvalidHost(String);
 
+/// What a sandbox may reach in the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// What holds.
+    pub holds: Egress,
+    /// What would hold if nobody limited what its owner may have, to tell who denied something.
+    pub asked: Egress,
+}
+
+impl From<Egress> for Reach {
+    fn from(egress: Egress) -> Self {
+        Self { holds: egress.clone(), asked: egress }
+    }
+}
+
 impl HostPattern {
+    /// Whether every host that is meant by `other` is meant.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self.below, other.below) {
+            (true, true) if self.name == other.name => true,
+            (false, true) => false,
+            _ => self.matches(&other.name),
+        }
+    }
+
     /// Whether a host is meant, in any case of letters and with or without a dot at the end.
     pub fn matches(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host);

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use base::ids::Name;
+use ipnet::IpNet;
 use net::{egress::Forbidden, policy::Egress};
 
 use crate::{
     Error, Kind, Result,
-    model::{CreateRequest, InitSpec, Spec, UserLimits},
+    model::{CreateRequest, InitSpec, Spec, User, UserLimits},
 };
 
 /// The least memory in which the guest's kernel and agent start, MiB.
@@ -70,11 +71,13 @@ pub(crate) fn admit(
 }
 
 /// Whether somebody may give a sandbox this policy: only an admin opens what is closed to all, the
-/// host's own network first of all.
-pub(crate) fn check_egress(egress: &Egress, forbidden: &Forbidden, admin: bool) -> Result<()> {
-    let closed = egress.cidrs.iter().find(|range| forbidden.touches(**range));
+/// host's own network first of all. What the user's ceiling names is opened.
+pub(crate) fn check_egress(egress: &Egress, forbidden: &Forbidden, owner: &User) -> Result<()> {
+    let ceiling = owner.network.ceiling.iter().flat_map(|ceiling| &ceiling.cidrs);
+    let opened = |range: &IpNet| ceiling.clone().any(|open| open.contains(range));
+    let closed = egress.cidrs.iter().find(|range| forbidden.touches(**range) && !opened(range));
     match closed {
-        Some(range) if !admin => {
+        Some(range) if !owner.admin => {
             let message = format!("{range} has closed addresses, which only an admin may open");
             Err(Error::new(Kind::PermissionDenied, message).hint("name a range of the internet"))
         }

@@ -7,7 +7,7 @@ use base::{
     ids::{SandboxId, UserId},
 };
 use disk::image;
-use net::{egress::Attempt, fabric::Finding, policy::Egress};
+use net::fabric::Finding;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 use crate::{
@@ -15,14 +15,14 @@ use crate::{
     admission::{self, Defaults},
     contents::Contents,
     driver::Begin,
-    model::{CreateRequest, IdlePolicy, SandboxView, Spec, StartFrom, Status, User},
-    networking::{self, Connection, NetworkMode},
+    model::{CreateRequest, IdlePolicy, SandboxView, Spec, StartFrom, Status, User, UserEdit},
+    networking::{Connection, EgressLog, NetworkMode, Networking},
     node::{Node, blocking},
     record::{Address, Identity, Record, State},
     recovery,
     sandbox::Sandbox,
     spares,
-    store::Store,
+    store::{Networks, Store},
     thermal::pressure,
 };
 
@@ -126,10 +126,12 @@ impl Orchestrator {
     /// If the data directory cannot be used. A missing engine or kernel is told when a sandbox
     /// needs it.
     pub async fn open(settings: Settings) -> Result<Self> {
-        let networks = networking::numbers(settings.network.as_ref()).await?;
+        let networks = Networks::of(settings.network.as_ref());
         let node = Arc::new(blocking(move || Node::open(settings, networks)).await?);
-        node.networking.take_up().await?;
-        recovery::take_up(&node).await?;
+        let records = node.store.sandboxes().await?;
+        node.networking.take_up(&records).await;
+        recovery::take_up(&node, records).await?;
+        tokio::spawn(Networking::keep_trying(Arc::downgrade(&node)));
         tokio::spawn(pressure::watch(Arc::downgrade(&node)));
         tokio::spawn(spares::stock(Arc::downgrade(&node)));
         Ok(Self { node })
@@ -183,12 +185,14 @@ impl Orchestrator {
         progress: Progress,
     ) -> Result<Created> {
         let defaults = &self.node.settings.defaults;
-        let (policy, said) = (request.policy, request.egress_said);
+        let policy = request.policy;
         let (name, mut spec) =
             admission::admit(request, defaults, owner.limits, admission::host())?;
-        self.node.networking.fit(&mut spec.network, said)?;
+        self.node.networking.fit(&mut spec.network, owner)?;
         let forbidden = self.node.networking.forbidden();
-        admission::check_egress(&spec.network.policy.egress, &forbidden, owner.admin)?;
+        if let Some(egress) = &spec.network.egress {
+            admission::check_egress(egress, &forbidden, owner)?;
+        }
         // Whether it can be made at all is asked before anything is made.
         let existing = name.as_ref().and_then(|n| self.node.registry.find(&owner.id, n.as_str()));
         if existing.is_none() {
@@ -251,6 +255,42 @@ impl Orchestrator {
         }
     }
 
+    /// Changes what a user may have, at once for all its sandboxes. Goes on to its end even if the
+    /// caller leaves.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnavailable`] if it is kept but does not hold yet for traffic; repeating it
+    /// tries again.
+    pub async fn edit_user(&self, name_or_id: &str, edit: UserEdit) -> Result<User> {
+        let (node, wanted) = (Arc::clone(&self.node), name_or_id.to_owned());
+        let edited = tokio::spawn(async move {
+            let traffic =
+                edit.ceiling.is_some() || edit.default_egress.is_some() || edit.caps.is_some();
+            if traffic {
+                node.networking.changeable()?;
+            }
+            let user = node.store.edit_user(&wanted, edit).await?;
+            if traffic {
+                node.networking.user_changed(&user.id).await?;
+            }
+            Ok(user)
+        });
+        edited.await.unwrap_or_else(|error| Err(Error::internal("a task failed", error)))
+    }
+
+    /// Removes a user that owns nothing.
+    pub async fn delete_user(&self, name_or_id: &str) -> Result<User> {
+        let (node, wanted) = (Arc::clone(&self.node), name_or_id.to_owned());
+        let deleted = tokio::spawn(async move {
+            let (user, network) = node.store.delete_user(&wanted).await?;
+            if let Some(network) = network {
+                node.networking.user_left(network).await;
+            }
+            Ok(user)
+        });
+        deleted.await.unwrap_or_else(|error| Err(Error::internal("a task failed", error)))
+    }
+
     /// The owner's sandboxes by name. Wakes none.
     pub fn list(&self, owner: &UserId) -> Vec<SandboxView> {
         let mut views: Vec<SandboxView> =
@@ -303,9 +343,8 @@ impl Orchestrator {
         .await
     }
 
-    /// What a sandbox tried to reach, the latest last, and a policy that would have let all of it
-    /// through. Wakes nothing.
-    pub fn egress_log(&self, sandbox: &Sandbox) -> (Vec<Attempt>, Egress) {
+    /// What a sandbox tried to reach, and a policy that would have let it through. Wakes nothing.
+    pub fn egress_log(&self, sandbox: &Sandbox) -> EgressLog {
         self.node.networking.log(sandbox.record())
     }
 

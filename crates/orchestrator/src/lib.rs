@@ -37,6 +37,7 @@ mod template;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod thermal;
+pub mod traffic;
 
 pub use activity::ActivityView;
 pub use admission::Defaults;
@@ -59,10 +60,10 @@ pub use net::{
 pub mod policy {
     pub use net::{
         fabric::{Caps, Policy},
-        policy::{Egress, HostPattern, Mode},
+        policy::{Egress, HostPattern, Mode, Reach},
     };
 }
-pub use networking::{Connection, NetworkMode, NetworkSettings, UserEgress};
+pub use networking::{Connection, EgressLog, NetworkMode, NetworkSettings, UserEgress};
 pub use node::node_tag;
 pub use proto::message;
 pub use sandbox::Sandbox;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::ids::{Name, SandboxId, SnapshotId, UserId};
+use net::{fabric::Caps, policy::Egress};
 use proto::message::{Init, RestartPolicy};
 use serde::{Deserialize, Serialize};
 
@@ -39,9 +40,13 @@ pub struct NetworkSpec {
     /// Whether it has no network at all.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
-    /// Where it may connect to, and how fast. Can be changed while it runs.
-    #[serde(flatten)]
-    pub policy: net::fabric::Policy,
+    /// Where it may connect to, within what its user may; what its user's sandboxes get by default
+    /// if absent. Can be changed while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// How fast. Can be changed while it runs.
+    #[serde(default)]
+    pub caps: Caps,
 }
 
 impl NetworkSpec {
@@ -89,8 +94,6 @@ pub struct CreateRequest {
     pub policy: Policy,
     /// How it is connected.
     pub network: NetworkSpec,
-    /// Whether that says what it wants to reach, and is not what stands for nothing said.
-    pub egress_said: bool,
 }
 
 /// Whether a sandbox's VM exists, as callers see it.
@@ -194,8 +197,24 @@ pub struct User {
     pub limits: UserLimits,
     /// What holds for its sandboxes that do not say otherwise.
     pub idle: IdlePolicy,
+    /// What its sandboxes may reach.
+    pub network: UserNetwork,
     /// Unix seconds.
     pub created_at: i64,
+}
+
+/// What an admin says about the traffic of a user's sandboxes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNetwork {
+    /// What none of them exceeds, whatever it says itself; nothing limits them if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<Egress>,
+    /// What those may reach that do not say; the internet if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<Egress>,
+    /// How fast each of them may be at most.
+    #[serde(default)]
+    pub caps: Caps,
 }
 
 /// What a user may have.
@@ -212,7 +231,7 @@ pub struct UserLimits {
 }
 
 /// What changes about a user; absent stays as it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UserEdit {
     /// As in [`UserLimits::sandboxes`].
     pub sandboxes: Option<u32>,
@@ -226,6 +245,12 @@ pub struct UserEdit {
     pub idle_warm: Option<Option<IdleLimit>>,
     /// A new limit; the inner `None` takes the node's again.
     pub idle_cold: Option<Option<IdleLimit>>,
+    /// As in [`UserNetwork::ceiling`].
+    pub ceiling: Option<Option<Egress>>,
+    /// As in [`UserNetwork::default`].
+    pub default_egress: Option<Option<Egress>>,
+    /// As in [`UserNetwork::caps`].
+    pub caps: Option<Caps>,
 }
 
 impl Default for UserLimits {
@@ -307,10 +332,10 @@ pub struct Edit {
     pub idle_warm: Option<Option<IdleLimit>>,
     /// A new limit; the inner `None` takes the wider one again.
     pub idle_cold: Option<Option<IdleLimit>>,
-    /// What it may reach from now on.
-    pub egress: Option<net::policy::Egress>,
+    /// What it may reach from now on; the inner `None` takes its user's default again.
+    pub egress: Option<Option<Egress>>,
     /// Limits of its traffic from now on.
-    pub caps: Option<net::fabric::Caps>,
+    pub caps: Option<Caps>,
     /// Labels to add or replace.
     pub labels_add: BTreeMap<String, String>,
     /// Labels to remove; that one is not there is no error.

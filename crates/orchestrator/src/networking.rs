@@ -7,38 +7,41 @@
 //! see [`user`].
 
 mod mode;
+mod open;
+mod service;
+mod spare;
 mod user;
 
 use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    collections::HashMap,
+    net::SocketAddr,
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
 };
 
+use base::ids::UserId;
 use ipnet::Ipv4Net;
 use net::{
     Upstreams,
     address::{Place, Pool, USER_PREFIX},
-    egress::{Attempt, Forbidden, Nflog, Service, Sockets, Wiring, original_destination},
-    fabric::{
-        Finding, Known, Link, NetError, Networks, Policy, SpareLink, Tap, Uplink, usable,
-        used_by_host,
-    },
+    egress::{Attempt, Forbidden},
+    fabric::{Finding, Known, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
     policy::{Egress, Mode},
 };
 use proto::message::Interface;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 use vmm::{Nic, VmHandle};
 
+use self::open::{Open, Standing};
 pub use self::{
     mode::{Connection, NetworkMode},
     user::UserEgress,
 };
 use crate::{
     Error, Kind, Result,
-    model::NetworkSpec,
-    node::blocking,
+    model::{NetworkSpec, User},
+    node::{Node, blocking},
     record::{Record, State},
     store::{Networks as Numbers, Store},
 };
@@ -70,13 +73,17 @@ impl NetworkSettings {
 /// Whom the host asks for the addresses of names.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// The number of some place in a network.
-const FIRST_HOST: u16 = 2;
+/// When networks that could not be taken up are tried again.
+const RETRIES: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(600),
+];
 
-/// The port of the egress proxy inside the namespace of the networks.
-const PROXY_PORT: u16 = 3129;
-/// The name server's.
-const DNS_PORT: u16 = 53;
+/// Most connections through the proxy that wait for a sandbox that is on disk. Each costs the daemon
+/// two descriptors.
+const KEPT_ASLEEP: usize = 64;
 
 /// See the module.
 #[derive(Debug)]
@@ -90,14 +97,22 @@ pub(crate) struct Networking {
     root: bool,
     tag: String,
     store: Store,
+    /// The namespace that VMs of an earlier daemon are in.
+    found: OnceLock<OwnedFd>,
+    /// Held from reading who is there until it is known, so that nobody leaves in between.
+    opening: Mutex<()>,
     open: OnceCell<Open>,
 }
 
-/// The parts that work while there are networks.
+/// What a sandbox tried to reach.
 #[derive(Debug)]
-struct Open {
-    fabric: Arc<Networks>,
-    service: Service,
+pub struct EgressLog {
+    /// What it tried, the latest last.
+    pub attempts: Vec<Attempt>,
+    /// A policy that would let all of it through that its user's policy does.
+    pub suggested: Egress,
+    /// What of it the user's policy does not let through; only an admin may change that.
+    pub beyond: Option<Egress>,
 }
 
 impl Networking {
@@ -109,7 +124,9 @@ impl Networking {
         store: Store,
     ) -> Result<Self> {
         let (mode, settings) = mode::understand(connection, root)?;
-        Ok(Self { settings, mode, root, tag: tag.to_owned(), store, open: OnceCell::new() })
+        let (tag, found) = (tag.to_owned(), OnceLock::new());
+        let (opening, open) = (Mutex::default(), OnceCell::new());
+        Ok(Self { settings, mode, root, tag, store, found, opening, open })
     }
 
     /// How sandboxes are connected, for people.
@@ -118,14 +135,14 @@ impl Networking {
     }
 
     /// Makes of what a request says of a sandbox's network what it gets; see [`UserEgress::fit`].
-    pub(crate) fn fit(&self, network: &mut NetworkSpec, said: bool) -> Result<()> {
+    pub(crate) fn fit(&self, network: &mut NetworkSpec, owner: &User) -> Result<()> {
         match self.mode {
-            NetworkMode::User(egress) => egress.fit(network, said),
+            NetworkMode::User(egress) => egress.fit(network, owner),
             _ => Ok(()),
         }
     }
 
-    /// Whether what a sandbox may reach can be changed.
+    /// Whether what sandboxes may reach can be changed.
     ///
     /// # Errors
     /// [`Kind::NetworkUnsupported`].
@@ -136,20 +153,52 @@ impl Networking {
         }
     }
 
-    /// Goes on with what an earlier daemon left, before any VM is taken up.
-    pub(crate) async fn take_up(&self) -> Result<()> {
-        let Some(settings) = &self.settings else { return Ok(()) };
-        let records = self.store.sandboxes().await?;
+    /// Goes on with what an earlier daemon left, before any VM is taken up. That it cannot be is
+    /// said and tried again: VMs run on by the rules that they have.
+    pub(crate) async fn take_up(&self, records: &[Record]) {
         let handles = records.iter().filter_map(|record| match record.state {
             State::Running { pid, start_time, .. } => Some(VmHandle { pid, start_time }),
             _ => None,
         });
         let handles: Vec<VmHandle> = handles.collect();
-        let found = blocking(move || Ok(handles.iter().find_map(vmm::namespace_of))).await?;
+        let found = blocking(move || Ok(handles.iter().find_map(vmm::namespace_of))).await;
+        let found = found.ok().flatten();
+        let is_found = found.is_some();
         if let Some(namespace) = found {
-            self.open(settings, Some(namespace)).await?;
+            let _ = self.found.set(namespace);
         }
-        Ok(())
+        let outcome = match &self.settings {
+            Some(settings) if is_found => self.open(settings, Some(records)).await.map(drop),
+            // Nothing of ours was ever made in the host.
+            _ if !self.root => Ok(()),
+            // What is in the host belongs to nobody, or to VMs that are to have no way out.
+            _ => Networks::clear_host(&self.tag).await.map_err(unavailable),
+        };
+        if let Err(error) = outcome {
+            tracing::error!(error = base::chain(&error), "networks could not be taken up");
+        }
+    }
+
+    /// Goes on trying to take up what an earlier daemon left.
+    pub(crate) async fn keep_trying(node: Weak<Node>) {
+        for wait in RETRIES {
+            let wanted = |node: Arc<Node>| {
+                let this = &node.networking;
+                this.settings.is_some() && this.found.get().is_some() && !this.open.initialized()
+            };
+            if !node.upgrade().is_some_and(wanted) {
+                return;
+            }
+            #[expect(clippy::disallowed_methods, reason = "what failed has no event for its end")]
+            tokio::time::sleep(wait).await;
+            let Some(node) = node.upgrade() else { return };
+            let this = &node.networking;
+            if let Some(settings) = &this.settings
+                && let Err(error) = this.open(settings, None).await
+            {
+                tracing::error!(error = base::chain(&error), "networks could not be taken up");
+            }
+        }
     }
 
     /// The interface of a sandbox that is about to start.
@@ -158,21 +207,22 @@ impl Networking {
     /// [`Kind::NetworkUnavailable`] if it cannot be made.
     pub(crate) async fn connect(&self, record: &Record) -> Result<Nic> {
         if let NetworkMode::User(egress) = self.mode {
-            return egress.nic(record);
+            return egress.nic(record, &self.policy(record));
         }
         let Some(settings) = &self.settings else { return self.loose().await };
         // One without a network needs nothing of where the others are.
-        let place = self.place(record).filter(|_| !record.spec.network.isolated);
-        let Some(place) = place else { return self.loose().await };
-        let Open { fabric, service } = self.open(settings, None).await?;
+        if record.spec.network.isolated {
+            return self.loose().await;
+        }
+        let Some(place) = self.place(record) else { return Err(outside(record)) };
+        let open = self.open(settings, None).await?;
         let connected = async {
-            fabric.add_network(place.network()).await?;
-            fabric.set_policy(place, record.spec.network.policy.clone()).await?;
-            fabric.attach(place, Link::Network).await
+            open.fabric.add_network(place.network()).await?;
+            open.stands(place, Standing::of(record)).await?;
+            open.fabric.attach(place).await
         };
         let tap = connected.await.map_err(unavailable)?.into_fd();
-        introduce(service, place, record);
-        let namespace = fabric.namespace().try_clone_to_owned()?;
+        let namespace = open.fabric.namespace().try_clone_to_owned()?;
         Ok(Nic::Tap { tap, namespace: Some(namespace) })
     }
 
@@ -191,86 +241,92 @@ impl Networking {
         Ok(Nic::Tap { tap: tap.into_fd(), namespace: None })
     }
 
-    /// An interface for a sandbox that is not known yet.
-    ///
-    /// # Errors
-    /// [`Kind::NetworkUnavailable`] if it cannot be made.
-    pub(crate) async fn spare(&self) -> Result<(Nic, Option<SpareLink>)> {
-        if let NetworkMode::User(egress) = self.mode {
-            return Ok((egress.spare(), None));
-        }
-        let Some(settings) = &self.settings else { return Ok((self.loose().await?, None)) };
-        let fabric = &self.open(settings, None).await?.fabric;
-        let (tap, link) = fabric.spare().await.map_err(unavailable)?;
-        let namespace = fabric.namespace().try_clone_to_owned()?;
-        Ok((Nic::Tap { tap, namespace: Some(namespace) }, Some(link)))
-    }
-
-    /// What some sandbox's interface could be told, to try it out.
-    pub(crate) fn any_interface(&self) -> Option<Interface> {
-        let place = self.settings.as_ref()?.pool.user(0).place(FIRST_HOST)?;
-        Some(told(place))
-    }
-
-    /// Whether a spare interface does for a sandbox: one that is to be connected to nothing gets one
-    /// that is nowhere near the others.
-    pub(crate) fn takes_spare(&self, record: &Record) -> bool {
-        if let NetworkMode::User(egress) = self.mode {
-            return egress.takes_spare(record);
-        }
-        self.settings.is_none() || (self.place(record).is_some() && !record.spec.network.isolated)
-    }
-
-    /// Connects a spare interface for a sandbox that is about to start.
-    ///
-    /// # Errors
-    /// [`Kind::NetworkUnavailable`] if it cannot be done.
-    pub(crate) async fn connect_spare(
-        &self,
-        record: &Record,
-        link: Option<SpareLink>,
-    ) -> Result<()> {
-        let (Some(link), Some(settings)) = (link, &self.settings) else { return Ok(()) };
-        let Some(place) = self.place(record) else { return Ok(()) };
-        let Open { fabric, service } = self.open(settings, None).await?;
-        let connected = async {
-            fabric.add_network(place.network()).await?;
-            fabric.set_policy(place, record.spec.network.policy.clone()).await?;
-            fabric.place(link, place).await
-        };
-        connected.await.map_err(unavailable)?;
-        introduce(service, place, record);
-        Ok(())
-    }
-
     /// What a sandbox's interface is told; absent if it has no network.
     pub(crate) fn interface(&self, record: &Record) -> Option<Interface> {
         if let NetworkMode::User(egress) = self.mode {
-            return egress.interface(record);
+            return egress.interface(record, &self.policy(record));
         }
         self.place(record).filter(|_| !record.spec.network.isolated).map(told)
     }
 
-    /// Applies what its owner has changed about a sandbox's name or traffic.
-    pub(crate) async fn changed(&self, record: &Record) -> Result<()> {
-        let (Some(open), Some(place)) = (self.open.get(), self.place(record)) else {
-            // Nobody is connected; who will be gets its policy then.
-            return Ok(());
-        };
-        introduce(&open.service, place, record);
-        let policy = record.spec.network.policy.clone();
-        open.fabric.set_policy(place, policy).await.map_err(unavailable)
+    /// What holds for a sandbox now.
+    fn policy(&self, record: &Record) -> Policy {
+        Standing::of(record).policy(&self.store)
     }
 
-    /// What a sandbox tried to reach, the latest last, and a policy that would have let all of it
-    /// through. Nothing if it was not connected since the daemon started.
-    pub(crate) fn log(&self, record: &Record) -> (Vec<Attempt>, Egress) {
-        match (self.open.get(), self.place(record)) {
+    /// Applies what its owner has changed about a sandbox's name or traffic.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnavailable`] if it does not hold.
+    pub(crate) async fn changed(&self, record: &Record) -> Result<()> {
+        let runs = matches!(record.state, State::Running { .. });
+        if record.spec.network.isolated || (self.settings.is_none() && !runs) {
+            return Ok(());
+        }
+        let Some(open) = self.opened().await? else { return Ok(()) };
+        let Some(place) = self.place(record) else { return Ok(()) };
+        open.stands(place, Standing::of(record)).await.map_err(unavailable)
+    }
+
+    /// Applies what an admin has changed about what a user's sandboxes may.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnavailable`] if it does not hold.
+    pub(crate) async fn user_changed(&self, owner: &UserId) -> Result<()> {
+        let Some(open) = self.opened().await? else { return Ok(()) };
+        open.user_changed(owner).await.map_err(unavailable)
+    }
+
+    /// A user is gone who had the network of this number.
+    pub(crate) async fn user_left(&self, network: u16) {
+        let pool = self.settings.as_ref().map(|settings| settings.pool);
+        let pool = pool.filter(|pool| u32::from(network) < pool.users());
+        let _opening = self.opening.lock().await;
+        if let (Some(open), Some(pool)) = (self.open.get(), pool)
+            && let Err(error) = open.user_left(pool.user(network)).await
+        {
+            tracing::warn!(
+                network,
+                error = base::chain(&error),
+                "the network of a user who is gone stays behind"
+            );
+        }
+    }
+
+    /// The networks, if anybody may be in them; opened now if that failed before.
+    async fn opened(&self) -> Result<Option<&Open>> {
+        if let Some(settings) = &self.settings {
+            if self.found.get().is_some() {
+                return self.open(settings, None).await.map(Some);
+            }
+            // Nobody is connected, or is about to be by what holds by then.
+            let _opening = self.opening.lock().await;
+            return Ok(self.open.get());
+        }
+        if self.found.get().is_none() {
+            return Ok(None);
+        }
+        let message = "networks are off, and sandboxes that ran before still have theirs";
+        Err(Error::new(Kind::NetworkUnavailable, message)
+            .hint("stop and start those that should have none"))
+    }
+
+    /// What a sandbox tried to reach since the daemon started.
+    pub(crate) fn log(&self, record: &Record) -> EgressLog {
+        let list = Egress { mode: Mode::Allowlist, ..Egress::default() };
+        let (attempts, all) = match (self.open.get(), self.place(record)) {
             (Some(open), Some(place)) => {
                 (open.service.attempts(place), open.service.suggest(place))
             }
-            _ => (Vec::new(), Egress { mode: Mode::Allowlist, ..Egress::default() }),
-        }
+            _ => (Vec::new(), list.clone()),
+        };
+        let ceiling = self.store.user_by_id(&record.owner).and_then(|user| user.network.ceiling);
+        let Some(ceiling) = ceiling else {
+            return EgressLog { attempts, suggested: all, beyond: None };
+        };
+        let forbidden = self.forbidden();
+        let (suggested, beyond) = ceiling.part(all, |range| forbidden.touches(range));
+        EgressLog { attempts, suggested, beyond: (beyond != list).then_some(beyond) }
     }
 
     /// What nobody may reach unless an admin opens it.
@@ -284,20 +340,28 @@ impl Networking {
     /// What is not as it should be; nothing if there are no networks yet.
     pub(crate) async fn drift(&self) -> Result<Option<Vec<Finding>>> {
         let Some(open) = self.open.get() else { return Ok(None) };
-        open.fabric.drift().await.map(Some).map_err(unavailable)
+        open.fabric.drift().await.map(Some).map_err(unknown)
     }
 
     /// Makes everything as it should be, and says what was not.
     pub(crate) async fn repair(&self) -> Result<Option<Vec<Finding>>> {
         let Some(open) = self.open.get() else { return Ok(None) };
-        open.fabric.repair().await.map(Some).map_err(unavailable)
+        open.fabric.repair().await.map(Some).map_err(unknown)
+    }
+
+    /// A sandbox's guest does not run, and connections that wait for it do so for nothing if it
+    /// never will, or for who knows how long.
+    pub(crate) fn rests(&self, record: &Record, for_good: bool) {
+        if let (Some(open), Some(place)) = (self.open.get(), self.place(record)) {
+            open.service.trim(place, if for_good { 0 } else { KEPT_ASLEEP });
+        }
     }
 
     /// Nothing holds for a sandbox's place any more: the next one to have it begins anew.
     pub(crate) async fn left(&self, record: &Record) {
+        let _opening = self.opening.lock().await;
         let (Some(open), Some(place)) = (self.open.get(), self.place(record)) else { return };
-        open.service.forget(place);
-        if let Err(error) = open.fabric.clear_policy(place).await {
+        if let Err(error) = open.left(place).await {
             tracing::warn!(sandbox = %record.id, error = base::chain(&error),
                 "a policy stays behind until its place is used again");
         }
@@ -320,47 +384,44 @@ impl Networking {
             .place(address.host)
     }
 
-    /// The parts that work, started now if they are not yet, in the given namespace or a new one.
-    async fn open(&self, settings: &NetworkSettings, found: Option<OwnedFd>) -> Result<&Open> {
+    /// The parts that work, started now if they are not yet, in the namespace that was found or a
+    /// new one. `records` are all sandboxes, if somebody has just read them.
+    async fn open(&self, settings: &NetworkSettings, records: Option<&[Record]>) -> Result<&Open> {
         let open = || async {
-            let records = self.store.sandboxes().await?;
-            let (upstreams, forbidden) = (settings.upstreams(), settings.forbidden.clone());
-            let settings = self.fabric_settings(settings.clone());
-            let (pool, known) = (settings.pool, self.known(&records));
-            let opened = Networks::open(settings, known, found).await.map_err(unavailable)?;
-            let fabric = Arc::new(opened);
-            let sockets = sockets(&fabric).await?;
-            let wiring = wiring(pool, forbidden, upstreams, &fabric);
-            let service = Service::start(pool, sockets, wiring);
-            for record in &records {
-                if let Some(place) = self.place(record) {
-                    introduce(&service, place, record);
-                }
-            }
-            Ok(Open { fabric, service })
+            let _opening = self.opening.lock().await;
+            let standing = match records {
+                Some(records) => self.standing(records),
+                None => self.standing(&self.store.sandboxes().await?),
+            };
+            let found = self.found.get().map(OwnedFd::try_clone).transpose()?;
+            let opening = async {
+                let known = known(&self.store, &standing);
+                let fabric = Networks::open(self.fabric_settings(settings), known, found).await?;
+                let fabric = Arc::new(fabric);
+                let service = service::start(settings, &fabric).await?;
+                Ok((fabric, service))
+            };
+            let (fabric, service) = opening.await.map_err(unavailable)?;
+            Ok(Open::new(fabric, service, self.store.clone(), standing))
         };
         self.open.get_or_try_init(open).await
     }
 
-    /// Which networks there are, and what holds in them.
-    fn known(&self, records: &[Record]) -> Known {
-        let mut known = Known::default();
-        for (record, place) in records.iter().filter_map(|r| Some((r, self.place(r)?))) {
-            if !known.networks.contains(&place.network()) {
-                known.networks.push(place.network());
-            }
-            let policy = &record.spec.network.policy;
-            if *policy != Policy::default() {
-                known.policies.push((place, policy.clone()));
-            }
-        }
-        known
+    /// Who is where. Who is being removed is not there any more.
+    fn standing(&self, records: &[Record]) -> HashMap<Place, Standing> {
+        let there = records.iter().filter(|record| !matches!(record.state, State::Destroying));
+        there.filter_map(|record| Some((self.place(record)?, Standing::of(record)))).collect()
     }
 
-    fn fabric_settings(&self, settings: NetworkSettings) -> net::fabric::Settings {
-        let NetworkSettings { pool, uplink, forbidden, dns: _ } = settings;
-        let tag = self.tag.clone();
-        net::fabric::Settings { tag, pool, uplink, proxy_port: PROXY_PORT, forbidden }
+    fn fabric_settings(&self, settings: &NetworkSettings) -> net::fabric::Settings {
+        net::fabric::Settings {
+            tag: self.tag.clone(),
+            pool: settings.pool,
+            uplink: settings.uplink,
+            proxy_port: service::PROXY_PORT,
+            forbidden: settings.forbidden.clone(),
+            tracked: None,
+        }
     }
 }
 
@@ -376,68 +437,56 @@ fn told(place: Place) -> Interface {
     }
 }
 
-/// Says who is at a place and what it may reach.
-fn introduce(service: &Service, place: Place, record: &Record) {
-    match record.spec.network.isolated {
-        true => service.forget(place),
-        false => {
-            let egress = record.spec.network.policy.egress.clone();
-            service.set(place, record.name.as_str(), egress);
+/// Which networks there are, and what holds in them.
+fn known(store: &Store, standing: &HashMap<Place, Standing>) -> Known {
+    let mut known = Known::default();
+    for (place, standing) in standing {
+        if !known.networks.contains(&place.network()) {
+            known.networks.push(place.network());
+        }
+        let policy = standing.policy(store);
+        if policy != Policy::default() {
+            known.policies.push((*place, policy));
         }
     }
+    known
 }
 
-/// What the name server and the proxy listen on, and what tells of packets.
-async fn sockets(fabric: &Networks) -> Result<Sockets> {
-    let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
-    let listening = async {
-        Ok::<_, NetError>((
-            fabric.bind_udp(any(DNS_PORT)).await?,
-            fabric.bind_tcp(any(DNS_PORT)).await?,
-            fabric.bind_tcp(any(PROXY_PORT)).await?,
-        ))
-    };
-    let (dns_udp, dns_tcp, proxy) = listening.await.map_err(unavailable)?;
-    let nflog = fabric.inside(Nflog::open).await.inspect_err(|error| {
-        tracing::warn!(%error, "what the packet filter refuses will not be in egress logs");
-    });
-    Ok(Sockets { dns_udp, dns_tcp, proxy, nflog: nflog.ok() })
-}
+impl Numbers {
+    /// Those of a node whose sandboxes are connected like this.
+    pub(crate) fn of(connection: Option<&Connection>) -> Self {
+        let settings = connection.and_then(Connection::networks);
+        let pool = settings.map(|settings| settings.pool).unwrap_or_default();
+        Self { pool, connected: settings.is_some() }
+    }
 
-fn wiring(
-    pool: Pool,
-    forbidden: Vec<Ipv4Net>,
-    upstreams: Upstreams,
-    fabric: &Arc<Networks>,
-) -> Wiring {
-    // The service must not keep the networks open that it serves.
-    let fabric = Arc::downgrade(fabric);
-    Wiring {
-        forbidden,
-        locate: Arc::new(move |address| pool.find(address)),
-        original: Arc::new(original_destination),
-        dial: Arc::new(move |address| {
-            let fabric = fabric.upgrade();
-            Box::pin(async move {
-                let fabric = fabric.ok_or(io::ErrorKind::NotConnected)?;
-                fabric.connect(address).await.map_err(io::Error::other)
-            })
-        }),
-        upstreams,
+    /// Which cannot be used, because something else on the host has their addresses by now.
+    ///
+    /// # Errors
+    /// [`Kind::NetworkUnavailable`] if the kernel does not say.
+    pub(crate) async fn taken(&self) -> Result<Vec<u16>> {
+        if !self.connected {
+            return Ok(Vec::new());
+        }
+        let used = used_by_host().await.map_err(unavailable)?;
+        let usable = usable(self.pool, &used);
+        let all = 0..=u16::try_from(self.pool.users() - 1).unwrap_or(u16::MAX);
+        Ok(all.filter(|index| !usable(*index)).collect())
     }
 }
 
-/// Which numbers users' networks can have here: not those whose addresses the host uses.
-pub(crate) async fn numbers(connection: Option<&Connection>) -> Result<Numbers> {
-    let settings = connection.and_then(Connection::networks);
-    let pool = settings.map(|settings| settings.pool).unwrap_or_default();
-    let used = match settings {
-        Some(_) => used_by_host().await.map_err(unavailable)?,
-        None => Vec::new(),
-    };
-    let usable = usable(pool, &used);
-    let all = 0..=u16::try_from(pool.users() - 1).unwrap_or(u16::MAX);
-    Ok(Numbers { count: pool.users(), taken: all.filter(|index| !usable(*index)).collect() })
+fn outside(record: &Record) -> Error {
+    let message = format!("the network of {} is outside of network.pool", record.name);
+    Error::new(Kind::NetworkUnavailable, message)
+        .hint("set network.pool in the configuration to what it was when the sandbox was made")
+}
+
+/// Networks could not be looked at or mended.
+fn unknown(error: NetError) -> Error {
+    let message = format!("networks cannot be looked after: {error}");
+    Error::new(Kind::NetworkUnavailable, message)
+        .hint("the daemon's log may say more; try again, or restart the daemon")
+        .caused_by(error)
 }
 
 fn unavailable(error: NetError) -> Error {

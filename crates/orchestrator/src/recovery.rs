@@ -18,8 +18,7 @@ use crate::{
 ///
 /// Directories are removed only if they hold no committed data of a sandbox, which is so exactly if
 /// the row was never written; a directory that has a row is never touched here.
-pub(crate) async fn take_up(node: &Arc<Node>) -> Result<()> {
-    let records = node.store.sandboxes().await?;
+pub(crate) async fn take_up(node: &Arc<Node>, records: Vec<Record>) -> Result<()> {
     let running: HashSet<i32> = records
         .iter()
         .filter_map(|r| match r.state {

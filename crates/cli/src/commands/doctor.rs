@@ -2,6 +2,7 @@
 
 mod certificates;
 mod facts;
+mod forwarding;
 pub(super) mod host;
 mod judge;
 

@@ -90,6 +90,7 @@ fn told(request: &EditSandbox, sandbox: &Sandbox) -> String {
         ("Name", name.is_some().then(|| sandbox.name.clone())),
         ("Sleeps", idle::sleeps(sandbox).filter(|_| sleep)),
         ("Egress", traffic::reach(sandbox).filter(|_| reach)),
+        ("Effective", traffic::effective(sandbox).filter(|_| reach)),
         ("Labels", labels.then(|| inspect::labels(sandbox)).map(or_none)),
     ];
     changes::updated(&sandbox.name, fields)

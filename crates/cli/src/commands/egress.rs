@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use api::{EgressAttempt, EgressLog};
+use api::{Egress, EgressAttempt};
 
 use crate::{
     app::{App, DONE},
@@ -42,7 +42,13 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     } else if printer.is_json() {
         printer.json(&log.suggested)?;
     } else {
-        printer.bytes(format!("{}\n", flags(&log)).as_bytes())?;
+        printer.bytes(format!("{}\n", flags(&log.suggested)).as_bytes())?;
+        if let Some(beyond) = &log.beyond {
+            let flags = flags(beyond);
+            printer.note(&format!(
+                "the user's policy does not let through, which only an admin changes: {flags}"
+            ));
+        }
     }
     DONE
 }
@@ -69,8 +75,7 @@ fn dash() -> String {
     "-".to_owned()
 }
 
-fn flags(log: &EgressLog) -> String {
-    let suggested = &log.suggested;
+fn flags(suggested: &Egress) -> String {
     let hosts = suggested.allow_hosts.iter().map(|host| format!("--allow-host '{host}'"));
     let ranges = suggested.allow_cidrs.iter().map(|range| format!("--allow-cidr {range}"));
     let all: Vec<String> =
@@ -80,7 +85,7 @@ fn flags(log: &EgressLog) -> String {
 
 #[cfg(test)]
 mod tests {
-    use api::{Egress, EgressMode};
+    use api::EgressMode;
 
     use super::*;
 
@@ -91,9 +96,8 @@ mod tests {
             allow_hosts: vec!["*.debian.org".into()],
             allow_cidrs: vec!["203.0.113.9/32".into()],
         };
-        let log = EgressLog { attempts: Vec::new(), suggested };
         let line = "--egress allowlist --allow-host '*.debian.org' --allow-cidr 203.0.113.9/32";
-        assert_eq!(flags(&log), line);
+        assert_eq!(flags(&suggested), line);
     }
 
     #[test]

@@ -66,6 +66,9 @@ fn describe(sandbox: &Sandbox) -> String {
     if let Some(reach) = traffic::reach(sandbox) {
         field("Egress", reach);
     }
+    if let Some(effective) = traffic::effective(sandbox) {
+        field("Effective", format!("{effective} (by its user's policy)"));
+    }
     for url in &sandbox.urls {
         field("URL", url.clone());
     }
@@ -126,7 +129,10 @@ pub(crate) mod tests {
             disk_size_mb: 8192,
             ip: None,
             egress: None,
+            egress_by_default: false,
+            effective_egress: None,
             network_limits: None,
+            effective_network_limits: None,
             urls: Vec::new(),
             labels: [("team".to_owned(), "a".to_owned())].into(),
             created_by: "usr_00000001".into(),

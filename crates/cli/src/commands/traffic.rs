@@ -5,7 +5,8 @@ use api::{Egress, EgressMode, NetworkLimits, Sandbox};
 /// The flags.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Traffic {
-    /// What it may reach beyond its owner's network [default: open, or allowlist with --allow-host]
+    /// What it may reach beyond its owner's network, as far as its user may; default is what its
+    /// user's sandboxes get that do not say [with --allow-host: allowlist]
     #[arg(long, value_enum, value_name = "WHAT")]
     egress: Option<Mode>,
     /// Host that may be reached: a name, or *.DOMAIN for all below it; repeatable
@@ -23,28 +24,21 @@ pub(crate) struct Traffic {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Mode {
+pub(crate) enum Mode {
     /// The internet
     Open,
     /// Nothing
     Deny,
     /// What --allow-host and --allow-cidr say
     Allowlist,
+    /// What the next wider setting says
+    Default,
 }
 
 impl Traffic {
     /// What it may reach, if anything was said about that.
     pub(crate) fn egress(&self) -> Option<Egress> {
-        let nothing = self.allow_hosts.is_empty() && self.allow_cidrs.is_empty();
-        let mode = match self.egress {
-            None if nothing => return None,
-            None if self.allow_hosts.is_empty() => EgressMode::Open,
-            None | Some(Mode::Allowlist) => EgressMode::Allowlist,
-            Some(Mode::Open) => EgressMode::Open,
-            Some(Mode::Deny) => EgressMode::Deny,
-        };
-        let (allow_hosts, allow_cidrs) = (self.allow_hosts.clone(), self.allow_cidrs.clone());
-        Some(Egress { mode, allow_hosts, allow_cidrs })
+        egress(self.egress, &self.allow_hosts, &self.allow_cidrs)
     }
 
     /// The limits, if there are to be any.
@@ -55,8 +49,21 @@ impl Traffic {
     }
 }
 
+/// What may be reached, if anything was said about that.
+pub(crate) fn egress(mode: Option<Mode>, hosts: &[String], ranges: &[String]) -> Option<Egress> {
+    let mode = match mode {
+        None if hosts.is_empty() && ranges.is_empty() => return None,
+        None if hosts.is_empty() => EgressMode::Open,
+        None | Some(Mode::Allowlist) => EgressMode::Allowlist,
+        Some(Mode::Open) => EgressMode::Open,
+        Some(Mode::Deny) => EgressMode::Deny,
+        Some(Mode::Default) => EgressMode::Default,
+    };
+    Some(Egress { mode, allow_hosts: hosts.to_vec(), allow_cidrs: ranges.to_vec() })
+}
+
 /// Reads a rate.
-fn rate(text: &str) -> Result<u32, String> {
+pub(crate) fn rate(text: &str) -> Result<u32, String> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     let unit: u64 = match unit {
@@ -83,22 +90,34 @@ fn typed(bytes: u32) -> String {
 
 /// What a sandbox may reach, in one line; nothing if it has no network.
 pub(crate) fn reach(sandbox: &Sandbox) -> Option<String> {
-    let egress = sandbox.egress.as_ref()?;
+    let line = policy(sandbox.egress.as_ref()?, sandbox.network_limits);
+    Some(if sandbox.egress_by_default { format!("{line} (default)") } else { line })
+}
+
+/// What it may reach in the end, in one line; nothing if that is what it asks for.
+pub(crate) fn effective(sandbox: &Sandbox) -> Option<String> {
+    let asked = (sandbox.egress.as_ref(), sandbox.network_limits);
+    let holds = (sandbox.effective_egress.as_ref(), sandbox.effective_network_limits);
+    (asked != holds).then(|| Some(policy(holds.0?, holds.1))).flatten()
+}
+
+/// A policy in one line.
+pub(crate) fn policy(egress: &Egress, limits: Option<NetworkLimits>) -> String {
     let mut words = vec![egress.mode.to_string()];
     let listed = egress.allow_hosts.iter().chain(&egress.allow_cidrs).cloned();
     let listed: Vec<String> = listed.collect();
     if !listed.is_empty() {
         words.push(listed.join(","));
     }
-    if let Some(limits) = sandbox.network_limits {
-        if let Some(bytes) = limits.bytes_per_second {
-            words.push(format!("{} bytes/s", typed(bytes)));
-        }
-        if let Some(packets) = limits.packets_per_second {
-            words.push(format!("{packets} packets/s"));
-        }
-    }
-    Some(words.join(", "))
+    words.extend(limits.map(self::limits).filter(|limits| !limits.is_empty()));
+    words.join(", ")
+}
+
+/// Limits in one line; empty if there are none.
+pub(crate) fn limits(limits: NetworkLimits) -> String {
+    let bytes = limits.bytes_per_second.map(|bytes| format!("{} bytes/s", typed(bytes)));
+    let packets = limits.packets_per_second.map(|packets| format!("{packets} packets/s"));
+    bytes.into_iter().chain(packets).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -150,5 +169,16 @@ mod tests {
         let limited = Sandbox { egress: Some(egress), network_limits: Some(limits), ..sandbox() };
         let line = "allowlist, a.example,203.0.113.0/24, 2M bytes/s, 9 packets/s";
         assert_eq!(reach(&limited).unwrap(), line);
+        let held = Sandbox {
+            egress_by_default: true,
+            effective_egress: limited.egress.clone(),
+            effective_network_limits: limited.network_limits,
+            ..limited
+        };
+        assert_eq!(reach(&held).unwrap(), format!("{line} (default)"));
+        assert_eq!(effective(&held), None);
+        let least = NetworkLimits { packets_per_second: Some(3), ..limits };
+        let held = Sandbox { effective_network_limits: Some(least), ..held };
+        assert_eq!(effective(&held).unwrap(), line.replace("9 packets", "3 packets"));
     }
 }

@@ -6,6 +6,8 @@ mod edit;
 mod limits;
 mod list;
 mod rotate_key;
+mod show;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,7 @@ enum Command {
     Create(create::Args),
     #[command(visible_alias = "ls")]
     List(list::Args),
+    Show(show::Args),
     Edit(edit::Args),
     Delete(delete::Args),
     RotateKey(rotate_key::Args),
@@ -35,6 +38,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     match &args.command {
         Command::Create(args) => create::run(args, app),
         Command::List(args) => list::run(args, app),
+        Command::Show(args) => show::run(args, app),
         Command::Edit(args) => edit::run(args, app),
         Command::Delete(args) => delete::run(args, app),
         Command::RotateKey(args) => rotate_key::run(args, app),

@@ -111,7 +111,6 @@ fn understand(wanted: CreateSandbox) -> Result<(CreateRequest, Contents), Failur
     };
     let files = wanted.files.into_iter().map(file).collect::<Result<_, _>>()?;
     let request = CreateRequest {
-        egress_said: wanted.egress.is_some(),
         network: traffic::spec(wanted.network, wanted.egress, wanted.network_limits)?,
         name: wanted.name,
         image: wanted.image,

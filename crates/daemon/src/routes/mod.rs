@@ -17,7 +17,7 @@ mod users;
 
 use axum::{
     Router,
-    routing::{any, delete, get, patch, post},
+    routing::{any, delete, get, post},
 };
 
 use crate::app::App;
@@ -77,6 +77,6 @@ pub(crate) fn all() -> Router<App> {
         .route("/snapshots/{id}", get(snapshots::get).delete(snapshots::delete))
         .route("/snapshots/{id}/resume", post(snapshots::resume))
         .route("/users", get(users::list).post(users::create))
-        .route("/users/{id}", patch(users::edit).delete(users::delete))
+        .route("/users/{id}", get(users::get).patch(users::edit).delete(users::delete))
         .route("/users/{id}/rotate-key", post(users::rotate_key))
 }

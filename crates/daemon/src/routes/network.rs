@@ -15,10 +15,11 @@ pub(crate) async fn egress(
     State(app): State<App>,
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Json<EgressLog> {
-    let (attempts, suggested) = app.orchestrator.egress_log(&sandbox);
+    let log = app.orchestrator.egress_log(&sandbox);
     Json(EgressLog {
-        attempts: attempts.iter().map(traffic::attempt).collect(),
-        suggested: traffic::shown_egress(&suggested),
+        attempts: log.attempts.iter().map(traffic::attempt).collect(),
+        suggested: traffic::shown_egress(&log.suggested),
+        beyond: log.beyond.as_ref().map(traffic::shown_egress),
     })
 }
 

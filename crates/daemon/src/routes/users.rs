@@ -1,20 +1,37 @@
-//! Users, for admins.
+//! Users, for admins; and everybody's look at oneself.
 
-use api::{CreateUser, Deleted, EditUser, User, UserKey};
+use api::{CreateUser, Deleted, EditUser, ErrorCode, User, UserKey};
 use axum::{Json, body::Body, extract::State, http::StatusCode};
 use orchestrator::model::{self, IdlePolicy, UserEdit, UserLimits};
 
 use crate::{
     app::{App, Shared},
-    auth::{Admin, Id},
+    auth::{Admin, Caller, Id},
     body,
     failure::Failure,
-    idle, show,
+    idle, show, traffic,
 };
 
 pub(crate) async fn list(State(app): State<App>, _: Admin) -> Result<Json<Vec<User>>, Failure> {
     let users = app.store.users().await?;
     Ok(Json(users.into_iter().map(|(user, sandboxes)| show::user(user, sandboxes)).collect()))
+}
+
+/// The caller as a user.
+const ME: &str = "me";
+
+pub(crate) async fn get(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Id(id): Id,
+) -> Result<Json<User>, Failure> {
+    if id == ME || id == caller.id.as_str() || id == caller.name.as_str() {
+        return Ok(Json(counted(&app, caller)));
+    }
+    if !caller.admin {
+        return Err(Failure::new(ErrorCode::Forbidden, "only admins may look at others"));
+    }
+    Ok(Json(counted(&app, app.store.find_user(&id).await?)))
 }
 
 pub(crate) async fn create(
@@ -32,11 +49,15 @@ pub(crate) async fn create(
             .unwrap_or(default.memory_mib_per_sandbox),
         snapshots: request.max_snapshots.unwrap_or(default.snapshots),
     };
-    let (mut made, key) = app.store.create_user(&request.name, request.admin, limits).await?;
     let IdlePolicy { warm, cold } = idle::policy(request.idle_warm_sec, request.idle_cold_sec);
-    if warm.is_some() || cold.is_some() {
-        let idle = UserEdit { idle_warm: Some(warm), idle_cold: Some(cold), ..UserEdit::default() };
-        made = app.store.edit_user(made.id.as_str(), idle).await?;
+    let more = UserEdit {
+        idle_warm: warm.map(Some),
+        idle_cold: cold.map(Some),
+        ..traffic::user_edit(request.egress, request.default_egress, request.network_limits)?
+    };
+    let (mut made, key) = app.store.create_user(&request.name, request.admin, limits).await?;
+    if more != UserEdit::default() {
+        made = app.orchestrator.edit_user(made.id.as_str(), more).await?;
     }
     Ok((StatusCode::CREATED, Json(with_key(&app, (made, key)))))
 }
@@ -55,8 +76,9 @@ pub(crate) async fn edit(
         snapshots: request.max_snapshots,
         idle_warm: request.idle_warm_sec.map(idle::limit),
         idle_cold: request.idle_cold_sec.map(idle::limit),
+        ..traffic::user_edit(request.egress, request.default_egress, request.network_limits)?
     };
-    Ok(Json(counted(&app, app.store.edit_user(&id, edit).await?)))
+    Ok(Json(counted(&app, app.orchestrator.edit_user(&id, edit).await?)))
 }
 
 pub(crate) async fn delete(
@@ -64,7 +86,7 @@ pub(crate) async fn delete(
     _: Admin,
     Id(id): Id,
 ) -> Result<Json<Deleted>, Failure> {
-    let user = app.store.delete_user(&id).await?;
+    let user = app.orchestrator.delete_user(&id).await?;
     let status = "deleted".to_owned();
     Ok(Json(Deleted { status, id: user.id.into(), name: user.name.into() }))
 }

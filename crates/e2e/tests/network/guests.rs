@@ -49,13 +49,14 @@ pub(crate) async fn connects(guest: &mut Guest, address: &str, port: u16) -> boo
 
 /// The ways to an address that are open: a list of `icmp`, `tcp` and `udp`. Asks where
 /// [`echoes`] is or what a machine of the world serves. A datagram goes to a closed port, of which
-/// the other end tells.
+/// the other end tells; that it may not go there is told with a `!`.
 pub(crate) async fn ways(guest: &mut Guest, address: &str) -> Vec<String> {
     // All at once, because what gets no answer takes its time.
     let script = format!(
         "(ping -c 1 -W {SILENCE} {address} > /dev/null 2>&1 && echo icmp) & \
          (echo tcp | timeout {SILENCE} nc {address} {ECHO} 2>/dev/null | head -n 1) & \
-         (traceroute -n -f 9 -m 9 -q 1 -w {SILENCE} {address} 2>/dev/null | grep -q ' ms' && \
+         (traceroute -n -f 9 -m 9 -q 1 -w {SILENCE} {address} 2>/dev/null | grep ' ms' | \
+         grep -qv '!' && \
          echo udp) & wait"
     );
     let said = guest.exec(&root(&script)).await.unwrap().stdout;

@@ -11,4 +11,5 @@ mod host;
 mod lasting;
 mod names;
 mod paths;
+mod users;
 mod world;

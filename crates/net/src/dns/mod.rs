@@ -28,5 +28,5 @@ pub use self::forward::Upstreams;
 pub(crate) use self::{
     forward::Forwarder,
     responder::Responder,
-    serve::{serve_tcp, serve_udp},
+    serve::{connections, serve_tcp, serve_udp},
 };

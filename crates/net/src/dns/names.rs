@@ -122,7 +122,10 @@ fn reverse(
     policy: &Egress,
     directory: &Directory,
 ) -> Option<Route> {
-    let net = name.parse_arpa_name().ok()?;
+    // What cannot be read may be about any address, and those who know may tell.
+    let Ok(net) = name.parse_arpa_name() else {
+        return Some(Route::Fail(ResponseCode::NXDomain));
+    };
     let IpAddr::V4(address) = net.network() else { return None };
     let network = place.network();
     if net.prefix_len() == 32 && network.range().contains(&address) {
@@ -200,6 +203,7 @@ mod tests {
             "1.1.168.192.in-addr.arpa.",
             "254.169.in-addr.arpa.",
             "1.0.0.0.ip6.arpa.",
+            "x.1.168.192.in-addr.arpa.",
         ] {
             assert_eq!(ask(name, RecordType::PTR), NO_SUCH_NAME, "{name}");
         }

@@ -18,7 +18,7 @@ use crate::{
         Reason, Target, Verdict,
         guard::{Guard, Turn},
     },
-    policy::{Egress, Mode},
+    policy::{Mode, Reach},
 };
 
 /// How long our own answers count, in seconds: sandboxes come and go.
@@ -45,7 +45,7 @@ pub(super) struct Asking {
     question: Question,
     transport: Transport,
     place: Place,
-    policy: Arc<Egress>,
+    reach: Arc<Reach>,
     _turn: Turn,
 }
 
@@ -71,8 +71,9 @@ impl Responder {
         let known =
             guard.locate(source).and_then(|place| Some((place, guard.directory.policy(place)?)));
         let Some((place, policy)) = known else { return say(Reply::code(ResponseCode::Refused)) };
-        let policy = Arc::clone(&policy.borrow());
-        match names::route(&question.query, place, &policy, &guard.directory) {
+        let reach = Arc::clone(&policy.borrow());
+        let policy = &reach.holds;
+        match names::route(&question.query, place, policy, &guard.directory) {
             Route::Answer(data) => say(Reply::own(&question, data, OWN_TTL)),
             Route::Fail(code) => say(Reply::code(code)),
             Route::Empty => say(Reply::default()),
@@ -81,7 +82,11 @@ impl Responder {
                     Mode::Deny => Reason::Closed,
                     Mode::Open | Mode::Allowlist => Reason::NameNotAllowed,
                 };
-                self.note(place, &question, None, &Verdict::Denied(reason));
+                let verdict = Verdict::Denied(reason).blame(&reach, |asked| {
+                    let route = names::route(&question.query, place, asked, &guard.directory);
+                    route != Route::Denied
+                });
+                self.note(place, &question, None, &verdict);
                 say(Reply::code(ResponseCode::Refused))
             }
             Route::Forward => match guard.questions.take(place) {
@@ -90,7 +95,7 @@ impl Responder {
                     say(Reply::code(ResponseCode::ServFail))
                 }
                 Some(turn) => {
-                    Step::Ask(Box::new(Asking { question, transport, place, policy, _turn: turn }))
+                    Step::Ask(Box::new(Asking { question, transport, place, reach, _turn: turn }))
                 }
             },
         }
@@ -109,11 +114,11 @@ impl Responder {
 
     /// Takes out what may not be reached, and remembers what may.
     fn judge(&self, asking: &Asking, mut records: Vec<Record>) -> Reply {
-        let Asking { question, place, policy, .. } = asking;
+        let Asking { question, place, reach, .. } = asking;
         let mut blocked = None;
         records.retain(|record| match record.data {
             RData::A(address) => {
-                let allowed = self.guard.may_lead_to(policy, address.0);
+                let allowed = self.guard.may_lead_to(&reach.holds, address.0);
                 if !allowed {
                     blocked.get_or_insert(address.0);
                 }

@@ -37,16 +37,15 @@ const IDLE_TIME: Duration = Duration::from_secs(10);
 /// Answers over UDP until `stop`.
 pub(crate) async fn serve_udp(
     responder: Arc<Responder>,
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
     // Sandboxes that start together ask together. More than the host grants by default takes a
     // right that a test may not have; what does not fit is asked again.
-    if sockopt::set_socket_recv_buffer_size_force(&socket, BURST_SIZE).is_err() {
-        let _ = sockopt::set_socket_recv_buffer_size(&socket, BURST_SIZE);
+    if sockopt::set_socket_recv_buffer_size_force(&*socket, BURST_SIZE).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(&*socket, BURST_SIZE);
     }
-    let socket = Arc::new(socket);
     let mut buffer = vec![0; QUESTION_MAX];
     loop {
         let received = tokio::select! {
@@ -83,14 +82,19 @@ fn send(socket: &UdpSocket, answer: Option<Vec<u8>>, to: SocketAddr) {
     }
 }
 
+/// How many connections there may be.
+pub(crate) fn connections() -> Arc<Quota> {
+    Quota::new(CONNECTIONS_EACH, CONNECTIONS_ALL)
+}
+
 /// Answers over TCP until `stop`.
 pub(crate) async fn serve_tcp(
     responder: Arc<Responder>,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
+    quota: Arc<Quota>,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let quota = Quota::new(CONNECTIONS_EACH, CONNECTIONS_ALL);
     while let Some((stream, from)) = accept(&listener, &stop).await {
         let IpAddr::V4(source) = from.ip() else { continue };
         let turn = responder.locate(source).and_then(|place| quota.take(place));

@@ -1,10 +1,14 @@
 //! Whether a connection may be: a pure function of what is allowed, what DNS told and what the
 //! connection itself says.
 
-use std::{fmt, net::SocketAddrV4, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddrV4},
+    sync::Arc,
+};
 
 use super::forbidden::{Forbidden, is_in_cidrs};
-use crate::policy::{Egress, Mode};
+use crate::policy::{Egress, Mode, Reach};
 
 /// What a connection says about where it wants to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub enum Reason {
     Rebinding,
     /// Denied: the name may not be asked for.
     NameNotAllowed,
+    /// Denied: the sandbox's own policy would let it through, its user's does not.
+    UserPolicy,
     /// Decided by a packet filter's rule, which says this.
     Rule(Arc<str>),
 }
@@ -81,7 +87,23 @@ impl Reason {
             Self::Limit => "limit",
             Self::Rebinding => "rebinding",
             Self::NameNotAllowed => "name_not_allowed",
+            Self::UserPolicy => "user_policy",
             Self::Rule(rule) => rule,
+        }
+    }
+}
+
+impl Reason {
+    /// Whether a wider policy would make it void.
+    fn is_of_policy(&self) -> bool {
+        match self {
+            Self::Closed
+            | Self::Private
+            | Self::NotBound
+            | Self::HostNotAllowed
+            | Self::NameNotAllowed => true,
+            Self::Rule(rule) => matches!(&**rule, "deny_policy" | "deny_range"),
+            _ => false,
         }
     }
 }
@@ -103,6 +125,19 @@ impl Verdict {
     /// Whether it may be.
     pub fn is_allowed(&self) -> bool {
         matches!(self, Self::Allowed(_))
+    }
+
+    /// Names the user's policy as what denies, where `asked` says that the sandbox's own does not.
+    /// What is wrong with a connection itself stays what is wrong.
+    pub(crate) fn blame(self, reach: &Reach, asked: impl FnOnce(&Egress) -> bool) -> Self {
+        match &self {
+            Self::Denied(reason)
+                if reason.is_of_policy() && reach.holds != reach.asked && asked(&reach.asked) =>
+            {
+                Self::Denied(Reason::UserPolicy)
+            }
+            _ => self,
+        }
     }
 
     /// Why.
@@ -130,6 +165,9 @@ pub fn decide_early(
     }
     if forbidden.contains(address) {
         return Some(Verdict::Denied(Reason::Private));
+    }
+    if policy.outside.iter().any(|range| range.contains(&IpAddr::V4(address))) {
+        return Some(Verdict::Allowed(Reason::Cidr));
     }
     match policy.mode {
         Mode::Open => Some(Verdict::Allowed(Reason::Open)),
@@ -198,6 +236,7 @@ mod tests {
             mode: Mode::Allowlist,
             hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             cidrs: cidrs.iter().map(|range| range.parse().unwrap()).collect(),
+            outside: Vec::new(),
         }
     }
 
@@ -266,6 +305,7 @@ mod tests {
                 .iter()
                 .map(|(bits, prefix)| IpNet::new(Ipv4Addr::from(*bits).into(), *prefix).unwrap())
                 .collect(),
+            outside: Vec::new(),
         })
     }
 

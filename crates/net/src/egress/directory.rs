@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::forbidden::Forbidden;
 use crate::{
     address::{Place, Pool, UserNetwork},
-    policy::Egress,
+    policy::Reach,
 };
 
 /// What is known of all sandboxes. Asking is cheap: a lock for as long as a lookup takes.
@@ -33,7 +33,7 @@ struct Known {
 #[derive(Debug)]
 struct Slot {
     name: String,
-    policy: watch::Sender<Arc<Egress>>,
+    policy: watch::Sender<Arc<Reach>>,
 }
 
 impl Directory {
@@ -53,9 +53,9 @@ impl Directory {
     }
 
     /// Says who is at a place, or what changed about it. Of two with one name the later is found.
-    pub fn set(&self, place: Place, name: &str, egress: Egress) {
+    pub fn set(&self, place: Place, name: &str, reach: impl Into<Reach>) {
         let name = name.to_ascii_lowercase();
-        let egress = Arc::new(egress);
+        let reach = Arc::new(reach.into());
         let mut known = self.write();
         let index = place.network().index();
         if known.places.get(&place).is_some_and(|slot| slot.name != name) {
@@ -66,15 +66,15 @@ impl Directory {
             Some(slot) => {
                 slot.name = name;
                 slot.policy.send_if_modified(|policy| {
-                    let changed = **policy != *egress;
+                    let changed = **policy != *reach;
                     if changed {
-                        *policy = egress;
+                        *policy = reach;
                     }
                     changed
                 });
             }
             None => {
-                let policy = watch::Sender::new(egress);
+                let policy = watch::Sender::new(reach);
                 known.places.insert(place, Slot { name, policy });
             }
         }
@@ -89,7 +89,7 @@ impl Directory {
 
     /// What the sandbox at a place may reach, now and later; none if nobody is there. The channel
     /// closes when the place is forgotten.
-    pub fn policy(&self, place: Place) -> Option<watch::Receiver<Arc<Egress>>> {
+    pub fn policy(&self, place: Place) -> Option<watch::Receiver<Arc<Reach>>> {
         self.read().places.get(&place).map(|slot| slot.policy.subscribe())
     }
 
@@ -128,7 +128,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Mode;
+    use crate::policy::{Egress, Mode};
 
     #[test]
     fn a_name_belongs_to_whoever_has_it_last_and_only_in_its_network() {
@@ -156,7 +156,7 @@ mod tests {
         directory.set(place, "renamed", Egress::default());
         assert!(!policy.has_changed().unwrap());
         directory.set(place, "a", Egress { mode: Mode::Deny, ..Egress::default() });
-        assert_eq!(policy.borrow_and_update().mode, Mode::Deny);
+        assert_eq!(policy.borrow_and_update().holds.mode, Mode::Deny);
         directory.forget(place);
         assert!(policy.has_changed().is_err());
         assert!(directory.policy(place).is_none());

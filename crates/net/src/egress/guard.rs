@@ -8,13 +8,17 @@ use std::{
 
 pub(crate) use super::quota::{Quota, Turn};
 use super::{
-    Locate, bindings::Bindings, decide::Verdict, directory::Directory, forbidden, log::Log,
-    log::Target,
+    Locate,
+    bindings::Bindings,
+    decide::{Verdict, decide_early},
+    directory::Directory,
+    forbidden,
+    log::{Log, Target},
 };
 use crate::{
     address::Place,
     dns::{Forwarder, Upstreams},
-    policy::Egress,
+    policy::{Egress, Reach},
 };
 
 /// Most questions in flight of one sandbox, and of all.
@@ -58,10 +62,10 @@ impl Guard {
         (self.locate)(source)
     }
 
-    pub(crate) fn set(&self, place: Place, name: &str, egress: Egress) {
+    pub(crate) fn set(&self, place: Place, name: &str, reach: Reach) {
         self.bindings.open(place);
         self.log.open(place);
-        self.directory.set(place, name, egress);
+        self.directory.set(place, name, reach);
     }
 
     pub(crate) fn forget(&self, place: Place) {
@@ -78,7 +82,7 @@ impl Guard {
     /// Asks where names lead that are on a sandbox's list, and remembers it as if it had asked.
     pub(crate) async fn bind_now(&self, place: Place, names: &[Arc<str>]) {
         let Some(policy) = self.directory.policy(place) else { return };
-        let policy = Arc::clone(&policy.borrow());
+        let policy = policy.borrow().holds.clone();
         let Some(_turn) = self.questions.take(place) else { return };
         for name in names {
             if policy.hosts.iter().any(|pattern| pattern.matches(name)) {
@@ -95,9 +99,17 @@ impl Guard {
         source: Ipv4Addr,
         to: SocketAddrV4,
         protocol: super::Protocol,
-        verdict: &Verdict,
+        verdict: Verdict,
     ) {
         let Some(place) = self.locate(source) else { return };
+        let reach = self.directory.policy(place).map(|policy| Arc::clone(&policy.borrow()));
+        let verdict = match reach {
+            Some(reach) => verdict.blame(&reach, |asked| {
+                let early = decide_early(asked, self.directory.forbidden(), to);
+                early.is_some_and(|verdict| verdict.is_allowed())
+            }),
+            None => verdict,
+        };
         let target = Target {
             address: Some(*to.ip()),
             port: to.port(),

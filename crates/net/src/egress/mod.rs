@@ -25,6 +25,7 @@ mod relay;
 mod request;
 mod service;
 mod suggest;
+mod supervise;
 #[cfg(test)]
 pub(crate) mod testing;
 

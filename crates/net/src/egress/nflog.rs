@@ -17,7 +17,7 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::{Socket, constants::NETLINK_NETFILTER};
 use rustix::net::{RecvFlags, recv};
-use tokio::io::Interest;
+use tokio::io::{Interest, unix::AsyncFd};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -74,33 +74,35 @@ impl Nflog {
         Ok(Self(socket.as_fd().try_clone_to_owned()?))
     }
 
-    /// Reads until `stop`.
-    pub(crate) async fn run(self, guard: &Arc<Guard>, stop: CancellationToken) {
-        let socket = match base::watch(self.0, Interest::READABLE) {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::warn!(%error, "packets cannot be logged");
-                return;
-            }
+    /// The socket as the runtime watches it; none if it cannot.
+    pub(crate) fn watched(self) -> Option<Arc<AsyncFd<OwnedFd>>> {
+        let watched = base::watch(self.0, Interest::READABLE);
+        watched
+            .inspect_err(|error| tracing::warn!(%error, "packets cannot be logged"))
+            .ok()
+            .map(Arc::new)
+    }
+}
+
+/// Reads until `stop`.
+pub(crate) async fn run(socket: Arc<AsyncFd<OwnedFd>>, guard: Arc<Guard>, stop: CancellationToken) {
+    let mut buffer = vec![0; BUFFER_SIZE];
+    loop {
+        let read = socket.async_io(Interest::READABLE, |fd| {
+            Ok(recv(fd, &mut buffer[..], RecvFlags::empty())?.0)
+        });
+        let size = tokio::select! {
+            () = stop.cancelled() => return,
+            read = read => match read {
+                Ok(size) => size,
+                Err(error) => {
+                    tracing::warn!(%error, "packets can no longer be logged");
+                    return;
+                }
+            },
         };
-        let mut buffer = vec![0; BUFFER_SIZE];
-        loop {
-            let read = socket.async_io(Interest::READABLE, |fd| {
-                Ok(recv(fd, &mut buffer[..], RecvFlags::empty())?.0)
-            });
-            let size = tokio::select! {
-                () = stop.cancelled() => return,
-                read = read => match read {
-                    Ok(size) => size,
-                    Err(error) => {
-                        tracing::warn!(%error, "packets can no longer be logged");
-                        return;
-                    }
-                },
-            };
-            for (packet, verdict) in packets(&buffer[..size.min(BUFFER_SIZE)]) {
-                guard.note_packet(packet.source, packet.destination, packet.protocol, &verdict);
-            }
+        for (packet, verdict) in packets(&buffer[..size.min(BUFFER_SIZE)]) {
+            guard.note_packet(packet.source, packet.destination, packet.protocol, verdict);
         }
     }
 }

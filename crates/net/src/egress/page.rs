@@ -24,12 +24,15 @@ pub(crate) fn forbidden(reason: &Reason, host: Option<&str>, to: SocketAddrV4) -
         Reason::HostNotAllowed => "this host is not on it",
         Reason::HostNotBound => "this host does not have this address",
         Reason::NotBound => "no host on it has this address",
+        Reason::UserPolicy => "only an admin may change that",
         Reason::Unnamed => "the request does not say which host it is for",
         _ => "the request cannot be checked",
     };
-    let body = format!(
-        "The sandbox's allow-list does not let this request to {what} through: {why} ({reason}).\n"
-    );
+    let whose = match reason {
+        Reason::UserPolicy => "The policy of the sandbox's user",
+        _ => "The sandbox's allow-list",
+    };
+    let body = format!("{whose} does not let this request to {what} through: {why} ({reason}).\n");
     format!(
         "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain; charset=utf-8\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",

@@ -40,7 +40,10 @@ use super::{
     relay::{self, HEAD_TIME},
     request::Head,
 };
-use crate::{address::Place, policy::Egress};
+use crate::{
+    address::Place,
+    policy::{Egress, Reach},
+};
 
 /// How long a client may be silent before it is taken to wait for the server.
 const GRACE: Duration = Duration::from_millis(300);
@@ -86,7 +89,7 @@ impl Proxy {
     /// Accepts until `stop`.
     pub(crate) async fn run(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         stop: CancellationToken,
         tasks: TaskTracker,
     ) {
@@ -106,7 +109,7 @@ impl Proxy {
         let Some(place) = self.guard.locate(source) else { return };
         let Some(policy) = self.guard.directory.policy(place) else { return };
         let Ok(destination) = (self.original)(&client) else { return };
-        let Some(_turn) = self.guard.connections.take(place) else {
+        let Some(turn) = self.guard.connections.take(place) else {
             let verdict = Verdict::Denied(Reason::Limit);
             self.guard.log.record(place, target(destination, None, &verdict));
             return reset(&client);
@@ -121,6 +124,7 @@ impl Proxy {
         tokio::select! {
             () = connection.serve(client) => {}
             () = connection.revoked(policy) => {}
+            () = turn.ended() => {}
         }
     }
 }
@@ -130,20 +134,22 @@ struct Connection<'a> {
     proxy: &'a Proxy,
     place: Place,
     destination: SocketAddrV4,
-    policy: watch::Receiver<Arc<Egress>>,
+    policy: watch::Receiver<Arc<Reach>>,
     /// What it was let through by, to be looked at again when the policy changes.
     standing: Mutex<Option<(Said, Vec<Arc<str>>)>>,
 }
 
 impl Connection<'_> {
     /// Waits until the connection may no longer be.
-    async fn revoked(&self, mut policy: watch::Receiver<Arc<Egress>>) {
+    async fn revoked(&self, mut policy: watch::Receiver<Arc<Reach>>) {
         while policy.changed().await.is_ok() {
-            let policy = Arc::clone(&policy.borrow_and_update());
+            let reach = Arc::clone(&policy.borrow_and_update());
             let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let Some((said, bound)) = standing else { continue };
             let forbidden = self.proxy.guard.directory.forbidden();
-            let verdict = decide(&policy, forbidden, &bound, self.destination, &said);
+            let judge =
+                |policy: &Egress| decide(policy, forbidden, &bound, self.destination, &said);
+            let verdict = judge(&reach.holds).blame(&reach, |asked| judge(asked).is_allowed());
             if !verdict.is_allowed() {
                 let host = said_host(&said).or_else(|| bound.first().cloned());
                 let target = target(self.destination, host, &verdict);
@@ -154,7 +160,7 @@ impl Connection<'_> {
 
     async fn serve(&self, mut client: TcpStream) {
         let forbidden = self.proxy.guard.directory.forbidden();
-        let early = decide_early(&self.policy.borrow(), forbidden, self.destination);
+        let early = decide_early(&self.policy.borrow().holds, forbidden, self.destination);
         if early.is_some() {
             if !self.judge(&Said::Nothing).await.is_allowed() {
                 return reset(&client);
@@ -266,14 +272,26 @@ impl Connection<'_> {
             let _ = timeout(RESOLVE_TIME, guard.bind_now(self.place, &names)).await;
             self.decide_now(said)
         };
+        let verdict = self.blame(said, verdict);
         self.note(said, &verdict);
         verdict
+    }
+
+    /// Says so if it is not the sandbox's own policy that denies.
+    fn blame(&self, said: &Said, verdict: Verdict) -> Verdict {
+        let guard = &self.proxy.guard;
+        let reach = Arc::clone(&self.policy.borrow());
+        verdict.blame(&reach, |asked| {
+            let bound = guard.bindings.names(self.place, *self.destination.ip());
+            let forbidden = guard.directory.forbidden();
+            decide(asked, forbidden, &bound, self.destination, said).is_allowed()
+        })
     }
 
     /// The hosts of the list that are said in full: what the others lead to cannot be asked.
     fn exact_hosts(&self) -> Vec<Arc<str>> {
         let policy = Arc::clone(&self.policy.borrow());
-        let names = policy.hosts.iter().map(ToString::to_string);
+        let names = policy.holds.hosts.iter().map(ToString::to_string);
         names.filter(|name| !name.starts_with('*')).take(RESOLVE_MAX).map(Into::into).collect()
     }
 
@@ -283,7 +301,8 @@ impl Connection<'_> {
         let guard = &self.proxy.guard;
         let bound = guard.bindings.names(self.place, *self.destination.ip());
         let policy = Arc::clone(&self.policy.borrow());
-        let verdict = decide(&policy, guard.directory.forbidden(), &bound, self.destination, said);
+        let forbidden = guard.directory.forbidden();
+        let verdict = decide(&policy.holds, forbidden, &bound, self.destination, said);
         if verdict.is_allowed() {
             let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
             *standing = Some((said.clone(), bound));
@@ -324,7 +343,7 @@ impl Connection<'_> {
                 return Ok(());
             }
             let said = Said::Http(next.clone());
-            let verdict = self.decide_now(&said);
+            let verdict = self.blame(&said, self.decide_now(&said));
             self.note(&said, &verdict);
             host = Some(next);
             match verdict {

@@ -1,6 +1,6 @@
 //! The one handle that the orchestrator has.
 
-use std::{fmt, net::Ipv4Addr, sync::Arc};
+use std::{fmt, future::Future, net::Ipv4Addr, sync::Arc};
 
 use ipnet::Ipv4Net;
 use tokio::net::{TcpListener, UdpSocket};
@@ -10,14 +10,15 @@ use super::{
     directory::Directory,
     guard::Guard,
     log::Attempt,
-    nflog::Nflog,
+    nflog::{self, Nflog},
     proxy::{Dial, Original, Proxy},
     suggest::suggest,
+    supervise::supervise,
 };
 use crate::{
     address::{Place, Pool},
     dns::{self, Upstreams},
-    policy::Egress,
+    policy::{Egress, Reach},
 };
 
 /// Says whose a source address is.
@@ -70,24 +71,51 @@ impl Service {
         let Wiring { forbidden, locate, original, dial, upstreams } = wiring;
         let guard = Arc::new(Guard::new(Directory::new(pool, &forbidden), locate, upstreams));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let responder = Arc::new(dns::Responder::new(Arc::clone(&guard)));
-        let udp =
-            dns::serve_udp(Arc::clone(&responder), sockets.dns_udp, stop.clone(), tasks.clone());
-        tasks.spawn(udp);
-        tasks.spawn(dns::serve_tcp(responder, sockets.dns_tcp, stop.clone(), tasks.clone()));
+        let service = Self { guard: Arc::clone(&guard), stop, tasks };
+        let names = Arc::new(dns::Responder::new(Arc::clone(&guard)));
+        let socket = Arc::new(sockets.dns_udp);
+        let responder = Arc::clone(&names);
+        service.keep("names", move |stop, tasks| {
+            dns::serve_udp(Arc::clone(&responder), Arc::clone(&socket), stop, tasks)
+        });
+        let listener = Arc::new(sockets.dns_tcp);
+        let quota = dns::connections();
+        service.keep("names over TCP", move |stop, tasks| {
+            let quota = Arc::clone(&quota);
+            dns::serve_tcp(Arc::clone(&names), Arc::clone(&listener), quota, stop, tasks)
+        });
         let proxy = Arc::new(Proxy { guard: Arc::clone(&guard), original, dial });
-        tasks.spawn(proxy.run(sockets.proxy, stop.clone(), tasks.clone()));
-        if let Some(nflog) = sockets.nflog {
-            let (guard, stop) = (Arc::clone(&guard), stop.clone());
-            tasks.spawn(async move { nflog.run(&guard, stop).await });
+        let listener = Arc::new(sockets.proxy);
+        service.keep("proxy", move |stop, tasks| {
+            Arc::clone(&proxy).run(Arc::clone(&listener), stop, tasks)
+        });
+        if let Some(nflog) = sockets.nflog.and_then(Nflog::watched) {
+            service.keep("log of packets", move |stop, _| {
+                nflog::run(Arc::clone(&nflog), Arc::clone(&guard), stop)
+            });
         }
-        Self { guard, stop, tasks }
+        service
+    }
+
+    fn keep<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        what: &'static str,
+        serve: impl Fn(CancellationToken, TaskTracker) -> F + Send + 'static,
+    ) {
+        let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
+        supervise(&self.tasks, self.stop.clone(), what, move || serve(stop.clone(), tasks.clone()));
+    }
+
+    /// A sandbox is not there to end its connections, and nobody knows for how long: of those
+    /// through the proxy all but the latest `most` are ended.
+    pub fn trim(&self, place: Place, most: usize) {
+        self.guard.connections.trim(place, most);
     }
 
     /// Says who is at a place and what it may reach from now on. Connections through the proxy
     /// that may no longer be are cut.
-    pub fn set(&self, place: Place, name: &str, egress: Egress) {
-        self.guard.set(place, name, egress);
+    pub fn set(&self, place: Place, name: &str, reach: impl Into<Reach>) {
+        self.guard.set(place, name, reach.into());
     }
 
     /// Nobody is at this place any more: its connections are cut and its log goes.

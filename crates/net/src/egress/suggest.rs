@@ -46,7 +46,7 @@ pub fn suggest(attempts: &[Attempt], forbidden: &Forbidden) -> Egress {
         }
     }
     let hosts = widen(&hosts);
-    Egress { mode: Mode::Allowlist, hosts, cidrs: cidrs.into_iter().collect() }
+    Egress { mode: Mode::Allowlist, hosts, cidrs: cidrs.into_iter().collect(), outside: Vec::new() }
 }
 
 /// Whether no policy opens it: this host, and other users' networks.

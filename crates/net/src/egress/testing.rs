@@ -35,7 +35,7 @@ pub(crate) fn place(host: u16) -> Place {
 
 pub(crate) fn allow(hosts: &[&str]) -> Egress {
     let hosts = hosts.iter().map(|host| host.parse().unwrap()).collect();
-    Egress { mode: Mode::Allowlist, hosts, cidrs: Vec::new() }
+    Egress { mode: Mode::Allowlist, hosts, ..Egress::default() }
 }
 
 /// A resolver that does what the first part of a name says.

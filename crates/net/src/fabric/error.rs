@@ -17,6 +17,9 @@ pub enum NetError {
     /// The tool that sets packet rules failed.
     #[error("set packet rules")]
     Rules(#[source] ProcessError),
+    /// The tool that sets packet rules hangs.
+    #[error("nft does not come to an end")]
+    Slow,
     /// What the tool printed is not what is known of it.
     #[error("read packet rules")]
     Listing(#[source] serde_json::Error),

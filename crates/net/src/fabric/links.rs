@@ -38,8 +38,6 @@ pub(super) struct Seen {
     /// If it is a bridge, whether it is set as ours are.
     pub(super) bridge: Option<bool>,
     pub(super) up: bool,
-    /// Whether it takes part in ARP, which all do but those that lead nowhere.
-    pub(super) arp: bool,
     pub(super) mac: Option<Mac>,
     /// The index of the bridge that it is a port of.
     pub(super) master: Option<u32>,
@@ -247,7 +245,6 @@ impl Seen {
             name: String::new(),
             bridge: None,
             up: flags.contains(LinkFlags::Up),
-            arp: !flags.contains(LinkFlags::Noarp),
             mac: None,
             master: None,
             addresses: Vec::new(),

@@ -12,7 +12,7 @@ use super::{
     findings::{Finding, Problem},
     namespace::Namespace,
     nft,
-    rules::CONNECTIONS,
+    rules::BY_PACKETS,
 };
 
 /// What changes by itself or does not matter.
@@ -26,7 +26,7 @@ pub(super) type Parts = BTreeMap<(String, String), Vec<String>>;
 
 /// What a namespace's rules would be after this script, and nothing else.
 pub(super) async fn expected(script: String) -> Result<Parts, NetError> {
-    let scratch = Namespace::create().map_err(NetError::namespace)?;
+    let scratch = Namespace::create().await.map_err(NetError::namespace)?;
     nft::apply(&scratch, script).await?;
     actual(&scratch).await
 }
@@ -49,7 +49,7 @@ fn parts(objects: Vec<Value>) -> Parts {
                 "rule" => format!("the rules in chain {}", text("chain")),
                 kind => format!("{kind} {}", text("name")),
             };
-            if text("name") == CONNECTIONS
+            if BY_PACKETS.contains(&text("name").as_str())
                 && let Value::Object(fields) = &mut body
             {
                 fields.remove("elem");

@@ -11,6 +11,7 @@
 //! Invariant: connecting a sandbox sets no rules. All that its address needs is set when its
 //! user's network is made, and its policy when that changes.
 
+mod conntrack;
 mod error;
 mod findings;
 mod links;
@@ -30,7 +31,7 @@ mod uplink;
 use std::{
     collections::BTreeMap,
     io,
-    net::{SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{Mutex, PoisonError},
 };
@@ -43,17 +44,27 @@ pub use self::{
     findings::{Finding, Problem},
     namespace::connect_inside,
     ranges::usable,
-    settings::{Caps, Known, LOG_PASSED, LOG_REFUSED, Link, Policy, Settings, Uplink},
+    settings::{Caps, Known, LOG_PASSED, LOG_REFUSED, Policy, Settings, Uplink},
     spare::SpareLink,
     tap::Tap,
 };
-use self::{links::Links, namespace::Namespace, plan::Plan, uplink::Host};
-use crate::address::{Place, UserNetwork};
+use self::{
+    links::Links,
+    namespace::{Inside, Namespace},
+    plan::{Plan, UplinkRange},
+    uplink::Host,
+};
+use crate::{
+    address::{Place, UserNetwork},
+    egress::{Forbidden, decide_early},
+    policy::Egress,
+};
 
 /// All networks of one daemon.
 #[derive(Debug)]
 pub struct Networks {
     own: Namespace,
+    sockets: Inside,
     links: Links,
     host: Host,
     /// Indices of the bridges, by network, for whoever connects a sandbox.
@@ -96,10 +107,12 @@ impl Networks {
         let host = Namespace::current().map_err(NetError::namespace)?;
         let own = match adopt {
             Some(fd) => Namespace::adopt(fd),
-            None => Namespace::create().map_err(NetError::namespace)?,
+            None => Namespace::create().await.map_err(NetError::namespace)?,
         };
+        let sockets = Inside::start(&own).await.map_err(NetError::namespace)?;
         let links = Links::open(&own).await?;
         let networks = Self {
+            sockets,
             links,
             host: Host::open(host).await?,
             own,
@@ -107,9 +120,31 @@ impl Networks {
             state: tokio::sync::Mutex::new(State { plan, uncertain: true }),
         };
         let mut state = networks.state.lock().await;
-        networks.ensure(&mut state).await?;
+        if let Err(error) = networks.ensure(&mut state).await {
+            // The kernel may be without what tells senders that they are refused.
+            if !matches!(error, NetError::Rules(_)) {
+                return Err(error);
+            }
+            state.plan.rejects = false;
+            networks.ensure(&mut state).await?;
+        }
         drop(state);
         Ok(networks)
+    }
+
+    /// Removes from the host what a daemon with this tag has left there, if it has.
+    ///
+    /// # Errors
+    /// What the kernel or nft refused.
+    pub async fn clear_host(tag: &str) -> Result<(), NetError> {
+        let settings = Settings::named(tag).checked()?;
+        let host = Host::open(Namespace::current().map_err(NetError::namespace)?).await?;
+        match host.has_any(&settings).await {
+            Ok(true) => host.close(&settings).await,
+            // Without the tool nothing can have been made.
+            Ok(false) | Err(NetError::NoNft) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The namespace, to be kept open by VMs so that a later daemon can adopt it.
@@ -161,27 +196,17 @@ impl Networks {
     /// # Errors
     /// [`NetError::NoNetwork`] if its user's network has not been added, [`NetError::Busy`] if a
     /// VM still has the interface.
-    pub async fn attach(&self, place: Place, link: Link) -> Result<Tap, NetError> {
-        let bridge = match link {
-            Link::Network => Some(self.bridge(place.network())?),
-            Link::Isolated => None,
-        };
+    pub async fn attach(&self, place: Place) -> Result<Tap, NetError> {
+        let bridge = self.bridge(place.network())?;
         let name = place.tap();
-        let make = move || {
-            Tap::make(name.clone()).map_err(|source| match source.kind() {
-                io::ErrorKind::ResourceBusy => NetError::Busy(name),
-                _ => NetError::Tap { name, source },
-            })
-        };
-        let tap = self.own.inside(make).await.map_err(NetError::namespace)??;
-        match bridge {
-            // The stack above must not answer what an isolated sandbox asks.
-            None => self.links.change(tap.name(), |link| link.arp(false).up()).await?,
-            Some(bridge) => {
-                self.links.change(tap.name(), |link| link.controller(bridge).up()).await?;
-                self.introduce(bridge, place).await?;
-            }
-        }
+        let making = name.clone();
+        let tap = self.sockets.run(move || Tap::make(making)).await;
+        let tap = tap.map_err(|source| match source.kind() {
+            io::ErrorKind::ResourceBusy => NetError::Busy(name),
+            _ => NetError::Tap { name, source },
+        })?;
+        self.links.change(tap.name(), |link| link.controller(bridge).up()).await?;
+        self.introduce(bridge, place).await?;
         Ok(tap)
     }
 
@@ -196,14 +221,79 @@ impl Networks {
     /// # Errors
     /// What nft refused.
     pub async fn set_policy(&self, place: Place, policy: Policy) -> Result<(), NetError> {
+        self.set_policies(vec![(place, policy)]).await
+    }
+
+    /// As [`set_policy`](Self::set_policy) for several sandboxes at once.
+    ///
+    /// # Errors
+    /// What nft refused; then none of it holds before the next change.
+    pub async fn set_policies(&self, policies: Vec<(Place, Policy)>) -> Result<(), NetError> {
         let mut state = self.state.lock().await;
-        let old = state.plan.policy(place);
-        if old == policy && !state.uncertain {
-            return Ok(());
+        let mut script = String::new();
+        let (mut changed, mut narrowed) = (false, Vec::new());
+        for (place, policy) in policies {
+            let old = state.plan.policy(place);
+            if old == policy {
+                continue;
+            }
+            changed = true;
+            if policy.egress != old.egress {
+                narrowed.push((place, policy.egress.clone()));
+            }
+            let (old, new) = (plan::policy_items(place, &old), plan::policy_items(place, &policy));
+            state.plan.set(place, policy);
+            script.push_str(&plan::change(&old, &new));
         }
-        let (old, new) = (plan::policy_items(place, &old), plan::policy_items(place, &policy));
-        state.plan.set(place, policy);
-        self.apply(&mut state, plan::change(&old, &new)).await
+        if changed || state.uncertain {
+            self.apply(&mut state, script).await?;
+        }
+        let (settings, uplink) = (state.plan.settings.clone(), state.plan.uplink);
+        drop(state);
+        for (place, egress) in narrowed {
+            self.end(&settings, uplink, place, egress).await;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel forget all connections of a place that nobody has any more, so that the next
+    /// one to have it hears nothing of them and they count for nobody.
+    pub async fn forget_connections(&self, place: Place) {
+        let uplink = self.state.lock().await.plan.uplink;
+        self.forget(uplink, place, |_| true).await;
+    }
+
+    /// Ends connections that a policy does not let through. Nothing more of them can be sent by
+    /// then, but what comes back would still arrive.
+    async fn end(
+        &self,
+        settings: &Settings,
+        uplink: Option<UplinkRange>,
+        place: Place,
+        egress: Egress,
+    ) {
+        let pool = settings.pool;
+        let forbidden = Forbidden::new(pool, &settings.forbidden);
+        let ends = move |address| {
+            let to = SocketAddrV4::new(address, 0);
+            let passes = decide_early(&egress, &forbidden, to).is_some_and(|v| v.is_allowed());
+            !passes && !pool.range().contains(&address)
+        };
+        self.forget(uplink, place, ends).await;
+    }
+
+    async fn forget(
+        &self,
+        uplink: Option<UplinkRange>,
+        place: Place,
+        ends: impl Fn(Ipv4Addr) -> bool + Send + 'static,
+    ) {
+        let host = uplink.map(|range| (self.host.namespace(), range.own().addr()));
+        let forgotten = conntrack::forget(&self.own, host, place.address(), ends).await;
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, address = %place.address(),
+                "connections of a sandbox are not forgotten before they have been silent for long");
+        }
     }
 
     /// Sets the default policy, as for a place that somebody else will get.
@@ -219,8 +309,9 @@ impl Networks {
     /// # Errors
     /// [`NetError`] if that cannot be found out.
     pub async fn drift(&self) -> Result<Vec<Finding>, NetError> {
-        let state = self.state.lock().await;
-        self.differences(&state.plan).await
+        // Looked at without the lock: nobody waits for it who wants to connect a sandbox.
+        let plan = self.state.lock().await.plan.clone();
+        self.differences(&plan).await
     }
 
     /// Makes everything as it should be, and returns what was not. Connections live on.
@@ -250,7 +341,8 @@ impl Networks {
         }
     }
 
-    /// Does something in a thread inside the namespace: a socket opened there stays there.
+    /// Does something that takes no time in the thread inside the namespace: a socket opened there
+    /// stays there.
     ///
     /// # Errors
     /// That of the namespace, or that of the work.
@@ -258,7 +350,7 @@ impl Networks {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        self.own.inside(work).await?
+        self.sockets.run(work).await
     }
 
     /// A UDP socket inside the namespace.

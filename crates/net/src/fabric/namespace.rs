@@ -10,8 +10,11 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use tokio::{
     net::{TcpSocket, TcpStream},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
 };
+
+/// Most requests that wait for the thread which makes sockets.
+const QUEUE: usize = 256;
 
 /// A network namespace; it lives as long as a handle, a socket, an interface's descriptor or a
 /// process in it.
@@ -25,13 +28,13 @@ impl Namespace {
     }
 
     /// A new one with nothing in it.
-    pub(super) fn create() -> io::Result<Self> {
-        let made = std::thread::spawn(|| {
+    pub(super) async fn create() -> io::Result<Self> {
+        let make = || {
             #[expect(deprecated, reason = "only the network of this thread changes")]
             rustix::thread::unshare(UnshareFlags::NEWNET)?;
             Self::current()
-        });
-        made.join().map_err(|_| io::Error::other("the namespace thread panicked"))?
+        };
+        in_thread(make).await?
     }
 
     /// One that somebody else has kept open.
@@ -44,15 +47,66 @@ impl Namespace {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
-        let (namespace, (told, done)) = (self.0.clone(), oneshot::channel());
-        std::thread::Builder::new().name("in-namespace".into()).spawn(move || {
-            let entered =
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
-            // Whoever asked may have gone; what was begun is done to its end all the same.
-            let _ = told.send(entered.map(|()| work()));
+        let namespace = self.clone();
+        in_thread(move || namespace.enter().map(|()| work())).await?
+    }
+
+    /// Has the calling thread enter it.
+    fn enter(&self) -> io::Result<()> {
+        Ok(move_into_link_name_space(self.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+}
+
+/// Does something in a thread that ends with it. Whoever asked may have gone; what was begun is
+/// done to its end all the same.
+async fn in_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<io::Result<T>> {
+    let (told, done) = oneshot::channel();
+    std::thread::Builder::new().name("in-namespace".into()).spawn(move || {
+        let _ = told.send(work());
+    })?;
+    done.await.map_err(|_| io::Error::other("a thread in a namespace panicked"))
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread that stays in a namespace and does what takes no time there, such as making sockets:
+/// guests decide how often that is, and a thread for each time costs more than the socket.
+#[derive(Debug)]
+pub(super) struct Inside(mpsc::Sender<Job>);
+
+impl Inside {
+    /// Starts the thread; it ends with the handle.
+    pub(super) async fn start(namespace: &Namespace) -> io::Result<Self> {
+        let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        let (told, entered) = oneshot::channel();
+        let namespace = namespace.clone();
+        std::thread::Builder::new().name("sockets".into()).spawn(move || {
+            let outcome = namespace.enter();
+            // Who is inside keeps it anyway.
+            drop(namespace);
+            let is_inside = outcome.is_ok();
+            let _ = told.send(outcome);
+            while is_inside && let Some(job) = jobs.blocking_recv() {
+                job();
+            }
         })?;
-        let done = done.await.map_err(|_| io::Error::other("a thread in a namespace panicked"))?;
-        Ok(done?)
+        entered.await.map_err(io::Error::other)??;
+        Ok(Self(queue))
+    }
+
+    /// Does something there.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (told, done) = oneshot::channel();
+        let job = Box::new(move || {
+            let _ = told.send(work());
+        });
+        self.0.send(job).await.map_err(|_| io::Error::other("the sockets' thread has ended"))?;
+        done.await.map_err(io::Error::other)?
     }
 }
 

@@ -26,6 +26,9 @@ impl Networks {
         sysctl::ensure(&self.own, &sysctl::OWN).await?;
         if state.plan.settings.uplink == Uplink::Host {
             self.choose_uplink(&mut state.plan).await?;
+            if state.plan.closed.is_none() {
+                state.plan.closed = Some(self.host.closed(&state.plan.settings).await?);
+            }
         }
         self.apply(state, String::new()).await?;
         let seen = self.links.all().await?;
@@ -37,10 +40,14 @@ impl Networks {
         }
         self.reconnect(&state.plan).await?;
         match state.plan.uplink {
+            // An earlier daemon may have had one.
+            None if self.host.has_any(&state.plan.settings).await? => {
+                self.host.close(&state.plan.settings).await
+            }
             None => Ok(()),
             Some(range) => {
                 let own = (&self.own, &self.links);
-                self.host.ensure(&state.plan.settings, range, own).await
+                self.host.ensure(&state.plan, range, own).await
             }
         }
     }
@@ -107,8 +114,7 @@ impl Networks {
             findings.push(Finding::Sysctl { key, wanted, found });
         }
         if let Some(range) = plan.uplink {
-            let networks: Vec<_> = plan.networks.values().map(|n| n.range()).collect();
-            findings.extend(self.host.drift(&plan.settings, range, &networks).await?);
+            findings.extend(self.host.drift(plan, range).await?);
         }
         Ok(findings)
     }
@@ -173,9 +179,7 @@ impl Networks {
         let seen = self.links.all().await?;
         let named = by_name(&seen);
         for link in &seen {
-            let Some(place) = tap_place(plan, &link.name).filter(|_| !isolated(link)) else {
-                continue;
-            };
+            let Some(place) = tap_place(plan, &link.name) else { continue };
             if let Some(bridge) = misconnected(place, link, &named) {
                 self.links.change(&link.name, |link| link.controller(bridge).up()).await?;
             }
@@ -218,12 +222,7 @@ fn foreign(plan: &Plan, link: &Seen) -> bool {
 /// The bridge that a sandbox should be connected to and is not.
 fn misconnected(place: Place, link: &Seen, named: &BTreeMap<&str, &Seen>) -> Option<u32> {
     let bridge = named.get(place.network().bridge().as_str())?.index;
-    (!isolated(link) && (link.master != Some(bridge) || !link.up)).then_some(bridge)
-}
-
-/// Whether a sandbox's interface is one that was made to lead nowhere.
-fn isolated(link: &Seen) -> bool {
-    !link.arp && link.master.is_none()
+    (link.master != Some(bridge) || !link.up).then_some(bridge)
 }
 
 /// Whose interface this is, by its name, if its network is one of ours.

@@ -32,6 +32,43 @@ pub(super) struct Plan {
     pub(super) policies: BTreeMap<(u16, u16), (Place, Policy)>,
     /// The range of the link to the host, if there is one.
     pub(super) uplink: Option<UplinkRange>,
+    /// How many connections there may be.
+    pub(super) connections: Connections,
+    /// The host's interfaces between which nothing was forwarded before we had it forward; not
+    /// known before it was looked at.
+    pub(super) closed: Option<Vec<String>>,
+    /// Whether the kernel can tell a sender that something is refused; packets vanish otherwise.
+    pub(super) rejects: bool,
+}
+
+/// How many connections there may be at a time, so that sandboxes do not fill the kernel's table
+/// of them, which the host's own services need, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Connections {
+    /// Of one sandbox.
+    pub(super) sandbox: u32,
+    /// Of all sandboxes of one user.
+    pub(super) user: u32,
+    /// Of all sandboxes, through the host, in one of [`SHARES`] parts by their port: the kernel
+    /// looks through all that it counts together.
+    pub(super) share: u32,
+}
+
+/// A power of two.
+pub(super) const SHARES: u32 = 64;
+/// Most connections of one sandbox.
+const MOST_OF_SANDBOX: u32 = 4096;
+/// Most of one user.
+const MOST_OF_USER: u32 = 8192;
+
+impl Connections {
+    /// What can be had of a table with room for so many: half of it, and of that one user at most
+    /// a quarter.
+    pub(super) fn of(tracked: u32) -> Self {
+        let user = (tracked / 8).clamp(1, MOST_OF_USER);
+        let sandbox = MOST_OF_SANDBOX.min(user);
+        Self { sandbox, user, share: (tracked / 2 / SHARES).max(1) }
+    }
 }
 
 /// A range with room for two: the host and us.
@@ -93,7 +130,17 @@ pub(super) struct Items {
 impl Plan {
     pub(super) fn new(settings: Settings, known: Known) -> Self {
         let networks = known.networks.into_iter().map(|n| (n.index(), n)).collect();
-        let mut plan = Self { settings, networks, policies: BTreeMap::new(), uplink: None };
+        let connections = Connections::of(settings.tracked.unwrap_or_else(tracked));
+        let policies = BTreeMap::new();
+        let mut plan = Self {
+            settings,
+            networks,
+            policies,
+            uplink: None,
+            connections,
+            closed: None,
+            rejects: true,
+        };
         for (place, policy) in known.policies {
             plan.set(place, policy);
         }
@@ -146,6 +193,13 @@ impl Items {
     }
 }
 
+/// How many connections the kernel tracks, in all its tables.
+fn tracked() -> u32 {
+    const USUAL: u32 = 65_536;
+    let text = fs_err::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max");
+    text.ok().and_then(|text| text.trim().parse().ok()).filter(|most| *most > 0).unwrap_or(USUAL)
+}
+
 fn key(place: Place) -> (u16, u16) {
     (place.network().index(), place.host())
 }
@@ -178,8 +232,14 @@ pub(super) fn policy_items(place: Place, policy: &Policy) -> Items {
     if policy.egress.mode == Mode::Allowlist {
         add("inspected", address.to_string());
     }
-    for range in v4_ranges(&policy.egress.cidrs) {
-        add("allowed", format!("{address} . {range}"));
+    let (allowed, outside) = (v4_ranges(&policy.egress.cidrs), v4_ranges(&policy.egress.outside));
+    if !allowed.is_empty() || !outside.is_empty() {
+        add("ranged", address.to_string());
+    }
+    for (set, ranges) in [("allowed", allowed), ("outside", outside)] {
+        for range in ranges {
+            add(set, format!("{address} . {range}"));
+        }
     }
     items
 }

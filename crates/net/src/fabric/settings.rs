@@ -28,6 +28,8 @@ pub struct Settings {
     pub proxy_port: u16,
     /// What no sandbox may reach besides the private ranges.
     pub forbidden: Vec<Ipv4Net>,
+    /// How many connections the host's kernel can track; it is asked if this is absent.
+    pub tracked: Option<u32>,
 }
 
 /// Whether there is a way out.
@@ -70,16 +72,25 @@ pub struct Caps {
     pub packets_per_second: Option<u32>,
 }
 
-/// How a sandbox is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
-    /// To its user's network.
-    Network,
-    /// To nothing: what it sends is lost.
-    Isolated,
+impl Caps {
+    /// What keeps to both.
+    #[must_use]
+    pub fn within(self, other: Self) -> Self {
+        let least = |one: Option<u32>, other: Option<u32>| one.into_iter().chain(other).min();
+        Self {
+            bytes_per_second: least(self.bytes_per_second, other.bytes_per_second),
+            packets_per_second: least(self.packets_per_second, other.packets_per_second),
+        }
+    }
 }
 
 impl Settings {
+    /// With nothing but a name.
+    pub(super) fn named(tag: &str) -> Self {
+        let (tag, pool, uplink) = (tag.to_owned(), Pool::default(), Uplink::None);
+        Self { tag, pool, uplink, proxy_port: 0, forbidden: Vec::new(), tracked: None }
+    }
+
     /// # Errors
     /// [`NetError::Tag`] if the tag cannot be part of a name.
     pub(super) fn checked(self) -> Result<Self, NetError> {

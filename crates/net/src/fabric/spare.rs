@@ -6,9 +6,9 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rtnetlink::LinkUnspec;
-use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
 
-use super::{NetError, Networks, Tap, namespace::Namespace};
+use super::{NetError, Networks, Tap};
 use crate::address::Place;
 
 /// What such an interface is called before the rest of its name, which is by chance.
@@ -21,37 +21,24 @@ pub struct SpareLink {
     name: String,
 }
 
-impl SpareLink {
-    pub(super) async fn make(own: &Namespace) -> Result<(OwnedFd, Self), NetError> {
-        let name = format!("{PREFIX}{}", base::random::hex::<4>());
-        let made = {
-            let name = name.clone();
-            own.inside(move || {
-                let tap = Tap::make(name)?;
-                let asks = rustix::net::socket(
-                    rustix::net::AddressFamily::UNIX,
-                    rustix::net::SocketType::DGRAM,
-                    None,
-                )?;
-                let index = name_to_index(asks.as_fd(), tap.name())?;
-                Ok::<_, std::io::Error>((tap.into_fd(), index))
-            })
-        };
-        let made = made.await.map_err(NetError::namespace)?;
-        match made {
-            Ok((fd, index)) => Ok((fd, Self { index, name })),
-            Err(source) => Err(NetError::Tap { name, source }),
-        }
-    }
-}
-
 impl Networks {
     /// Makes an interface for a sandbox that is not known yet.
     ///
     /// # Errors
-    /// [`NetError::Tap`], [`NetError::Namespace`].
+    /// [`NetError::Tap`].
     pub async fn spare(&self) -> Result<(OwnedFd, SpareLink), NetError> {
-        SpareLink::make(&self.own).await
+        let name = format!("{PREFIX}{}", base::random::hex::<4>());
+        let making = name.clone();
+        let made = self.sockets.run(move || {
+            let tap = Tap::make(making)?;
+            let asks = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
+            let index = name_to_index(asks.as_fd(), tap.name())?;
+            Ok((tap.into_fd(), index))
+        });
+        match made.await {
+            Ok((fd, index)) => Ok((fd, SpareLink { index, name })),
+            Err(source) => Err(NetError::Tap { name, source }),
+        }
     }
 
     /// Makes a spare interface that of a sandbox, as [`attach`](Self::attach) would have made one.

@@ -9,7 +9,7 @@ use super::{
     listing,
     namespace::Namespace,
     nft,
-    plan::{UPLINK, UplinkRange},
+    plan::{Plan, UPLINK, UplinkRange},
     ranges, rules,
     settings::Settings,
     sysctl,
@@ -31,6 +31,11 @@ impl Host {
     pub(super) async fn open(namespace: Namespace) -> Result<Self, NetError> {
         let links = Links::open(&namespace).await?;
         Ok(Self { namespace, links })
+    }
+
+    /// Where it is.
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     /// Every range that the host has an address in or a route to, without what we made.
@@ -71,11 +76,12 @@ impl Host {
     /// Makes everything so. The rules come first, so that no packet passes before they hold.
     pub(super) async fn ensure(
         &self,
-        settings: &Settings,
+        plan: &Plan,
         range: UplinkRange,
         own: (&Namespace, &Links),
     ) -> Result<(), NetError> {
-        nft::apply(&self.namespace, rules::host(settings, range)).await?;
+        let settings = &plan.settings;
+        nft::apply(&self.namespace, rules::host(plan, range)).await?;
         let name = settings.host_link();
         let (here, there) = (self.links.all().await?, own.1.all().await?);
         let whole = here.iter().any(|l| l.name == name) && there.iter().any(|l| l.name == UPLINK);
@@ -104,6 +110,36 @@ impl Host {
         self.ensure_exception(settings).await
     }
 
+    /// Interfaces between which the host forwarded nothing before we had it do so: those that it
+    /// has now if it does not yet, or those that an earlier daemon found.
+    pub(super) async fn closed(&self, settings: &Settings) -> Result<Vec<String>, NetError> {
+        if !sysctl::differing(&self.namespace, &sysctl::HOST).await?.is_empty() {
+            let links = self.links.all().await?;
+            let others = links.into_iter().map(|link| link.name);
+            return Ok(others
+                .filter(|name| *name != settings.host_link() && name != "lo")
+                .collect());
+        }
+        let sets = nft::list(&self.namespace, &["sets"]).await?;
+        let ours = sets
+            .iter()
+            .map(|object| &object["set"])
+            .find(|set| set["table"] == *settings.host_table() && set["name"] == *rules::CLOSED);
+        let names = ours.and_then(|set| set["elem"].as_array());
+        let text = |name: &Value| name.as_str().map(str::to_owned);
+        Ok(names.into_iter().flatten().filter_map(text).collect())
+    }
+
+    /// Whether anything of ours is in the host.
+    pub(super) async fn has_any(&self, settings: &Settings) -> Result<bool, NetError> {
+        let (link, table) = (settings.host_link(), settings.host_table());
+        if self.links.all().await?.iter().any(|seen| seen.name == link) {
+            return Ok(true);
+        }
+        let tables = nft::list(&self.namespace, &["tables"]).await?;
+        Ok(tables.iter().any(|object| object["table"]["name"] == *table))
+    }
+
     /// Removes everything of ours from the host.
     pub(super) async fn close(&self, settings: &Settings) -> Result<(), NetError> {
         self.remove_link(settings).await?;
@@ -115,12 +151,13 @@ impl Host {
     /// What of ours in the host is not as it should be, and what of others is in the way.
     pub(super) async fn drift(
         &self,
-        settings: &Settings,
+        plan: &Plan,
         range: UplinkRange,
-        networks: &[ipnet::Ipv4Net],
     ) -> Result<Vec<Finding>, NetError> {
+        let settings = &plan.settings;
+        let networks: Vec<_> = plan.networks.values().map(|network| network.range()).collect();
         let table = format!("inet {}", settings.host_table());
-        let expected = listing::expected(rules::host(settings, range)).await?;
+        let expected = listing::expected(rules::host(plan, range)).await?;
         let actual = listing::actual(&self.namespace).await?;
         let mut findings = listing::compare(&expected, &actual, |name| name == table);
         let links = self.links.all().await?;
@@ -128,7 +165,7 @@ impl Host {
         for ((key, wanted), found) in sysctl::differing(&self.namespace, &sysctl::HOST).await? {
             findings.push(Finding::Sysctl { key, wanted, found });
         }
-        findings.extend(self.closed(settings).await?);
+        findings.extend(self.in_the_way(settings).await?);
         for by in ranges::networks(&self.used(Some(range)).await?) {
             let mine = networks.iter().chain([&range.0]).filter(|r| ranges::overlap(**r, by));
             findings.extend(mine.map(|range| Finding::RangeTaken { range: *range, by }));
@@ -145,7 +182,7 @@ impl Host {
     }
 
     /// Base chains of others that drop what is forwarded and that we have no exception in.
-    async fn closed(&self, settings: &Settings) -> Result<Vec<Finding>, NetError> {
+    async fn in_the_way(&self, settings: &Settings) -> Result<Vec<Finding>, NetError> {
         let (docker, exceptions) = self.exceptions(settings).await?;
         let mut findings = Vec::new();
         for chain in nft::list(&self.namespace, &["chains"]).await? {

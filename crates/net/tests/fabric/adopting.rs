@@ -2,7 +2,7 @@
 
 use net::{
     address::Pool,
-    fabric::{Known, Link, NetError, Networks, Policy, Uplink},
+    fabric::{Known, NetError, Networks, Policy, Uplink},
     policy::{Egress, Mode},
 };
 use rustix::thread::CapabilitySet;
@@ -40,7 +40,7 @@ fn networks_go_on_without_a_daemon_and_are_adopted() {
         two.say((INTERNET, PORT), b"evil");
         assert!(second.drift().await.unwrap().is_empty());
         // Who ended is back at its place, and who did not is in the way.
-        assert!(matches!(second.attach(one.place, Link::Network).await, Err(NetError::Busy(_))));
+        assert!(matches!(second.attach(one.place).await, Err(NetError::Busy(_))));
         drop(one);
         let one = guest(&second, 0, 2).await;
         world.round_trip(&one, "woken");
@@ -67,7 +67,7 @@ fn a_daemon_whose_namespace_is_gone_begins_anew() {
 fn the_namespace_goes_with_the_last_descriptor_and_the_uplink_with_it() {
     on_a_host(|| async {
         let first = networks("a", Uplink::Host).await;
-        let tap = first.attach(place(0, 2), Link::Network).await.unwrap();
+        let tap = first.attach(place(0, 2)).await.unwrap();
         drop(first);
         assert!(fs_err::read_to_string("/proc/thread-self/net/dev").unwrap().contains("bua:"));
         let guest = Guest::new(tap, place(0, 2));
@@ -95,7 +95,7 @@ fn what_cannot_be_is_refused() {
             assert!(matches!(opened, Err(NetError::Tag(_))), "{tag}");
         }
         let networks = networks("a", Uplink::None).await;
-        let refused = networks.attach(place(7, 2), Link::Network).await;
+        let refused = networks.attach(place(7, 2)).await;
         assert!(matches!(refused, Err(NetError::NoNetwork(7))));
         let elsewhere = Pool::new("172.20.0.0/16".parse().unwrap()).unwrap().user(0);
         let refused = networks.add_network(elsewhere).await;

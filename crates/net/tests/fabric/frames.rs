@@ -174,11 +174,11 @@ impl Guest {
                 continue;
             };
             let from = (ip.header().source_addr(), tcp.source_port());
-            assert_eq!(
-                (from, tcp.destination_port()),
-                (target, source_port),
-                "nobody else answers"
-            );
+            let it = (from, tcp.destination_port()) == (target, source_port);
+            assert!(it || tcp.rst(), "nobody else answers: {from:?}");
+            if !it {
+                continue;
+            }
             if !tcp.syn() {
                 return false;
             }
@@ -188,6 +188,15 @@ impl Guest {
             self.send(&frame);
             return true;
         }
+    }
+}
+
+/// Whether a frame says that something is refused: a reset, or ICMP's word for it.
+pub(crate) fn is_refusal(frame: &[u8]) -> bool {
+    match SlicedPacket::from_ethernet(frame).unwrap().transport {
+        Some(TransportSlice::Tcp(tcp)) => tcp.rst(),
+        Some(TransportSlice::Icmpv4(icmp)) => icmp.slice()[..2] == [3, 13],
+        _ => false,
     }
 }
 

@@ -183,7 +183,7 @@ fn an_allowed_host_is_reached_by_its_name_and_nothing_else_is() {
         let here = place(0, 2);
         let guest = guest(&networks, here).await;
         let hosts = vec!["good.test".parse().unwrap()];
-        let egress = Egress { mode: Mode::Allowlist, hosts, cidrs: Vec::new() };
+        let egress = Egress { mode: Mode::Allowlist, hosts, ..Egress::default() };
         let policy = Policy { egress: egress.clone(), ..Policy::default() };
         networks.set_policy(here, policy).await.unwrap();
         service.set(here, "web", egress);

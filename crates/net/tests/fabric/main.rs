@@ -10,5 +10,6 @@ mod logs;
 mod paths;
 mod policies;
 mod rig;
+mod sharing;
 mod spoofing;
 mod upkeep;

@@ -10,7 +10,7 @@ use base::process::Command;
 use ipnet::Ipv4Net;
 use net::{
     address::{Place, Pool},
-    fabric::{Known, Link, Networks, Settings, Uplink},
+    fabric::{Known, Networks, Settings, Uplink},
 };
 use rtnetlink::{
     LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, packet_route::link,
@@ -187,8 +187,8 @@ pub(crate) fn hear(socket: &UdpSocket) -> (String, SocketAddr) {
 }
 
 pub(crate) fn settings(tag: &str, uplink: Uplink) -> Settings {
-    let (pool, forbidden) = (Pool::default(), Vec::new());
-    Settings { tag: tag.to_owned(), pool, uplink, proxy_port: PROXY_PORT, forbidden }
+    let (tag, pool, forbidden) = (tag.to_owned(), Pool::default(), Vec::new());
+    Settings { tag, pool, uplink, proxy_port: PROXY_PORT, forbidden, tracked: None }
 }
 
 /// Networks of the users 0 and 1.
@@ -205,7 +205,7 @@ pub(crate) fn place(user: u16, host: u16) -> Place {
 
 pub(crate) async fn guest(networks: &Networks, user: u16, host: u16) -> Guest {
     let place = place(user, host);
-    Guest::new(networks.attach(place, Link::Network).await.unwrap(), place)
+    Guest::new(networks.attach(place).await.unwrap(), place)
 }
 
 /// The calling thread's namespace.

@@ -257,7 +257,7 @@ fn a_removed_network_is_gone_and_can_come_back() {
         let network = Pool::default().user(0);
         networks.remove_network(network).await.unwrap();
         networks.remove_network(network).await.unwrap();
-        assert!(networks.attach(place(0, 2), net::fabric::Link::Network).await.is_err());
+        assert!(networks.attach(place(0, 2)).await.is_err());
         assert!(networks.drift().await.unwrap().is_empty());
         networks.add_network(network).await.unwrap();
         networks.add_network(network).await.unwrap();

@@ -32,8 +32,8 @@ impl Orchestrator {
         if edit.egress.is_some() || edit.caps.is_some() {
             self.node.networking.changeable()?;
         }
-        if let Some(egress) = &edit.egress {
-            admission::check_egress(egress, &self.node.networking.forbidden(), owner.admin)?;
+        if let Some(Some(egress)) = &edit.egress {
+            admission::check_egress(egress, &self.node.networking.forbidden(), owner)?;
         }
         sandbox.edit(edit).await
     }

@@ -38,10 +38,19 @@ impl Driver {
             node.registry.rename(&self.record.id, &before.owner, &before.name, &self.record.name);
         }
         self.show_again();
-        if renamed || self.record.spec.network != before.spec.network {
-            node.networking.changed(&self.record).await?;
+        let traffic = self.record.spec.network != before.spec.network;
+        if !renamed && !traffic {
+            return Ok(());
         }
-        Ok(())
+        match node.networking.changed(&self.record).await {
+            // Its policy holds; that others find it by its new name can wait.
+            Err(error) if !traffic => {
+                tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
+                    "the name server still knows an old name");
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// Whether it sleeps though its owner has not stopped it.
@@ -73,18 +82,18 @@ fn edited(record: &Record, edit: &Edit) -> Result<Record> {
         admission::check_labels(&labels)?;
         next.spec = Arc::new(Spec { labels, ..Spec::clone(&record.spec) });
     }
-    let network = &record.spec.network;
-    let policy = net::fabric::Policy {
-        egress: edit.egress.clone().unwrap_or_else(|| network.policy.egress.clone()),
-        caps: edit.caps.unwrap_or(network.policy.caps),
+    let was = &record.spec.network;
+    let network = NetworkSpec {
+        isolated: was.isolated,
+        egress: edit.egress.clone().unwrap_or_else(|| was.egress.clone()),
+        caps: edit.caps.unwrap_or(was.caps),
     };
-    if policy != network.policy {
-        if network.isolated {
+    if network != *was {
+        if was.isolated {
             let message = format!("{} has no network", record.name);
             return Err(Error::new(Kind::InvalidRequest, message)
                 .hint("make another sandbox: whether there is a network is decided at the start"));
         }
-        let network = NetworkSpec { policy, ..network.clone() };
         next.spec = Arc::new(Spec { network, ..Spec::clone(&next.spec) });
     }
     Ok(next)

@@ -32,6 +32,7 @@ impl Driver {
             live.vm.kill().await;
         }
         self.node.clean_run(self.record.id.as_str());
+        self.node.networking.rests(&self.record, true);
         let taken_at = match self.directory.snapshot() {
             Ok(Some(snapshot)) => Some(snapshot.manifest.facts.taken_at),
             _ => None,

@@ -58,6 +58,7 @@ impl Driver {
                 vm.kill().await;
                 self.node.clean_run(self.record.id.as_str());
                 self.phase = Phase::Cold;
+                self.node.networking.rests(&self.record, false);
                 self.set_resting(resting);
                 self.show();
                 Ok(())

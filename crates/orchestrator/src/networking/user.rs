@@ -6,13 +6,18 @@
 
 use net::{
     address::{Place, Pool},
-    fabric::Caps,
-    policy::Mode,
+    fabric::{Caps, Policy},
+    policy::{Egress, Mode},
 };
 use proto::message::Interface;
 use vmm::{Nic, UserNetwork};
 
-use crate::{Error, Kind, Result, model::NetworkSpec, record::Record};
+use crate::{
+    Error, Kind, Result,
+    model::{NetworkSpec, User},
+    record::Record,
+    traffic,
+};
 
 /// What the operator lets sandboxes reach in networks of their monitors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,40 +30,40 @@ pub enum UserEgress {
 }
 
 impl UserEgress {
-    /// Makes of what a request says what the sandbox gets. `said` is whether it says anything of what
-    /// it wants to reach.
+    /// Makes of what a request says what the sandbox gets.
     ///
     /// # Errors
     /// [`Kind::NetworkUnsupported`] if that cannot be had here.
-    pub(super) fn fit(self, network: &mut NetworkSpec, said: bool) -> Result<()> {
+    pub(super) fn fit(self, network: &mut NetworkSpec, owner: &User) -> Result<()> {
         if network.isolated {
             return Ok(());
         }
-        let mode = &mut network.policy.egress.mode;
-        if self == Self::Deny && *mode == Mode::Open {
-            if said {
+        let (reach, caps) = traffic::holds(network, Some(owner));
+        if self == Self::Deny && reach.holds.mode == Mode::Open {
+            if network.egress.is_some() {
                 let message = "no sandbox of this node may reach anything outside";
                 return Err(Error::new(Kind::NetworkUnsupported, message).hint(
                     "leave it out, or have the daemon's configuration say user_egress = \"open\" \
                      under [network], which opens the host's own services and its LAN, too",
                 ));
             }
-            *mode = Mode::Deny;
+            network.egress = Some(Egress { mode: Mode::Deny, ..Egress::default() });
         }
-        enforceable(network)
+        enforceable(&Policy { egress: reach.holds, caps })
     }
 
     /// Whether a sandbox's connections are passed on.
-    fn opens(self, network: &NetworkSpec) -> bool {
-        self == Self::Open && !network.isolated && network.policy.egress.mode == Mode::Open
+    fn opens(self, network: &NetworkSpec, policy: &Policy) -> bool {
+        self == Self::Open && !network.isolated && policy.egress.mode == Mode::Open
     }
 
-    pub(super) fn nic(self, record: &Record) -> Result<Nic> {
+    /// The interface of a sandbox for which `policy` holds.
+    pub(super) fn nic(self, record: &Record, policy: &Policy) -> Result<Nic> {
         let network = &record.spec.network;
         if !network.isolated {
-            enforceable(network)?;
+            enforceable(policy)?;
         }
-        Ok(Nic::User { open: self.opens(network) })
+        Ok(Nic::User { open: self.opens(network, policy) })
     }
 
     /// That of a monitor that is started for whoever comes first.
@@ -67,16 +72,16 @@ impl UserEgress {
     }
 
     /// Whether [`spare`](Self::spare) is what a sandbox gets. Nothing can be opened or closed later.
-    pub(super) fn takes_spare(self, record: &Record) -> bool {
-        self.nic(record).is_ok_and(|nic| nic.connects() == self.spare().connects())
+    pub(super) fn takes_spare(self, record: &Record, policy: &Policy) -> bool {
+        self.nic(record, policy).is_ok_and(|nic| nic.connects() == self.spare().connects())
     }
 
     /// What the guest is told of its interface.
-    pub(super) fn interface(self, record: &Record) -> Option<Interface> {
+    pub(super) fn interface(self, record: &Record, policy: &Policy) -> Option<Interface> {
         let network = &record.spec.network;
         let mac = place(record)?.mac().0;
         // Where nothing answers, a question would be asked again and again until it is given up.
-        let name_server = match self.opens(network) {
+        let name_server = match self.opens(network, policy) {
             true => UserNetwork::NAME_SERVER,
             false => std::net::Ipv4Addr::LOCALHOST,
         };
@@ -99,8 +104,7 @@ pub(super) fn unchangeable() -> Error {
 }
 
 /// Whether a monitor's own network can do what is asked of it.
-fn enforceable(network: &NetworkSpec) -> Result<()> {
-    let policy = &network.policy;
+fn enforceable(policy: &Policy) -> Result<()> {
     let cannot = if policy.egress.mode == Mode::Allowlist {
         "allow-lists"
     } else if !policy.egress.cidrs.is_empty() {
@@ -129,15 +133,34 @@ mod tests {
     use std::sync::Arc;
 
     use base::ids::UserId;
-    use net::{fabric::Policy, policy::Egress};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{model::Spec, record::Address};
+    use crate::{
+        model::{self, IdlePolicy, Spec, UserLimits},
+        record::Address,
+    };
 
     fn spec(mode: Mode) -> NetworkSpec {
-        let egress = Egress { mode, ..Egress::default() };
-        NetworkSpec { isolated: false, policy: Policy { egress, ..Policy::default() } }
+        let egress = Some(Egress { mode, ..Egress::default() });
+        NetworkSpec { egress, ..NetworkSpec::default() }
+    }
+
+    /// What holds if nobody but its owner says anything.
+    fn policy(network: &NetworkSpec) -> Policy {
+        Policy { egress: network.egress.clone().unwrap_or_default(), caps: network.caps }
+    }
+
+    fn owner() -> User {
+        User {
+            id: UserId::random(),
+            name: "o".parse().unwrap(),
+            admin: false,
+            limits: UserLimits::default(),
+            idle: IdlePolicy::default(),
+            network: model::UserNetwork::default(),
+            created_at: 0,
+        }
     }
 
     fn record(network: NetworkSpec) -> Record {
@@ -148,7 +171,8 @@ mod tests {
     }
 
     fn open(node: UserEgress, network: &NetworkSpec) -> bool {
-        matches!(node.nic(&record(network.clone())).unwrap(), Nic::User { open: true })
+        let nic = node.nic(&record(network.clone()), &policy(network)).unwrap();
+        matches!(nic, Nic::User { open: true })
     }
 
     #[test]
@@ -163,35 +187,48 @@ mod tests {
         }
         let none = NetworkSpec { isolated: true, ..spec(Mode::Open) };
         assert!(!open(UserEgress::Open, &none));
-        assert!(UserEgress::Open.interface(&record(none)).is_none());
+        assert!(UserEgress::Open.interface(&record(none.clone()), &policy(&none)).is_none());
         assert_eq!(UserEgress::default(), UserEgress::Deny);
     }
 
     #[test]
     fn a_monitor_that_was_started_ahead_is_given_to_nobody_who_should_have_another() {
-        let takes = |node: UserEgress, mode| node.takes_spare(&record(spec(mode)));
+        let takes =
+            |node: UserEgress, mode| node.takes_spare(&record(spec(mode)), &policy(&spec(mode)));
         assert!(takes(UserEgress::Open, Mode::Open) && !takes(UserEgress::Open, Mode::Deny));
         assert!(takes(UserEgress::Deny, Mode::Open) && takes(UserEgress::Deny, Mode::Deny));
         assert!(!takes(UserEgress::Deny, Mode::Allowlist));
-        let none = record(NetworkSpec { isolated: true, ..spec(Mode::Open) });
-        assert!(UserEgress::Deny.takes_spare(&none) && !UserEgress::Open.takes_spare(&none));
+        let none = NetworkSpec { isolated: true, ..spec(Mode::Open) };
+        let takes = |node: UserEgress| node.takes_spare(&record(none.clone()), &policy(&none));
+        assert!(takes(UserEgress::Deny) && !takes(UserEgress::Open));
     }
 
     #[test]
     fn who_says_nothing_gets_what_there_is_and_who_asks_for_more_is_refused() {
-        let mut silent = spec(Mode::Open);
-        UserEgress::Deny.fit(&mut silent, false).unwrap();
-        assert_eq!(silent.policy.egress.mode, Mode::Deny);
-        let refused = UserEgress::Deny.fit(&mut spec(Mode::Open), true).unwrap_err();
+        let owner = owner();
+        let mut silent = NetworkSpec::default();
+        UserEgress::Deny.fit(&mut silent, &owner).unwrap();
+        assert_eq!(silent, spec(Mode::Deny));
+        let mut silent = NetworkSpec::default();
+        UserEgress::Open.fit(&mut silent, &owner).unwrap();
+        assert_eq!(silent, NetworkSpec::default());
+        let refused = UserEgress::Deny.fit(&mut spec(Mode::Open), &owner).unwrap_err();
         assert_eq!(refused.kind, Kind::NetworkUnsupported);
         assert!(refused.hint.unwrap().contains("user_egress"));
-        UserEgress::Open.fit(&mut spec(Mode::Open), true).unwrap();
-        UserEgress::Deny.fit(&mut spec(Mode::Deny), true).unwrap();
+        UserEgress::Open.fit(&mut spec(Mode::Open), &owner).unwrap();
+        UserEgress::Deny.fit(&mut spec(Mode::Deny), &owner).unwrap();
+        // What an admin says of the user counts, too.
+        let network = model::UserNetwork { ceiling: spec(Mode::Allowlist).egress, ..owner.network };
+        let limited = User { network, ..owner };
+        let refused = UserEgress::Open.fit(&mut spec(Mode::Open), &limited).unwrap_err();
+        assert_eq!(refused.kind, Kind::NetworkUnsupported);
     }
 
     #[test]
     fn a_closed_sandbox_asks_nobody_for_names() {
-        let interface = |node: UserEgress| node.interface(&record(spec(Mode::Open))).unwrap();
+        let open = spec(Mode::Open);
+        let interface =
+            |node: UserEgress| node.interface(&record(open.clone()), &policy(&open)).unwrap();
         assert_eq!(interface(UserEgress::Open).name_server, UserNetwork::NAME_SERVER);
         assert!(interface(UserEgress::Deny).name_server.is_loopback());
         assert_eq!(interface(UserEgress::Deny).address, UserNetwork::ADDRESS);
@@ -205,13 +242,18 @@ mod tests {
         ) {
             let node = if operator { UserEgress::Open } else { UserEgress::Deny };
             let mut wanted = spec(mode);
-            wanted.policy.caps.bytes_per_second = bytes;
-            if range {
-                wanted.policy.egress.cidrs.push("203.0.113.0/24".parse().unwrap());
+            wanted.caps.bytes_per_second = bytes;
+            if let (true, Some(egress)) = (range, &mut wanted.egress) {
+                egress.cidrs.push("203.0.113.0/24".parse().unwrap());
             }
             let possible = mode != Mode::Allowlist && !range && bytes.is_none();
-            prop_assert_eq!(node.nic(&record(wanted.clone())).is_ok(), possible);
-            prop_assert_eq!(node.fit(&mut wanted, false).is_ok(), possible);
+            // Asked for by nobody, open is no more than what there is.
+            if !operator && mode == Mode::Open && !range {
+                wanted.egress = None;
+            }
+            prop_assert_eq!(node.nic(&record(wanted.clone()), &policy(&wanted)).is_ok(), possible);
+            let fits = node.fit(&mut wanted, &owner()).is_ok();
+            prop_assert_eq!(fits, possible);
         }
     }
 }

@@ -19,6 +19,7 @@ async fn node() -> (TempDir, Orchestrator, Sandbox) {
         defaults: crate::Defaults { image: "debian".into(), memory_mib: 256, disk_mib: 1024 },
         idle: IdlePolicy::default(),
         memory_low_mib: Some(0),
+        prestarted: 0,
         network: None,
     };
     let node = Orchestrator::open(settings).await.unwrap();

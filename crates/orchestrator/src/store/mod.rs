@@ -73,7 +73,7 @@ impl Store {
         let published = Arc::new(PublishedPorts::of(publications::list(&reading)?));
         let shares = Arc::new(OpenShares::of(shares::list(&reading)?));
         reading.finish()?;
-        let networks = Networks { count: Pool::default().users(), taken: Vec::new() };
+        let networks = Networks { pool: Pool::default(), connected: false };
         let (writer, networks) = (Writer::start(connection)?, Arc::new(networks));
         Ok(Self { writer, directory, networks, published, shares })
     }
@@ -91,16 +91,29 @@ impl Store {
     /// Keeps a new sandbox if its name is free and its owner has less than `limit`, and returns
     /// what was stored: `slot` and `address` are chosen here, the smallest that are free.
     pub async fn insert_sandbox(&self, record: &Record, limit: u32) -> Result<Record> {
-        let (record, networks) = (record.clone(), Arc::clone(&self.networks));
-        self.writer.transaction(move |t| sandboxes::insert(t, record, limit, &networks)).await
+        let inserted = self.insert_sandboxes(vec![record.clone()], limit).await?;
+        let missing = || Error::new(Kind::Internal, "a sandbox was not kept");
+        inserted.into_iter().next().ok_or_else(missing)
     }
 
-    /// Keeps several new sandboxes as [`insert_sandbox`](Self::insert_sandbox) does, all or none.
+    async fn has_network(&self, owner: &UserId) -> Result<bool> {
+        let owner = owner.clone();
+        self.writer.run(move |c| Ok(networks::network_of(c, &owner)?.is_some())).await
+    }
+
+    /// Keeps several new sandboxes of one owner as [`insert_sandbox`](Self::insert_sandbox) does,
+    /// all or none.
     pub async fn insert_sandboxes(&self, records: Vec<Record>, limit: u32) -> Result<Vec<Record>> {
         let networks = Arc::clone(&self.networks);
+        let owner = records.first().map(|record| record.owner.clone());
+        let taken = match owner {
+            // The host is asked only if a number is going to be given.
+            Some(owner) if !self.has_network(&owner).await? => networks.taken().await?,
+            _ => Vec::new(),
+        };
         self.writer
             .transaction(move |t| {
-                let insert = |record| sandboxes::insert(t, record, limit, &networks);
+                let insert = |record| sandboxes::insert(t, record, limit, (&networks, &taken));
                 records.into_iter().map(insert).collect()
             })
             .await
@@ -189,8 +202,9 @@ impl Store {
         self.writer.run(move |c| users::find(c, &wanted)).await
     }
 
-    /// Removes a user that owns nothing, and returns it. One admin must remain.
-    pub async fn delete_user(&self, name_or_id: &str) -> Result<User> {
+    /// Removes a user that owns nothing, and returns it and the number of its network. One admin
+    /// must remain.
+    pub async fn delete_user(&self, name_or_id: &str) -> Result<(User, Option<u16>)> {
         let wanted = name_or_id.to_owned();
         self.change_users(move |t| users::delete(t, &wanted)).await
     }

@@ -31,7 +31,7 @@ pub(super) fn insert(
     transaction: &Transaction<'_>,
     mut record: Record,
     limit: u32,
-    networks: &Networks,
+    (networks, taken): (&Networks, &[u16]),
 ) -> Result<Record> {
     check_owner_and_name(transaction, &record)?;
     let owned: u32 = transaction
@@ -43,7 +43,7 @@ pub(super) fn insert(
             .hint("destroy a sandbox that is not needed; stopped ones count too"));
     }
     record.slot = free_slot(transaction)?;
-    record.address = networks.free_address(transaction, &record.owner)?;
+    record.address = networks.free_address(transaction, &record.owner, taken)?;
     transaction
         .prepare_cached(
             "INSERT INTO sandboxes

@@ -79,6 +79,21 @@ pub(super) const MIGRATIONS: &[&str] = &[
         CHECK ((alias IS NULL) <> (host_port IS NULL))
     ) STRICT;
 ",
+    // What nobody had said was kept as if somebody had: the default of those who say nothing may
+    // be another one from now on.
+    "
+    ALTER TABLE users ADD COLUMN network_policy TEXT NOT NULL DEFAULT '{}'
+        CHECK (json_valid(network_policy));
+    ALTER TABLE users ADD COLUMN last_host INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE numbers (
+        what TEXT PRIMARY KEY NOT NULL,
+        last INTEGER NOT NULL
+    ) STRICT;
+    UPDATE sandboxes SET spec = json_remove(spec, '$.network.egress')
+        WHERE json_extract(spec, '$.network.egress') = '{\"mode\":\"open\"}';
+    UPDATE snapshots SET spec = json_remove(spec, '$.network.egress')
+        WHERE json_extract(spec, '$.network.egress') = '{\"mode\":\"open\"}';
+    ",
     "
     CREATE TABLE shares (
         id           TEXT PRIMARY KEY NOT NULL,

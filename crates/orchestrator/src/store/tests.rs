@@ -1,5 +1,9 @@
 use std::collections::BTreeSet;
 
+use net::{
+    fabric::Caps,
+    policy::{Egress, Mode},
+};
 use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -178,6 +182,78 @@ async fn user_names_are_unique_and_cannot_look_like_ids() {
         let error = store.create_user(name, false, UserLimits::default()).await.unwrap_err();
         assert_eq!(error.kind, kind, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_place_and_a_network_are_given_again_only_after_all_others() {
+    let (dir, store) = store();
+    let owner = user(&store, "u").await;
+    let mut hosts = Vec::new();
+    for name in ["a", "b", "c"] {
+        let kept = store.insert_sandbox(&record(&owner.id, name), 5).await.unwrap();
+        hosts.push(kept.address.host);
+        store.delete_sandbox(&kept.id).await.unwrap();
+    }
+    assert_eq!(hosts, [2, 3, 4]);
+    let (_, network) = store.delete_user("u").await.unwrap();
+    assert_eq!(network, Some(0));
+    drop(store);
+    let store = Store::open(&dir.path().join("store.db")).unwrap();
+    let next = user(&store, "v").await;
+    let kept = store.insert_sandbox(&record(&next.id, "a"), 5).await.unwrap();
+    assert_eq!((kept.address.network, kept.address.host), (1, 2));
+}
+
+#[tokio::test]
+async fn what_an_admin_says_of_a_users_traffic_is_kept() {
+    let (dir, store) = store();
+    user(&store, "u").await;
+    let deny = Egress { mode: Mode::Deny, ..Egress::default() };
+    let caps = Caps { bytes_per_second: Some(7), packets_per_second: None };
+    let edit = UserEdit {
+        ceiling: Some(Some(deny.clone())),
+        default_egress: Some(Some(Egress::default())),
+        caps: Some(caps),
+        ..UserEdit::default()
+    };
+    let edited = store.edit_user("u", edit).await.unwrap();
+    drop(store);
+    let store = Store::open(&dir.path().join("store.db")).unwrap();
+    assert_eq!(store.find_user("u").await.unwrap(), edited);
+    assert_eq!(store.user_by_id(&edited.id), Some(edited));
+    let edit = UserEdit { ceiling: Some(None), ..UserEdit::default() };
+    let network = store.edit_user("u", edit).await.unwrap().network;
+    assert_eq!((network.ceiling, network.caps), (None, caps));
+    assert_eq!(network.default, Some(Egress::default()));
+}
+
+#[test]
+fn what_nobody_said_of_traffic_is_not_kept_as_said() {
+    let mut old = Connection::open_in_memory().unwrap();
+    schema::migrate(&mut old, &schema::MIGRATIONS[..4]).unwrap();
+    old.execute_batch(&format!(
+        "INSERT INTO users (id, name, admin, key_sha256, max_sandboxes, max_cpus, max_memory_mib,
+         created_at) VALUES ('u', 'u', 0, '{}', 1, 1, 1, 1)",
+        "0".repeat(64)
+    ))
+    .unwrap();
+    let specs = [
+        r#"{"network":{"egress":{"mode":"open"},"caps":{"bytes_per_second":5}}}"#,
+        r#"{"network":{"egress":{"mode":"deny"},"caps":{}}}"#,
+        r#"{"image":"x"}"#,
+    ];
+    for (n, spec) in (0i64..).zip(specs) {
+        let values = rusqlite::params![n.to_string(), n, spec];
+        let insert = "INSERT INTO sandboxes (id, owner, name, slot, generation, spec, identity,
+             state, created_at) VALUES (?1, 'u', ?1, ?2, 1, ?3, '{}', '{}', 1)";
+        old.execute(insert, values).unwrap();
+    }
+    schema::migrate(&mut old, schema::MIGRATIONS).unwrap();
+    let mut statement = old.prepare("SELECT spec FROM sandboxes ORDER BY slot").unwrap();
+    let found = statement.query_map([], |row| row.get(0)).unwrap();
+    let found: Vec<String> = found.map(Result::unwrap).collect();
+    assert_eq!(found[0], r#"{"network":{"caps":{"bytes_per_second":5}}}"#);
+    assert_eq!(found[1..], specs[1..]);
 }
 
 /// Tables and indices as SQLite describes them.

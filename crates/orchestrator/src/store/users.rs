@@ -3,18 +3,18 @@
 use base::ids::{Name, UserId};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::{corrupt, from_json, to_json};
+use super::{corrupt, from_json, networks::network_of, to_json};
 use crate::{
     Error, Kind, Result,
-    model::{IdlePolicy, User, UserEdit, UserLimits},
+    model::{IdlePolicy, User, UserEdit, UserLimits, UserNetwork},
 };
 
 /// What every key begins with, so that people and scanners recognise one.
 pub(super) const KEY_PREFIX: &str = "bht_";
 
 const COLUMNS: &str =
-    "id, name, admin, max_sandboxes, max_cpus, max_memory_mib, max_snapshots, idle, created_at,
-     key_sha256";
+    "id, name, admin, max_sandboxes, max_cpus, max_memory_mib, max_snapshots, idle, network_policy,
+     created_at, key_sha256";
 
 /// A user and the digest of its key.
 pub(super) struct WithKey {
@@ -32,8 +32,8 @@ pub(super) fn new(name: &str, admin: bool, limits: UserLimits) -> Result<User> {
         return Err(Error::new(Kind::InvalidName, message));
     }
     let created_at = base::clock::unix_seconds();
-    let idle = IdlePolicy::default();
-    Ok(User { id: UserId::random(), name, admin, limits, idle, created_at })
+    let (idle, network) = (IdlePolicy::default(), UserNetwork::default());
+    Ok(User { id: UserId::random(), name, admin, limits, idle, network, created_at })
 }
 
 /// Keeps a new user and returns it with its key.
@@ -43,8 +43,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, user: User) -> Result<(User,
     let inserted = transaction
         .prepare_cached(
             "INSERT INTO users (id, name, admin, max_sandboxes, max_cpus, max_memory_mib,
-             created_at, key_sha256, max_snapshots, idle)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             created_at, key_sha256, max_snapshots, idle, network_policy)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
              ON CONFLICT (name) DO NOTHING",
         )?
         .execute(params![
@@ -58,6 +58,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, user: User) -> Result<(User,
             key_sha256,
             user.limits.snapshots,
             to_json(&user.idle)?,
+            to_json(&user.network)?,
         ])?;
     if inserted == 0 {
         let message = format!("a user named {:?} exists", user.name.as_str());
@@ -107,8 +108,12 @@ pub(super) fn find(connection: &Connection, name_or_id: &str) -> Result<User> {
 }
 
 /// Removes a user that owns nothing and is not the last admin.
-pub(super) fn delete(transaction: &Transaction<'_>, name_or_id: &str) -> Result<User> {
+pub(super) fn delete(
+    transaction: &Transaction<'_>,
+    name_or_id: &str,
+) -> Result<(User, Option<u16>)> {
     let user = find(transaction, name_or_id)?;
+    let network = network_of(transaction, &user.id)?;
     let name = user.name.as_str();
     let owned: u32 = transaction.query_row(
         "SELECT count(*) FROM sandboxes WHERE owner = ?1",
@@ -133,7 +138,7 @@ pub(super) fn delete(transaction: &Transaction<'_>, name_or_id: &str) -> Result<
         return Err(Error::new(Kind::UserInUse, format!("{name:?} is the last admin"))
             .hint("create another admin first"));
     }
-    Ok(user)
+    Ok((user, network))
 }
 
 /// Gives a user a new key.
@@ -162,9 +167,15 @@ pub(super) fn edit(
     limits.snapshots = edit.snapshots.unwrap_or(limits.snapshots);
     user.idle.warm = edit.idle_warm.unwrap_or(user.idle.warm);
     user.idle.cold = edit.idle_cold.unwrap_or(user.idle.cold);
+    let UserNetwork { ceiling, default, caps } = user.network;
+    user.network = UserNetwork {
+        ceiling: edit.ceiling.unwrap_or(ceiling),
+        default: edit.default_egress.unwrap_or(default),
+        caps: edit.caps.unwrap_or(caps),
+    };
     transaction.execute(
         "UPDATE users SET max_sandboxes = ?2, max_cpus = ?3, max_memory_mib = ?4,
-         max_snapshots = ?5, idle = ?6 WHERE id = ?1",
+         max_snapshots = ?5, idle = ?6, network_policy = ?7 WHERE id = ?1",
         params![
             user.id.as_str(),
             user.limits.sandboxes,
@@ -172,6 +183,7 @@ pub(super) fn edit(
             i64::try_from(user.limits.memory_mib_per_sandbox).unwrap_or(i64::MAX),
             user.limits.snapshots,
             to_json(&user.idle)?,
+            to_json(&user.network)?,
         ],
     )?;
     Ok(user)
@@ -205,6 +217,7 @@ fn read(row: &Row<'_>) -> Result<User> {
             snapshots: row.get("max_snapshots")?,
         },
         idle: from_json(row, "idle")?,
+        network: from_json(row, "network_policy")?,
         created_at: row.get("created_at")?,
     })
 }

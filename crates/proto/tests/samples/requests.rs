@@ -45,13 +45,7 @@ pub(crate) fn requests() -> Vec<Request> {
                 limit: Some(10),
                 max_bytes: Some(4096),
             }),
-            R::FileRead(FileRead {
-                path: text("/var/log/a"),
-                skip_bytes: Some(1 << 33),
-                offset: None,
-                limit: None,
-                max_bytes: None,
-            }),
+            R::FileRead(skipping()),
         ],
         R::FileWrite(_) => [
             R::FileWrite(FileWrite {
@@ -82,6 +76,16 @@ pub(crate) fn requests() -> Vec<Request> {
         R::TimeSpawn => [R::TimeSpawn],
         R::PowerOff => [R::PowerOff],
     })
+}
+
+fn skipping() -> FileRead {
+    FileRead {
+        path: text("/var/log/a"),
+        skip_bytes: Some(1 << 33),
+        offset: None,
+        limit: None,
+        max_bytes: None,
+    }
 }
 
 /// Everything that a host says on the stream of an attachment.

@@ -14,6 +14,11 @@ impl Client {
         json(self.send(Call::new(Method::GET, "/users")).await?).await
     }
 
+    /// One user: oneself, who is also `me`, or for administrators anybody.
+    pub async fn user(&mut self, id: &str) -> Result<User, ClientError> {
+        json(self.send(Call::new(Method::GET, format!("/users/{}", encode(id)))).await?).await
+    }
+
     /// Adds a user. For administrators.
     pub async fn create_user(&mut self, request: &CreateUser) -> Result<UserKey, ClientError> {
         json(self.send(Call::new(Method::POST, "/users").json(request)?).await?).await

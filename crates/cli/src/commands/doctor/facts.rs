@@ -21,6 +21,7 @@ use vmm::{
 
 use super::{
     certificates::{self, Certificate},
+    forwarding,
     host::{self, DataDir, Memory},
 };
 use crate::{
@@ -121,6 +122,8 @@ pub(super) struct Facts {
     pub(super) network_mode: Mode,
     /// What only matters without root.
     pub(super) rootless: Rootless,
+    /// Whether the host forwards packets for anybody.
+    pub(super) forwards_for_anybody: bool,
     /// Whether the host's kernel has system call filters.
     pub(super) seccomp: bool,
     pub(super) memory: Memory,
@@ -178,6 +181,7 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         certificates,
         network_mode,
         rootless,
+        forwards_for_anybody: forwarding::for_anybody(),
         seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         memory: host::memory(),
         merges_pages: host::merges_pages(),

@@ -113,6 +113,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         namespaces,
         network_tools,
         networks,
+        forwarding(facts.forwards_for_anybody),
         seccomp(facts.seccomp),
         memory(facts),
         overcommit(facts.memory.overcommit),
@@ -326,6 +327,16 @@ fn networks(facts: &Facts) -> Finding {
         false => "see docs/networking.md",
     };
     Finding::warn(CHECK, said.join("; "), hint)
+}
+
+fn forwarding(for_anybody: bool) -> Finding {
+    if !for_anybody {
+        return Finding::ok("forwarding", "the host is no router for everybody");
+    }
+    let found = "the host forwards packets of anybody between all its interfaces";
+    let hint = "filter what is forwarded, or set net.ipv4.ip_forward to 0 and restart the daemon, \
+                which opens the way for sandboxes only";
+    Finding::warn("forwarding", found, hint)
 }
 
 fn seccomp(there: bool) -> Finding {

@@ -30,6 +30,9 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         max_snapshots: limits.max_snapshots,
         idle_warm_sec: limits.idle.warm,
         idle_cold_sec: limits.idle.cold,
+        egress: limits.traffic.ceiling(),
+        default_egress: limits.traffic.default(),
+        network_limits: limits.traffic.limits(),
     };
     let key = app.with_client(async |client| Ok(client.create_user(&request).await?))?;
     print_key(app.printer(), &key, "created")?;

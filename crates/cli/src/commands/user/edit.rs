@@ -3,18 +3,21 @@ use std::process::ExitCode;
 use anyhow::Result;
 use api::{EditUser, User};
 
-use super::limits::Limits;
+use super::{limits::Limits, show};
 use crate::{
     app::{App, DONE},
     commands::{changes, idle},
 };
 
 const FLAGS: &str = "--max-sandboxes, --max-cpus, --max-memory, --max-snapshots, --idle-warm, \
-                     --idle-cold";
+                     --idle-cold, --egress, --allow-host, --allow-cidr, --default-egress, \
+                     --default-allow-host, --default-allow-cidr, --bandwidth, --packets, \
+                     --unlimited";
 
-/// Change what a user may have, and when the user's sandboxes sleep
+/// Change what a user may have, what the user's sandboxes may reach, and when they sleep
 ///
-/// What there is already stays, even if it is more.
+/// Sandboxes that there are already stay, even if they are more. What they may reach changes at
+/// once.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name or id
@@ -40,6 +43,9 @@ fn request(limits: &Limits) -> EditUser {
         max_snapshots: limits.max_snapshots,
         idle_warm_sec: limits.idle.warm,
         idle_cold_sec: limits.idle.cold,
+        egress: limits.traffic.ceiling(),
+        default_egress: limits.traffic.default(),
+        network_limits: limits.traffic.limits(),
     }
 }
 
@@ -61,6 +67,9 @@ fn told(request: &EditUser, user: &User) -> String {
         ("Max snapshots", request.max_snapshots.map(|_| user.max_snapshots.to_string())),
         ("Idle warm", request.idle_warm_sec.map(|_| sleep(user.idle_warm_sec))),
         ("Idle cold", request.idle_cold_sec.map(|_| sleep(user.idle_cold_sec))),
+        ("Egress", request.egress.as_ref().map(|_| show::ceiling(user))),
+        ("Default egress", request.default_egress.as_ref().map(|_| show::default(user))),
+        ("Limits", request.network_limits.map(|_| show::limits(user))),
     ];
     changes::updated(&user.name, fields)
 }

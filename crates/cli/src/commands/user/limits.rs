@@ -1,5 +1,6 @@
 //! What users may have, as flags say it.
 
+use super::traffic::Traffic;
 use crate::commands::idle::Idle;
 
 /// The flags.
@@ -19,4 +20,6 @@ pub(crate) struct Limits {
     pub(crate) max_snapshots: Option<u32>,
     #[command(flatten)]
     pub(crate) idle: Idle,
+    #[command(flatten)]
+    pub(super) traffic: Traffic,
 }

@@ -67,6 +67,9 @@ pub(crate) mod tests {
             max_snapshots: 20,
             idle_warm_sec: None,
             idle_cold_sec: None,
+            egress: None,
+            default_egress: None,
+            network_limits: None,
             created_at: "2026-01-02T03:04:05Z".into(),
             sandboxes: 1,
         }

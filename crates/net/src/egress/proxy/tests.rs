@@ -43,6 +43,22 @@ async fn expect(stream: &mut TcpStream, bytes: &[u8]) {
     assert_eq!(read, bytes);
 }
 
+/// A connection that says this first and is let through, with both ends.
+async fn through(bench: &Bench, to: &str, said: &[u8]) -> (TcpStream, TcpStream) {
+    let mut client = bench.connect(2, to).await;
+    client.write_all(said).await.unwrap();
+    let (mut server, _) = bench.server.accept().await.unwrap();
+    expect(&mut server, said).await;
+    (client, server)
+}
+
+/// One whose client says this and is refused; what it hears.
+async fn refused(bench: &Bench, to: &str, said: &[u8]) -> io::Result<Vec<u8>> {
+    let mut client = bench.connect(2, to).await;
+    let _ = client.write_all(said).await;
+    read_all(&mut client).await
+}
+
 async fn expect_refusal(stream: &mut TcpStream, code: &str) {
     let answer = String::from_utf8(read_all(stream).await.unwrap()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
@@ -52,11 +68,7 @@ async fn expect_refusal(stream: &mut TcpStream, code: &str) {
 #[tokio::test]
 async fn tls_to_an_allowed_host_passes_byte_for_byte_and_ends_by_halves() {
     let bench = bench().await;
-    let mut client = bench.connect(2, TLS).await;
-    let hello = client_hello("a.good.test");
-    client.write_all(&hello).await.unwrap();
-    let (mut server, _) = bench.server.accept().await.unwrap();
-    expect(&mut server, &hello).await;
+    let (mut client, mut server) = through(&bench, TLS, &client_hello("a.good.test")).await;
     client.write_all(b"more").await.unwrap();
     client.shutdown().await.unwrap();
     assert_eq!(read_all(&mut server).await.unwrap(), b"more");
@@ -70,33 +82,28 @@ async fn tls_to_an_allowed_host_passes_byte_for_byte_and_ends_by_halves() {
 async fn tls_to_other_hosts_is_told_that_it_may_not() {
     let bench = bench().await;
     for (name, code) in [("evil.test", "host_not_allowed"), ("203.0.113.7", "unnamed")] {
-        let mut client = bench.connect(2, TLS).await;
-        client.write_all(&client_hello(name)).await.unwrap();
-        assert_eq!(read_all(&mut client).await.unwrap(), [21, 3, 3, 0, 2, 2, 49]);
+        assert_eq!(
+            refused(&bench, TLS, &client_hello(name)).await.unwrap(),
+            [21, 3, 3, 0, 2, 2, 49]
+        );
         assert!(bench.codes(2).contains(&code.to_owned()), "{name}");
     }
     // An allowed name at an address that it does not have.
-    let mut client = bench.connect(2, "203.0.113.99:443").await;
-    client.write_all(&client_hello("a.good.test")).await.unwrap();
-    assert_eq!(read_all(&mut client).await.unwrap(), [21, 3, 3, 0, 2, 2, 49]);
+    assert_eq!(
+        refused(&bench, "203.0.113.99:443", &client_hello("a.good.test")).await.unwrap(),
+        [21, 3, 3, 0, 2, 2, 49]
+    );
     assert!(bench.codes(2).contains(&"host_not_bound".to_owned()));
 }
 
 #[tokio::test]
 async fn a_name_that_was_resolved_before_we_started_is_asked_for_again() {
     let bench = bench().await;
-    let mut client = bench.connect(2, TLS).await;
-    let hello = client_hello("unasked.good.test");
-    client.write_all(&hello).await.unwrap();
-    let (mut server, _) = bench.server.accept().await.unwrap();
-    expect(&mut server, &hello).await;
+    through(&bench, TLS, &client_hello("unasked.good.test")).await;
     assert_eq!(bench.upstream.asked("unasked.good.test."), 1);
     // SSH names nothing, so all names are asked for that are on the list in full.
     bench.service.set(place(2), "web", allow(&["git.other.test"]));
-    let mut client = bench.connect(2, "203.0.113.7:22").await;
-    client.write_all(b"SSH-2.0-client\r\n").await.unwrap();
-    let (mut server, _) = bench.server.accept().await.unwrap();
-    expect(&mut server, b"SSH-2.0-client\r\n").await;
+    through(&bench, "203.0.113.7:22", b"SSH-2.0-client\r\n").await;
     assert_eq!(bench.upstream.asked("git.other.test."), 1);
     // Nobody can have us ask for what is not on the list.
     let mut client = bench.connect(2, TLS).await;
@@ -173,10 +180,7 @@ async fn requests_that_may_not_be_are_refused_and_reach_nobody() {
         }
     }
     // The only connection that arrives is one that may.
-    let mut client = bench.connect(2, WEB).await;
-    client.write_all(&get("a.good.test")).await.unwrap();
-    let (mut server, _) = bench.server.accept().await.unwrap();
-    expect(&mut server, &get("a.good.test")).await;
+    through(&bench, WEB, &get("a.good.test")).await;
 }
 
 #[tokio::test]
@@ -244,10 +248,7 @@ async fn private_addresses_pass_by_range_only() {
     let mut policy = allow(&["*.good.test"]);
     policy.cidrs = vec!["192.168.1.0/24".parse().unwrap()];
     bench.service.set(place(2), "web", policy);
-    let mut client = bench.connect(2, "192.168.1.1:443").await;
-    client.write_all(b"anything").await.unwrap();
-    let (mut server, _) = bench.server.accept().await.unwrap();
-    expect(&mut server, b"anything").await;
+    through(&bench, "192.168.1.1:443", b"anything").await;
 }
 
 #[tokio::test]
@@ -255,11 +256,7 @@ async fn what_is_no_longer_allowed_is_cut_and_the_rest_is_not() {
     let bench = bench().await;
     let mut connected = Vec::new();
     for name in ["a.good.test", "b.good.test"] {
-        let mut client = bench.connect(2, TLS).await;
-        let hello = client_hello(name);
-        client.write_all(&hello).await.unwrap();
-        let (mut server, _) = bench.server.accept().await.unwrap();
-        expect(&mut server, &hello).await;
+        let (client, server) = through(&bench, TLS, &client_hello(name)).await;
         connected.push((client, server));
     }
     bench.service.set(place(2), "web", allow(&["b.good.test"]));
@@ -307,11 +304,7 @@ async fn what_is_suggested_from_a_log_lets_the_same_through() {
 #[tokio::test]
 async fn a_sandbox_that_is_gone_has_no_connections() {
     let bench = bench().await;
-    let mut client = bench.connect(2, TLS).await;
-    let hello = client_hello("a.good.test");
-    client.write_all(&hello).await.unwrap();
-    let (mut server, _) = bench.server.accept().await.unwrap();
-    expect(&mut server, &hello).await;
+    let (_client, mut server) = through(&bench, TLS, &client_hello("a.good.test")).await;
     bench.service.forget(place(2));
     assert_eq!(read_all(&mut server).await.unwrap_or_default(), b"");
     let mut stranger = bench.connect(2, TLS).await;

@@ -15,14 +15,15 @@ fn place(user: u16, host: u16) -> Place {
 
 fn settings() -> Settings {
     let (pool, forbidden) = (Pool::default(), Vec::new());
-    Settings { tag: "a".into(), pool, uplink: Uplink::None, proxy_port: 3129, forbidden }
+    let (tag, uplink, tracked) = ("a".into(), Uplink::None, None);
+    Settings { tag, pool, uplink, proxy_port: 3129, forbidden, tracked }
 }
 
 #[test]
 fn a_policy_is_said_in_full() {
     let cidrs =
         ["192.168.1.7/24", "192.168.1.9/32", "fd00::/8"].map(|range| range.parse().unwrap());
-    let egress = Egress { mode: Mode::Allowlist, hosts: Vec::new(), cidrs: cidrs.to_vec() };
+    let egress = Egress { mode: Mode::Allowlist, cidrs: cidrs.to_vec(), ..Egress::default() };
     let caps = Caps { bytes_per_second: Some(125_000), packets_per_second: Some(2000) };
     let items = policy_items(place(5, 17), &Policy { egress, caps });
     let added = change(&Items::default(), &items);
@@ -38,6 +39,7 @@ add element bridge bhatti to_bytes { \"bt5-17\" : \"to_5_17_b125000\" }
 add element bridge bhatti to_packets { \"bt5-17\" : \"to_5_17_p2000\" }
 add element inet bhatti allowed { 10.208.20.17 . 192.168.1.0/24 }
 add element inet bhatti inspected { 10.208.20.17 }
+add element inet bhatti ranged { 10.208.20.17 }
 add element inet bhatti restricted { 10.208.20.17 }
 "
     );
@@ -47,8 +49,10 @@ add element inet bhatti restricted { 10.208.20.17 }
         change(&items, &denied),
         "add element inet bhatti allowed { 10.208.20.17 . 192.168.1.0/24 }
 add element inet bhatti inspected { 10.208.20.17 }
+add element inet bhatti ranged { 10.208.20.17 }
 delete element inet bhatti allowed { 10.208.20.17 . 192.168.1.0/24 }
 delete element inet bhatti inspected { 10.208.20.17 }
+delete element inet bhatti ranged { 10.208.20.17 }
 "
     );
 }
@@ -82,7 +86,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         .prop_map(|(address, prefix)| IpNet::V4(Ipv4Net::new_assert(address.into(), prefix)));
     let caps = (any::<Option<u32>>(), any::<Option<u32>>());
     (mode, proptest::collection::vec(range, 0..8), caps).prop_map(|(mode, cidrs, caps)| Policy {
-        egress: Egress { mode, hosts: Vec::new(), cidrs },
+        egress: Egress { mode, cidrs, ..Egress::default() },
         caps: Caps { bytes_per_second: caps.0, packets_per_second: caps.1 },
     })
 }

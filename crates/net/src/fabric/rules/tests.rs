@@ -9,17 +9,21 @@ use crate::{
 fn settings() -> Settings {
     let forbidden = vec!["203.0.113.77/24".parse().unwrap()];
     let (tag, pool) = ("t".to_owned(), Pool::default());
-    Settings { tag, pool, uplink: Uplink::Host, proxy_port: 3129, forbidden }
+    Settings { tag, pool, uplink: Uplink::Host, proxy_port: 3129, forbidden, tracked: Some(65_536) }
 }
 
 #[test]
 fn the_hosts_table_is_about_our_link_only() {
     let range = UplinkRange(Ipv4Net::new_assert([100, 127, 0, 4].into(), 30));
+    let mut plan = Plan::new(settings(), Known::default());
+    plan.closed = Some(vec!["eth0".into(), "eth1".into()]);
     assert_eq!(
-        host(&settings(), range),
+        host(&plan, range),
         r#"add table inet bhatti_t
 delete table inet bhatti_t
 table inet bhatti_t {
+    set shares { type inet_service; size 64; flags dynamic; }
+    set closed { type ifname; elements = { "eth0", "eth1" }; }
     chain input {
         type filter hook input priority filter; policy accept;
         iifname != "but" return
@@ -28,12 +32,15 @@ table inet bhatti_t {
     }
     chain forward {
         type filter hook forward priority filter; policy accept;
+        iifname @closed oifname @closed ct state new drop
         oifname "but" ct state established,related accept
         oifname "but" drop
         iifname != "but" return
         meta nfproto ipv6 drop
         ip saddr != 100.127.0.4/30 drop
         ct status dnat drop
+        ct state new meta l4proto != { tcp, udp } limit rate over 50/second burst 200 packets drop
+        ct state new meta l4proto { tcp, udp } add @shares { th sport & 63 ct count over 512 } drop
     }
     chain translate {
         type nat hook postrouting priority srcnat; policy accept;

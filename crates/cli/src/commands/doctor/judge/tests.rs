@@ -41,6 +41,7 @@ fn good() -> Facts {
         certificates: None,
         network_mode: Some((api::NetworkMode::Nat, None)),
         rootless: Rootless { namespaces: Ok(()), user_network: true },
+        forwards_for_anybody: false,
         seccomp: true,
         memory: Memory { total_bytes: 8 * GIB, available_bytes: 6 * GIB, overcommit: 0 },
         merges_pages: false,
@@ -76,6 +77,8 @@ fn what_networks_need_and_what_is_wrong_with_them_is_said() {
     let broken = Facts { networks: found(true), ..good() };
     finds(&broken, "networks", Status::Warn, "bb0 is missing / bhatti network repair");
     finds(&Facts { networks: found(false), ..good() }, "networks", Status::Warn, "networking.md");
+    let open = Facts { forwards_for_anybody: true, ..good() };
+    finds(&open, "forwarding", Status::Warn, "ip_forward");
 }
 
 /// What is not ok on a host on which there is nothing else to say than that the daemon is not root.
