@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 pub(crate) use self::files::{Generation, IdentityFiles, nameless_hosts};
-use self::files::{name_in_hosts, put};
+use self::files::{content, name_in_hosts, put};
 use crate::agent::{Agent, Identity, refuse};
 use crate::interface::Network;
 use crate::sys;
@@ -111,8 +111,8 @@ pub(crate) fn identify(agent: &Agent, wanted: &Identify) -> Result<(), WireError
 }
 
 /// Does the same and becomes nobody, so that it is done faster when it counts: all code that it takes
-/// is in memory and, where the guest is emulated, translated. Of what was put in place nothing counts
-/// but the interface's address, which is taken away again.
+/// is in memory and, where the guest is emulated, translated. An identity replaces all of it but what is
+/// said of the network, which some have none of and which is therefore taken back.
 ///
 /// # Errors
 /// As for [`identify`]; and if the guest is somebody.
@@ -120,11 +120,15 @@ pub(crate) fn rehearse(agent: &Agent, wanted: &Identify) -> Result<(), WireError
     if agent.identity().is_some() {
         return Err(refuse(ErrorCode::Invalid, "the guest is somebody already"));
     }
-    put_in_place(agent, wanted)?;
-    match wanted.interface {
-        Some(_) => confirm("interface", agent.kernel.clear_interface().map(|()| true)),
-        None => Ok(()),
+    if wanted.interface.is_none() {
+        return put_in_place(agent, wanted).map(drop);
     }
+    let resolv_conf = &agent.identity_files.resolv_conf;
+    let before = content(resolv_conf);
+    let before = before.map_err(|error| refuse(ErrorCode::Failed, error.to_string()))?;
+    put_in_place(agent, wanted)?;
+    confirm("/etc/resolv.conf", put(resolv_conf, &before))?;
+    confirm("interface", agent.kernel.clear_interface().map(|()| true))
 }
 
 /// Everything that others than the agent see of an identity; returns the token.

@@ -60,7 +60,7 @@ async fn networks_go_on_without_the_daemon_and_are_whole_after_it() {
     let state = node.admin().network().await.unwrap();
     assert!(state.open && state.findings.is_empty(), "{state:?}");
     let told = node.cli(&["network", "status"]);
-    assert_eq!(String::from_utf8(told.stdout).unwrap(), "networks: as they should be\n");
+    assert_eq!(String::from_utf8(told.stdout).unwrap(), "mode nat: networks: as they should be\n");
     assert_eq!(get(&mut guest, "good.example").await, Some(format!("{GOOD} to {HOST}")));
     let mut next = Guest::create(&node, "next").await;
     for name in ["dev", "good.example"] {

@@ -41,6 +41,41 @@ pub(crate) fn has(log: &[EgressAttempt], target: &str, allowed: bool, reason: &s
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_stood_ready_gets_what_its_owner_says_and_no_more() {
+    let world = World::new();
+    let node = world.ready_node().await;
+    let mut listed = guest_with(&node, "listed", allow(&["good.example"])).await;
+    node.stands_ready().await;
+    assert_eq!(get(&mut listed, "good.example").await, Some(format!("{GOOD} to {HOST}")));
+    assert_eq!(get(&mut listed, "other.example").await, None);
+    let mut closed = guest_with(&node, "closed", policy(EgressMode::Deny, &[], &[])).await;
+    node.stands_ready().await;
+    let request = CreateSandbox { network: Some(Network::None), ..create_request("alone") };
+    let mut alone = Guest::create_by(node.admin(), request).await;
+    node.stands_ready().await;
+    world.heard();
+    for guest in [&mut closed, &mut alone] {
+        assert!(ways(guest, GOOD).await.is_empty() && ways(guest, LAN).await.is_empty());
+    }
+    assert_eq!(
+        alone.sh("ip -4 -o addr show dev eth0; grep nameserver /etc/resolv.conf || :").await,
+        ""
+    );
+    assert_eq!(world.heard(), []);
+    // Somebody mends the networks: who is alone stays so.
+    node.admin().repair_network().await.unwrap();
+    // Woken in a monitor that stood ready, they are what they were.
+    for guest in [&mut closed, &mut alone, &mut listed] {
+        guest.stop().await;
+        guest.start(None).await.unwrap();
+        node.stands_ready().await;
+        assert!(ways(guest, LAN).await.is_empty());
+    }
+    assert!(ways(&mut alone, GOOD).await.is_empty());
+    assert_eq!(get(&mut listed, "good.example").await, Some(format!("{GOOD} to {HOST}")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_allow_list_holds_for_names_and_their_addresses_only() {
     let world = World::new();
     let node = world.node();

@@ -84,6 +84,17 @@ impl World {
         Node::with(&Options { config: CONFIG, machine, ..Options::default() })
     }
 
+    /// The same, with a guest and a monitor that stand ready for the next sandbox.
+    pub(crate) async fn ready_node(&self) -> Node {
+        let machine = Some(self.host.clone());
+        let options = Options { config: CONFIG, machine, prestarted: 1, ..Options::default() };
+        let node = Node::with(&options);
+        let mut first = Guest::create(&node, "first").await;
+        first.client.destroy(&first.id).await.unwrap();
+        node.stands_ready().await;
+        node
+    }
+
     /// What was heard since it was last asked for.
     pub(crate) fn heard(&self) -> Vec<Heard> {
         std::mem::take(&mut *self.heard.lock().unwrap())

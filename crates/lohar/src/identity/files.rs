@@ -29,6 +29,13 @@ pub(super) fn put(file: &File, content: &str) -> io::Result<bool> {
     Ok(&found[..count] == content.as_bytes())
 }
 
+/// The content of a small text file.
+pub(super) fn content(file: &File) -> io::Result<String> {
+    let mut text = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
+    file.read_exact_at(&mut text, 0)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// The files that say who this machine is, open since before the template was recorded: a child
 /// that has just been restored runs everything for the first time, and under emulation looking up
 /// and opening files would take it longer than all the rest.

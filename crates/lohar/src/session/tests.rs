@@ -64,7 +64,13 @@ async fn a_rehearsal_leaves_a_guest_nobody() {
     let host = guest.connect().await;
     ask(&host, &hello(None)).await;
     let other = Identify { hostname: "nobody".to_owned(), ..identity() };
-    assert_eq!(ask(&host, &Request::Rehearse(other)).await, Response::Done);
+    // Longer and shorter than what an identity writes.
+    for before in ["nameserver 192.0.2.1\noptions edns0 trust-ad\nsearch example\n", ""] {
+        let resolv_conf = guest.path().join("etc/resolv.conf");
+        fs::write(&resolv_conf, before).unwrap();
+        assert_eq!(ask(&host, &Request::Rehearse(other.clone())).await, Response::Done);
+        assert_eq!(fs::read_to_string(&resolv_conf).unwrap(), before);
+    }
     assert!(guest.agent.identity().is_none());
     assert_eq!(*guest.kernel.interface.lock().unwrap(), None);
     assert_eq!(code(&host, &Request::Exec(shell("true"))).await, ErrorCode::Unauthenticated);

@@ -32,13 +32,13 @@ impl Networking {
         Some(told(place))
     }
 
-    /// Whether a spare interface does for a sandbox: one that is to be connected to nothing gets one
-    /// that is nowhere near the others.
+    /// Whether a spare interface does for a sandbox. For one that is to be connected to nothing it does as
+    /// it is: down, and on no bridge.
     pub(crate) fn takes_spare(&self, record: &Record) -> bool {
         if let NetworkMode::User(egress) = self.mode {
             return egress.takes_spare(record, &self.policy(record));
         }
-        self.settings.is_none() || (self.place(record).is_some() && !record.spec.network.isolated)
+        self.settings.is_none() || self.place(record).is_some()
     }
 
     /// Connects a spare interface for a sandbox that is about to start.
@@ -51,6 +51,9 @@ impl Networking {
         link: Option<SpareLink>,
     ) -> Result<()> {
         let (Some(link), Some(settings)) = (link, &self.settings) else { return Ok(()) };
+        if record.spec.network.isolated {
+            return Ok(());
+        }
         let Some(place) = self.place(record) else { return Err(outside(record)) };
         let open = self.open(settings, None).await?;
         let connected = async {

@@ -105,9 +105,11 @@ pub(super) fn unchangeable() -> Error {
 
 /// Whether a monitor's own network can do what is asked of it.
 fn enforceable(policy: &Policy) -> Result<()> {
-    let cannot = if policy.egress.mode == Mode::Allowlist {
+    let egress = &policy.egress;
+    let exceptions = egress.mode != Mode::Open && !egress.outside.is_empty();
+    let cannot = if egress.mode == Mode::Allowlist {
         "allow-lists"
-    } else if !policy.egress.cidrs.is_empty() {
+    } else if !egress.cidrs.is_empty() || exceptions {
         "ranges that are open"
     } else if policy.caps != Caps::default() {
         "limits of traffic"
@@ -148,7 +150,8 @@ mod tests {
 
     /// What holds if nobody but its owner says anything.
     fn policy(network: &NetworkSpec) -> Policy {
-        Policy { egress: network.egress.clone().unwrap_or_default(), caps: network.caps }
+        let (reach, caps) = traffic::holds(network, Some(&owner()));
+        Policy { egress: reach.holds, caps }
     }
 
     fn owner() -> User {
@@ -246,9 +249,11 @@ mod tests {
             if let (true, Some(egress)) = (range, &mut wanted.egress) {
                 egress.cidrs.push("203.0.113.0/24".parse().unwrap());
             }
+            // That a public range is open is no exception where everything is.
+            let range = range && mode != Mode::Open;
             let possible = mode != Mode::Allowlist && !range && bytes.is_none();
             // Asked for by nobody, open is no more than what there is.
-            if !operator && mode == Mode::Open && !range {
+            if !operator && mode == Mode::Open {
                 wanted.egress = None;
             }
             prop_assert_eq!(node.nic(&record(wanted.clone()), &policy(&wanted)).is_ok(), possible);

@@ -244,8 +244,9 @@ fn what_nobody_said_of_traffic_is_not_kept_as_said() {
     ];
     for (n, spec) in (0i64..).zip(specs) {
         let values = rusqlite::params![n.to_string(), n, spec];
-        let insert = "INSERT INTO sandboxes (id, owner, name, slot, generation, spec, identity,
-             state, created_at) VALUES (?1, 'u', ?1, ?2, 1, ?3, '{}', '{}', 1)";
+        let insert =
+            "INSERT INTO sandboxes (id, owner, name, slot, host, generation, spec, identity,
+             state, created_at) VALUES (?1, 'u', ?1, ?2, 2 + ?2, 1, ?3, '{}', '{}', 1)";
         old.execute(insert, values).unwrap();
     }
     schema::migrate(&mut old, schema::MIGRATIONS).unwrap();

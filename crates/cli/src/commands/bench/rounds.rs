@@ -6,7 +6,10 @@ use std::{rc::Rc, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use api::{CreateSandbox, ExecRequest, Network, client::Client};
 use base::process::Exit;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use super::{
     Bench,
@@ -24,6 +27,11 @@ pub(super) const WARM_UP_VMS: usize = 2;
 pub(super) const WARM_UP_CALLS: usize = 10;
 /// Sandboxes of `create_10`.
 const AT_ONCE: usize = 10;
+/// How long what stands ready for the next sandbox may take; a host that is short of memory keeps
+/// nothing ready.
+const READY: Duration = Duration::from_secs(3);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Does `work` and says how long it took.
 pub(super) async fn timed<T, E: Into<anyhow::Error>>(
@@ -94,12 +102,29 @@ impl Bench<'_> {
         Ok(Rc::clone(self.kit.insert(Rc::new(kit))))
     }
 
+    /// Waits until the daemon has ready what it keeps ready, so that every sample finds the same, and
+    /// nothing goes on beside it.
+    async fn ready(&mut self) -> Result<()> {
+        let mut again = tokio::time::interval(LOOK);
+        let looking = async {
+            loop {
+                again.tick().await;
+                let ready = self.client.health().await?.prestarted;
+                if ready.guests > 0 && ready.monitors > 0 {
+                    return anyhow::Ok(());
+                }
+            }
+        };
+        timeout(READY, looking).await.unwrap_or(Ok(()))
+    }
+
     pub(super) async fn create(&mut self) -> Result<api::Sandbox> {
         Ok(self.client.create(&self.request, |_| {}).await?.sandbox)
     }
 
     /// From the process's start to the agent's first answer.
     pub(super) async fn floor(&mut self, kit: &Kit) -> Result<()> {
+        self.ready().await?;
         if !self.samples.want(&[Floor]) {
             return Ok(());
         }
@@ -115,6 +140,7 @@ impl Bench<'_> {
 
     /// From the process's start to the end of a first command.
     async fn floor_exec(&mut self, kit: &Kit) -> Result<()> {
+        self.ready().await?;
         if !self.samples.want(&[FloorExec]) {
             return Ok(());
         }
@@ -139,6 +165,7 @@ impl Bench<'_> {
         let (time, _) = timed(self.client.destroy(&sandbox.id)).await?;
         self.samples.add_time(Destroy, time);
         if self.samples.want(&[CreateNetShare]) {
+            self.ready().await?;
             let without = CreateSandbox { network: Some(Network::None), ..self.request.clone() };
             let (alone, created) = timed(self.client.create(&without, |_| {})).await?;
             self.client.destroy(&created.sandbox.id).await?;
