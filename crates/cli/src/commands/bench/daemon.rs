@@ -168,6 +168,20 @@ impl Daemon {
     }
 }
 
+/// Process ids of the monitors of the node in `data` that have the disk of a sandbox open whose id begins
+/// with `id`. A monitor may have been started before there was a sandbox for it, so its marker does not say.
+pub(super) fn monitors(data: &Path, id: &str) -> Result<Vec<i32>> {
+    let disks = data.join("sandboxes").join(id);
+    let disks = disks.to_string_lossy();
+    let opens = |pid: &i32| {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+        open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .any(|path| path.to_string_lossy().starts_with(&*disks))
+    };
+    let marked = vmm::marked(&format!("{}/", orchestrator::node_tag(data)))?;
+    Ok(marked.into_iter().map(|(pid, _)| pid).filter(opens).collect())
+}
+
 /// Kills the VMs and removes the control groups that the node in `data` left, if it left any.
 pub(super) async fn sweep(data: &Path) -> Result<()> {
     let tag = orchestrator::node_tag(data);

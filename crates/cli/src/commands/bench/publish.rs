@@ -20,6 +20,7 @@ use super::{
     Bench,
     bare::Kit,
     bulk::rate,
+    daemon,
     rounds::{WARM_UP_CALLS, WARM_UP_VMS},
     rows::{
         Row::{
@@ -176,9 +177,8 @@ impl Bench<'_> {
     }
 
     fn monitor(&self, id: &str) -> Result<VmHandle> {
-        let tag = orchestrator::node_tag(self.daemon.data());
-        let monitors = vmm::marked(&format!("{tag}/{id}"))?;
-        let (pid, _) = monitors.into_iter().next().context("the sandbox has no monitor")?;
+        let monitors = daemon::monitors(self.daemon.data(), id)?;
+        let pid = monitors.into_iter().next().context("the sandbox has no monitor")?;
         Ok(VmHandle { pid, start_time: start_time(pid)? })
     }
 

@@ -32,13 +32,12 @@ impl Bench<'_> {
         for _ in 0..n {
             ids.push(self.client.create(&request, |_| {}).await?.sandbox.id);
         }
-        let tag = orchestrator::node_tag(self.daemon.data());
-        let monitors = vmm::marked(&format!("{tag}/"))?;
+        let monitors = daemon::monitors(self.daemon.data(), "")?;
         if monitors.len() != n {
             bail!("{} monitors run for {n} sandboxes", monitors.len());
         }
         let mut total = 0.0;
-        for (pid, _) in monitors {
+        for pid in monitors {
             let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
             let pss = kilobytes(&text, "Pss").context("there is no Pss in smaps_rollup")? / 1024.0;
             self.samples.add(PssIdleMb, pss);
