@@ -70,6 +70,7 @@ pub(crate) struct Node {
     /// Held from looking a name up until it is taken.
     pub naming: Arc<tokio::sync::Mutex<()>>,
     starts: Arc<Semaphore>,
+    most_starts: usize,
     /// Who gives memory back when the host is short of it.
     pub pressure: Arc<Pressure>,
     /// Monitors that nobody uses yet.
@@ -88,6 +89,20 @@ pub(crate) struct Node {
     engine: RwLock<Option<Engine>>,
     choosing: tokio::sync::Mutex<()>,
     initramfs: Mutex<Option<(String, PathBuf)>>,
+}
+
+/// The right to start a VM. Who has it last leaves the host to those who make something ready.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    permit: Option<OwnedSemaphorePermit>,
+    spares: Arc<Spares>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.spares.look();
+    }
 }
 
 /// The engine in use and why.
@@ -176,6 +191,7 @@ impl Node {
             registry: Registry::default(),
             naming: Arc::default(),
             starts: Arc::new(Semaphore::new(cpus * STARTS_PER_CPU)),
+            most_starts: cpus * STARTS_PER_CPU,
             pressure: Arc::new(Pressure::new(memory_low_mib)),
             spares: Arc::new(Spares::new(prestarted)),
             copying: Copying::default(),
@@ -261,9 +277,15 @@ impl Node {
     }
 
     /// A turn to start a VM; waits while enough others are starting.
-    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+    pub(crate) async fn turn(&self) -> Result<Turn> {
         let turn = Arc::clone(&self.starts).acquire_owned().await;
-        turn.map_err(|error| Error::internal("the daemon is ending", error))
+        let permit = turn.map_err(|error| Error::internal("the daemon is ending", error))?;
+        Ok(Turn { permit: Some(permit), spares: Arc::clone(&self.spares) })
+    }
+
+    /// Whether anybody starts a VM now.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.starts.available_permits() < self.most_starts
     }
 
     /// Keeps which engine a VM was launched with, because its device state needs the same one.

@@ -137,7 +137,11 @@ impl Spares {
         let surplus = self.with(|all| (all.monitors.surplus(now), all.guests.surplus(now)));
         discard(node, surplus.unwrap_or_default()).await;
         loop {
-            // Starting a VM for somebody goes before starting one for nobody.
+            // Starting a VM for somebody goes before starting one for nobody. Whoever is the last to start
+            // one has somebody look again.
+            if node.is_starting() {
+                return;
+            }
             if admission::available_mib().is_some_and(|mib| mib < node.pressure.low_mib()) {
                 return;
             }
