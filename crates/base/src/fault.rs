@@ -29,6 +29,17 @@ mod live;
 #[cfg(feature = "faults")]
 pub use live::{point, prepare};
 
+/// Opens what is locked while a process passes a place, and has to be while the file that
+/// `BHATTI_FAULT_FILE` names changes: beside that file, with `.lock` after its name.
+///
+/// # Errors
+/// If it cannot be created.
+pub fn lock_file(armed: &std::path::Path) -> std::io::Result<std::fs::File> {
+    let mut path = armed.as_os_str().to_owned();
+    path.push(".lock");
+    std::fs::OpenOptions::new().create(true).append(true).open(path)
+}
+
 /// A step has been reached, and what comes next may fail.
 ///
 /// # Errors

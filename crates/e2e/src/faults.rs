@@ -41,18 +41,31 @@ impl Faults {
     /// # Panics
     /// If it cannot be told.
     pub fn arm(&self, fault: &str) {
-        let written = base::files::remove_any(&self.trace)
-            .and_then(|()| base::files::write_atomic(&self.armed, fault.as_bytes(), 0o600));
-        written.expect("the data directory can be written to");
+        let _none_is_passed = self.lock();
+        base::files::remove_any(&self.trace).expect("the data directory can be written to");
+        self.write(fault);
     }
 
-    /// Nothing goes wrong any more. The trace stays.
+    /// Nothing goes wrong any more, and what did is in the trace, which stays.
     ///
     /// # Panics
     /// If it cannot be told.
     pub fn disarm(&self) {
-        let written = base::files::write_atomic(&self.armed, b"", 0o600);
+        let _none_is_passed = self.lock();
+        self.write("");
+    }
+
+    fn write(&self, fault: &str) {
+        let written = base::files::write_atomic(&self.armed, fault.as_bytes(), 0o600);
         written.expect("the data directory can be written to");
+    }
+
+    /// Holds up every daemon at its next place, until it is dropped.
+    fn lock(&self) -> std::fs::File {
+        let lock =
+            base::fault::lock_file(&self.armed).expect("the data directory can be written to");
+        lock.lock().expect("no daemon dies while it holds the lock and keeps it");
+        lock
     }
 
     /// The places that were passed since the last arming, in order.

@@ -194,6 +194,20 @@ impl Agent {
     }
 }
 
+/// Settings of a node that makes no VMs, in `dir`.
+#[cfg(test)]
+pub(crate) fn settings(dir: &std::path::Path) -> crate::Settings {
+    crate::Settings {
+        data_dir: dir.to_owned(),
+        lohar: b"",
+        defaults: crate::Defaults { image: "debian".into(), memory_mib: 256, disk_mib: 1024 },
+        idle: crate::model::IdlePolicy::default(),
+        memory_low_mib: Some(0),
+        prestarted: 0,
+        network: None,
+    }
+}
+
 /// Serves one stream, which has to be a tunnel.
 async fn serve_tunnel(mut stream: Stream) {
     let Ok(Some(Request::Tunnel { port })) = stream.recv_json().await else { return };

@@ -1,7 +1,9 @@
 //! Places that do something.
 
 use std::{
-    env, io,
+    env,
+    fs::File,
+    io,
     io::Write as _,
     path::PathBuf,
     process,
@@ -33,16 +35,31 @@ struct Faults {
     plan: Plan,
     file: Option<PathBuf>,
     trace: Option<PathBuf>,
+    /// Locked while a place is passed, so that whoever arms and disarms knows what has happened by then.
+    lock: Option<File>,
 }
 
 impl Faults {
     fn from_environment() -> io::Result<Self> {
         let plan = env::var(FAULT).unwrap_or_default();
         let path = |name| env::var_os(name).map(PathBuf::from);
-        Ok(Self { plan: parse(FAULT, &plan)?, file: path(FILE), trace: path(TRACE) })
+        let (file, trace) = (path(FILE), path(TRACE));
+        let lock = file.as_ref().map(|file| super::lock_file(file)).transpose()?;
+        Ok(Self { plan: parse(FAULT, &plan)?, file, trace, lock })
     }
 
     fn pass(&mut self, place: &str) -> io::Result<Option<Action>> {
+        if let Some(lock) = &self.lock {
+            lock.lock()?;
+        }
+        let passed = self.pass_alone(place);
+        if let Some(lock) = &self.lock {
+            lock.unlock()?;
+        }
+        passed
+    }
+
+    fn pass_alone(&mut self, place: &str) -> io::Result<Option<Action>> {
         if let Some(file) = &self.file
             && let Ok(text) = fs::read_to_string(file)
         {

@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use api::ShareLink;
+use api::{ShareLink, client::Client};
 
 use crate::{
     app::{App, DONE},
@@ -19,10 +19,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
-    let links = app.with_client(async |client| match &args.sandbox {
-        Some(sandbox) => Ok(client.shares(sandbox).await?),
-        None => Ok(client.all_shares().await?),
-    })?;
+    let sandbox = args.sandbox.as_deref();
+    let links = app.of_one_or_all(sandbox, Client::shares, Client::all_shares)?;
     app.printer().listing(&links, "no links to terminals", table)?;
     DONE
 }

@@ -1,7 +1,7 @@
 //! Something goes wrong while what stood ready becomes somebody's.
 
 use api::{ErrorCode, client::ClientError};
-use e2e::{Content, Found, Guest, Node, agreed, create_request};
+use e2e::{Content, Found, Guest, Node, agreed, create_request, until};
 
 use crate::{ready, warm};
 
@@ -52,6 +52,27 @@ async fn a_create_is_whole_or_nothing() {
             warm(&node).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_made_ready_is_tried_once_for_each_start() {
+    let node = ready(true).await;
+    let tries = || {
+        let passed = node.faults().passed();
+        passed.iter().filter(|passing| passing.place == "spare.started").count()
+    };
+    let faults: Vec<String> = (1..100).map(|n| format!("spare.started@{n}=enospc")).collect();
+    node.faults().arm(&faults.join(","));
+    for starts in 1..=3 {
+        let mut guest = Guest::create(&node, &format!("box-{starts}")).await;
+        until("it was tried", async || (tries() >= starts).then_some(())).await;
+        // Long enough for hundreds of tries.
+        guest.sh("sleep 1").await;
+        assert_eq!(tries(), starts);
+    }
+    node.faults().disarm();
+    Guest::create(&node, "last").await;
+    node.stands_ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

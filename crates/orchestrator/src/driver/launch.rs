@@ -128,7 +128,6 @@ impl Driver {
             State::Running { pid: handle.pid, start_time: handle.start_time, paused: false };
         self.phase = Phase::Hot(Live::new(vm, Some(channel)));
         self.enter(state).await?;
-        self.node.spares.look();
         Ok(fault::point("hot.recorded")?)
     }
 }

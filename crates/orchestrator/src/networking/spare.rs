@@ -38,7 +38,12 @@ impl Networking {
         if let NetworkMode::User(egress) = self.mode {
             return egress.takes_spare(record, &self.policy(record));
         }
-        self.settings.is_none() || self.place(record).is_some()
+        if self.settings.is_none() {
+            return true;
+        }
+        // Nothing is made in the host for those who need nothing of it.
+        let isolated = record.spec.network.isolated;
+        self.place(record).is_some() && (!isolated || self.open.initialized())
     }
 
     /// Connects a spare interface for a sandbox that is about to start.

@@ -4,25 +4,16 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    Kind, Orchestrator, Sandbox, Settings,
-    model::{IdlePolicy, UserLimits},
+    Kind, Orchestrator, Sandbox,
+    model::UserLimits,
     store::Store,
-    testing::registered,
+    testing::{registered, settings},
 };
 
 /// A node with a user who has a sandbox named `box`.
 async fn node() -> (TempDir, Orchestrator, Sandbox) {
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings {
-        data_dir: dir.path().to_owned(),
-        lohar: b"",
-        defaults: crate::Defaults { image: "debian".into(), memory_mib: 256, disk_mib: 1024 },
-        idle: IdlePolicy::default(),
-        memory_low_mib: Some(0),
-        prestarted: 0,
-        network: None,
-    };
-    let node = Orchestrator::open(settings).await.unwrap();
+    let node = Orchestrator::open(settings(dir.path())).await.unwrap();
     let made = node.store().create_user("u", false, UserLimits::default()).await;
     let owner = made.unwrap().0.id;
     registered(&node, &owner, "box").await;

@@ -42,7 +42,6 @@ impl Guest {
 
     async fn restore_as(node: &Node, recipe: &Recipe, monitor: Monitor) -> Result<Self> {
         let Monitor { name, process, link } = monitor;
-        let _turn = node.turn().await?;
         let directory = SandboxDir::at(node.layout.run(&name));
         let layer = directory.add_layer(recipe.disk_mib)?;
         node.note_group(&name)?;

@@ -105,7 +105,7 @@ impl Spares {
         counted.unwrap_or_default()
     }
 
-    /// A VM was started: somebody sees to it that there is one for the next, later.
+    /// A VM was started, or could not be: somebody sees to it that there is one for the next, later.
     pub(crate) fn look(&self) {
         self.look.notify_one();
     }
@@ -138,7 +138,8 @@ impl Spares {
         discard(node, surplus.unwrap_or_default()).await;
         loop {
             // Starting a VM for somebody goes before starting one for nobody. Whoever is the last to start
-            // one has somebody look again.
+            // one has somebody look again. What is made here takes no turn: its end would be such a look,
+            // and what cannot be made would be tried again and again.
             if node.is_starting() {
                 return;
             }

@@ -1,5 +1,6 @@
 //! A monitor with the memory of a template, and nothing of a sandbox.
 
+use base::fault;
 use net::fabric::SpareLink;
 use vmm::{Boot, Disks, Plan, cgroup::Cgroup};
 
@@ -27,7 +28,6 @@ impl Monitor {
     }
 
     async fn start_as(node: &Node, recipe: &Recipe, name: &str) -> Result<Self> {
-        let _turn = node.turn().await?;
         let slot = node.spares.slots.give(name)?;
         let (nic, link) = node.networking.spare().await?;
         let confinement =
@@ -48,6 +48,7 @@ impl Monitor {
         };
         let process = recipe.qemu.prepare(plan)?;
         process.ready().await?;
+        fault::point("spare.started")?;
         Ok(Self { name: name.to_owned(), process, link })
     }
 

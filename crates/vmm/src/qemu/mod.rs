@@ -11,6 +11,7 @@ mod vm;
 use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
 use base::process::Command;
@@ -37,6 +38,8 @@ pub struct Qemu {
     tsc_khz: Option<u64>,
     user_network: bool,
     stamp: Stamp,
+    /// What the host's processor can do, once it was asked for: the kernel tells of all of its CPUs.
+    cpu: Arc<OnceLock<String>>,
 }
 
 /// What changes when a package manager replaces a file.
@@ -91,6 +94,7 @@ impl Qemu {
             tsc_khz: None,
             user_network: false,
             stamp,
+            cpu: Arc::default(),
         })
     }
 
@@ -153,7 +157,7 @@ impl Qemu {
     pub fn fingerprint(&self) -> String {
         let cpu = match self.accelerator {
             // The guest sees the host's own processor.
-            Accelerator::Kvm => host_cpu(),
+            Accelerator::Kvm => self.cpu.get_or_init(host_cpu).clone(),
             Accelerator::Tcg => format!("max tsc {}", self.tsc_khz.unwrap_or(0)),
         };
         let network = if self.user_network { " network user" } else { "" };
