@@ -94,7 +94,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MB", env = "BHATTI_MEMORY_LOW")]
     memory_low: Option<u64>,
     /// How many guests and how many QEMU processes stand ready for the next sandboxes; a guest takes
-    /// some 50 MB, a process 15 [default: 1]
+    /// some 50 MB, a process 20 [default: 1]
     #[arg(long, value_name = "N", env = "BHATTI_PRESTARTED")]
     prestarted: Option<usize>,
     /// How sandboxes are connected: nat, with a way out through this host; isolated, without one; user,
