@@ -14,9 +14,13 @@
 //!
 //! The format is `docs/interop/qcow2.txt` of QEMU; numbers are big-endian.
 
+mod chain;
+
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use base::fault;
+
+pub use chain::Chain;
 
 const MAGIC: &[u8; 4] = b"QFI\xfb";
 const VERSION: u32 = 3;
@@ -180,14 +184,14 @@ pub fn create_overlay(file: &File, virtual_size: u64, cluster_bits: u32) -> Resu
 /// [`Qcow2Error::Refused`] says why the file is not accepted.
 pub fn validate_header(file: &File) -> Result<Info, Qcow2Error> {
     let mut header = vec![0; 1 << CLUSTER_BITS.start()];
-    let length = read_up_to(file, &mut header)?;
+    let length = read_up_to(file, &mut header, 0)?;
     check_header(&header[..length])
 }
 
-fn read_up_to(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], filled as u64) {
+        match file.read_at(&mut buffer[filled..], at + filled as u64) {
             Ok(0) => break,
             Ok(n) => filled += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
