@@ -41,6 +41,9 @@ case "${1:-}" in
 # The authority that certificates are had from.
 tests)
     need pebble pebble
+    # For what backups are sent to.
+    need python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     # Ubuntu's package only leads to a snap, which need not work where tests run. The test that
     # wants a browser says so then.
     . /etc/os-release
@@ -99,6 +102,14 @@ if ! have_rust; then
         echo "cargo is still older than $RUST_WANTED: $(command -v cargo)" >&2
         exit 1
     }
+fi
+
+# A storage that backups are sent to: moto, with what its S3 needs and nothing of its other services.
+moto=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/moto
+if [ "${1:-}" = tests ] && [ ! -x "$moto/bin/moto_server" ]; then
+    python3 -m venv "$moto" >&2
+    "$moto/bin/pip" install --quiet --disable-pip-version-check \
+        'moto[s3]==5.2.*' 'flask==3.*' 'flask-cors==6.*' >&2
 fi
 
 # What the page of shared terminals is made of: taken anew only when the list has changed.

@@ -25,6 +25,8 @@ pub mod schedule;
 pub mod seal;
 pub mod source;
 pub mod spool;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 mod bridge;
 mod http;

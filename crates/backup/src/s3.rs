@@ -198,6 +198,12 @@ impl S3 {
         }
     }
 
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) async fn make_bucket(&self) -> Result<(), S3Error> {
+        let action = || rusty_s3::actions::CreateBucket::new(&self.bucket, &self.credentials);
+        self.ask("make a bucket", action, Bytes::new()).await.map(drop)
+    }
+
     /// Asks, several times if that may help, with a body that is small.
     async fn ask<'a, A: S3Action<'a>>(
         &self,
@@ -205,17 +211,33 @@ impl S3 {
         action: impl Fn() -> A,
         body: Bytes,
     ) -> Result<Whole, S3Error> {
-        retry::several_times(async || {
+        let mut tries = retry::Tries::default();
+        loop {
             let full = Full::new(body.clone()).map_err(|never| match never {}).boxed_unsync();
-            let request = request(&action(), &[], full);
-            let answered = async {
-                let answer = self.client.send(request).await.map_err(S3Error::Io)?;
-                answer.whole().await.map_err(S3Error::Io)
-            };
-            let whole = limited(REQUEST_TIME, answered).await?;
-            answer::accepted(told, whole)
-        })
-        .await
+            let mut request = request(&action(), &[], full);
+            if matches!(*request.method(), Method::POST | Method::PUT) {
+                // Also a body that is empty has a length.
+                request.headers_mut().insert(hyper::header::CONTENT_LENGTH, body.len().into());
+            }
+            match self.once(REQUEST_TIME, told, request).await {
+                Ok(whole) => return Ok(whole),
+                Err(error) => tries.again(error).await?,
+            }
+        }
+    }
+
+    /// Sends one request and reads its answer.
+    async fn once(
+        &self,
+        time: Duration,
+        told: &'static str,
+        request: Request<Body>,
+    ) -> Result<Whole, S3Error> {
+        let answered = async {
+            let answer = self.client.send(request).await.map_err(S3Error::Io)?;
+            answer.whole().await.map_err(S3Error::Io)
+        };
+        answer::accepted(told, limited(time, answered).await?)
     }
 
     async fn get(&self, request: Request<Body>) -> Result<Answer, S3Error> {

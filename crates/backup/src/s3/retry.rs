@@ -13,22 +13,20 @@ const FIRST: Duration = Duration::from_millis(200);
 /// The longest that is waited at all.
 const LONGEST: Duration = Duration::from_secs(15);
 
-/// Does it until it works, will not, or has been tried often enough.
-pub(super) async fn several_times<T>(
-    work: impl AsyncFn() -> Result<T, S3Error>,
-) -> Result<T, S3Error> {
-    let mut tried = 0;
-    loop {
-        let error = match work().await {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        tried += 1;
-        if tried == TRIES || !passes(&error) {
+/// Counts how often something was tried.
+#[derive(Debug, Default)]
+pub(super) struct Tries(u32);
+
+impl Tries {
+    /// Waits until it may be tried again after this error, or gives it back if it may not.
+    pub(super) async fn again(&mut self, error: S3Error) -> Result<(), S3Error> {
+        self.0 += 1;
+        if self.0 == TRIES || !passes(&error) {
             return Err(error);
         }
         tracing::debug!("{}, trying again", base::chain(&error));
-        pause(tried).await;
+        pause(self.0).await;
+        Ok(())
     }
 }
 

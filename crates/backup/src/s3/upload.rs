@@ -10,8 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use fs_err as fs;
-use futures_util::{StreamExt as _, stream};
-use http_body_util::{BodyExt as _, Full};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hyper::header::CONTENT_LENGTH;
 use rusty_s3::{
     S3Action,
@@ -21,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 use super::{
-    REQUEST_TIME, S3, S3Error, answer, limited,
-    part::{self, Piece},
+    REQUEST_TIME, S3, S3Error, answer,
+    part::{self, Piece, Sum},
     request, retry,
 };
 use crate::destination::Key;
@@ -120,21 +119,24 @@ impl S3 {
             None => self.begin(object, sending).await?,
         };
         let count = sending.bytes.div_ceil(journal.part);
-        let missing: Vec<u16> = (1..=u16::try_from(count).unwrap_or(u16::MAX))
-            .filter(|number| !journal.parts.contains_key(number))
-            .collect();
+        let numbers = 1..=u16::try_from(count).unwrap_or(u16::MAX);
+        let missing: Vec<u16> = numbers.filter(|n| !journal.parts.contains_key(n)).collect();
         let (part, upload) = (journal.part, journal.upload.clone());
-        let mut arriving = stream::iter(missing)
-            .map(|number| self.part(object, &upload, sending, part, number))
-            .buffer_unordered(AT_ONCE);
+        let mut missing = missing.into_iter();
+        let mut arriving = FuturesUnordered::new();
         loop {
             let arrived: u64 = journal.parts.keys().map(|n| sending.piece(part, *n).length).sum();
             (sending.progress)(arrived);
+            let free = AT_ONCE - arriving.len();
+            for number in missing.by_ref().take(free) {
+                arriving.push(self.part(object, &upload, sending.piece(part, number), number));
+            }
             let Some(sent) = arriving.next().await else { break };
             let (number, tag) = sent?;
             journal.parts.insert(number, tag);
             journal.write(sending.journal).await?;
         }
+        drop(arriving);
         self.complete(object, &journal, sending.bytes).await
     }
 
@@ -191,10 +193,9 @@ impl S3 {
                 list
             };
             let answer = self.ask("list the parts of an upload", action, Bytes::new()).await?;
-            let list = ListParts::parse_response(&answer.body)
-                .map_err(|_| S3Error::Answer("the question for parts"))?;
-            found.extend(list.parts.into_iter().map(|part| (part.number, (part.size, part.etag))));
-            match list.next_part_number_marker {
+            let (parts, more) = answer::parts(&answer.body)?;
+            found.extend(parts);
+            match more {
                 Some(next) if next > after => after = next,
                 _ => return Ok(found),
             }
@@ -205,11 +206,9 @@ impl S3 {
         &self,
         object: &str,
         upload: &str,
-        sending: &Sending<'_>,
-        part: u64,
+        piece: Piece,
         number: u16,
     ) -> Result<(u16, String), S3Error> {
-        let piece = sending.piece(part, number);
         let action = || UploadPart::new(self.bucket(), self.credentials(), object, number, upload);
         let tag = self.send("store a part of a backup", action, &piece).await?;
         Ok((number, tag))
@@ -250,28 +249,34 @@ impl S3 {
     ) -> Result<String, S3Error> {
         let sum = piece.sum().await?;
         let time = REQUEST_TIME + Duration::from_secs(piece.length / SLOWEST);
-        retry::several_times(async || {
-            let mut action = action();
-            action.headers_mut().insert("content-md5", sum.header());
-            let body = match piece.length {
-                0 => Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync(),
-                _ => piece.body().await?,
-            };
-            let headers = [("content-md5", sum.header()), ("content-type", TYPE.to_owned())];
-            let mut request = request(&action, &headers, body);
-            request.headers_mut().insert(CONTENT_LENGTH, piece.length.into());
-            let sent = async {
-                let answer = self.client.send(request).await.map_err(S3Error::Io)?;
-                answer.whole().await.map_err(S3Error::Io)
-            };
-            let answer = answer::accepted(told, limited(time, sent).await?)?;
-            let tag = part::tag(&answer.headers)?;
-            if !sum.agrees(&tag, &answer.headers) {
-                return Err(S3Error::Differs("another checksum"));
+        let mut tries = retry::Tries::default();
+        loop {
+            match self.send_once(time, told, action(), piece, sum).await {
+                Ok(tag) => return Ok(tag),
+                Err(error) => tries.again(error).await?,
             }
-            Ok(tag)
-        })
-        .await
+        }
+    }
+
+    async fn send_once<'a, A: S3Action<'a>>(
+        &self,
+        time: Duration,
+        told: &'static str,
+        mut action: A,
+        piece: &Piece,
+        sum: Sum,
+    ) -> Result<String, S3Error> {
+        // A header that is sent has to be signed.
+        action.headers_mut().insert("content-md5", sum.header());
+        let headers = [("content-md5", sum.header()), ("content-type", TYPE.to_owned())];
+        let mut request = request(&action, &headers, piece.body().await?);
+        request.headers_mut().insert(CONTENT_LENGTH, piece.length.into());
+        let answer = self.once(time, told, request).await?;
+        let tag = part::tag(&answer.headers)?;
+        if !sum.agrees(&tag, &answer.headers) {
+            return Err(S3Error::Differs("another checksum"));
+        }
+        Ok(tag)
     }
 }
 
