@@ -28,6 +28,7 @@ mod snapshot;
 mod system;
 mod text_enum;
 mod user;
+mod volume;
 
 #[cfg(feature = "client")]
 pub mod client;
@@ -61,3 +62,7 @@ pub use snapshot::{
 };
 pub use system::{Health, Prestarted};
 pub use user::{CreateUser, Deleted, EditUser, User, UserKey};
+pub use volume::{
+    CopyVolume, CreateVolume, ResizeVolume, SandboxVolume, Volume, VolumeAttachment, VolumeMount,
+    VolumeStatus,
+};

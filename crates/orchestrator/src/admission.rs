@@ -67,7 +67,9 @@ pub(crate) fn admit(
     check_labels(&request.labels)?;
     check_init(request.init.as_ref())?;
     let CreateRequest { env, labels, init, network, .. } = request;
-    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init, network }))
+    // Which volumes are meant is not to be seen from the request.
+    let volumes = Vec::new();
+    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init, network, volumes }))
 }
 
 /// Whether somebody may give a sandbox this policy: only an admin opens what is closed to all, the

@@ -185,9 +185,10 @@ impl Orchestrator {
         progress: Progress,
     ) -> Result<Created> {
         let defaults = &self.node.settings.defaults;
-        let policy = request.policy;
+        let (policy, volumes) = (request.policy, request.volumes.clone());
         let (name, mut spec) =
             admission::admit(request, defaults, owner.limits, admission::host())?;
+        spec.volumes = self.volumes_of(owner, volumes).await?;
         self.node.networking.fit(&mut spec.network, owner)?;
         let forbidden = self.node.networking.forbidden();
         if let Some(egress) = &spec.network.egress {

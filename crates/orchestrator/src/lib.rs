@@ -9,6 +9,7 @@
 
 mod activity;
 mod admission;
+mod chain;
 mod contents;
 mod convert;
 mod copies;
@@ -38,11 +39,13 @@ mod template;
 pub mod testing;
 mod thermal;
 pub mod traffic;
+mod volumes;
 
 pub use activity::ActivityView;
 pub use admission::Defaults;
 pub use contents::{Archive, ArchiveSender, Contents, NewFile, Unwanted};
 pub use copies::MOST_COPIES;
+pub use driver::Destroyed;
 pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
 pub use guest::{

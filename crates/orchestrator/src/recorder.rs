@@ -8,7 +8,7 @@ use std::{
 };
 
 use base::files;
-use vmm::{Boot, Disks, Plan, Vm, memory::Ram};
+use vmm::{Boot, Disks, Plan, Vm, Volume, memory::Ram};
 
 use crate::{
     Error, Kind, Result,
@@ -71,10 +71,11 @@ async fn record_in(
         machine: shape.machine,
         ram: ram.clone(),
         disks: Disks {
-            base: template::open(shape.image.path())?,
+            base: template::open_all(&template::root(&shape.image))?,
             modules: template::open(&shape.bundle.modules_image())?,
             scratch: scratch.into_parts().0.into(),
             layers: Vec::new(),
+            volumes: (0..shape.volumes).map(|_| Volume::Awaited).collect(),
         },
         nic: Some(node.networking.loose().await?),
         boot: cold_boot(shape, &engine)?,

@@ -30,6 +30,8 @@ const FORMAT: u32 = 1;
 pub(crate) struct Shape {
     pub machine: Machine,
     pub disk_mib: u64,
+    /// How many volumes it has.
+    pub volumes: usize,
     pub image: Image,
     pub bundle: KernelBundle,
     pub initramfs: PathBuf,
@@ -39,8 +41,8 @@ impl Shape {
     /// The key under which the shape's template is found.
     pub(crate) fn key(&self, fingerprint: &str) -> String {
         let initramfs = self.initramfs.file_name().unwrap_or_default().to_string_lossy();
-        let numbers =
-            format!("{} {} {}", self.machine.cpus, self.machine.memory_mib, self.disk_mib);
+        let Machine { cpus, memory_mib } = self.machine;
+        let numbers = format!("{cpus} {memory_mib} {} {}", self.disk_mib, self.volumes);
         hash::key([
             fingerprint.as_bytes(),
             self.bundle.id().as_bytes(),
@@ -114,6 +116,16 @@ pub(crate) fn disk(directory: &Path) -> PathBuf {
 
 pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
     Ok(fs_err::File::open(path)?.into_parts().0.into())
+}
+
+/// What the root file system's disk of an image consists of.
+pub(crate) fn root(image: &Image) -> Vec<PathBuf> {
+    vec![image.path().to_owned()]
+}
+
+/// Opens several files in order.
+pub(crate) fn open_all(paths: &[PathBuf]) -> Result<Vec<OwnedFd>> {
+    paths.iter().map(|path| open(path)).collect()
 }
 
 fn read_manifest(directory: &Path) -> Option<Manifest> {

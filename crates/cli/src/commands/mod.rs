@@ -46,6 +46,7 @@ mod traffic;
 mod unpublish;
 mod user;
 mod version;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -115,6 +116,7 @@ commands! {
     Fork(fork),
     Egress(egress),
     Snapshot(snapshot),
+    Volume(volume),
     Image(image),
     Kernel(kernel),
     Doctor(doctor),

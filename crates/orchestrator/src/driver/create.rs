@@ -10,7 +10,7 @@ use crate::{
     facade::Progress,
     guest::{Channel, Patience},
     node::Engine,
-    sandbox_dir::{Origin, SandboxDir},
+    sandbox_dir::Origin,
     template,
 };
 
@@ -25,7 +25,7 @@ impl Driver {
         let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());
         let files = BootFiles {
             ram: template.ram.clone(),
-            image: shape.image.path().to_owned(),
+            image: template::root(&shape.image),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&template.directory),
             boot: Boot::Restore { state: template.devices()? },
@@ -48,13 +48,10 @@ impl Driver {
         files: BootFiles,
         origin: &Origin,
     ) -> Result<(Vm, Channel)> {
-        self.directory = SandboxDir::create(
-            self.node.layout.sandbox(&self.record.id),
-            origin,
-            self.record.spec.disk_mib,
-        )?;
+        self.directory.create(origin)?;
+        let layers = self.first_layers().await?;
         fault::point("create.directory")?;
-        let vm = self.launch(engine, files, &[0]).await?;
+        let vm = self.launch(engine, files, &layers).await?;
         fault::point("create.launched")?;
         let channel = self.identify(&vm, Patience::Running).await?;
         Ok((vm, channel))

@@ -12,6 +12,7 @@ use crate::{
     guest::{self, Channel, Patience, fresh},
     node::Engine,
     record::State,
+    sandbox_dir::Layers,
     template,
     thermal::pressure,
 };
@@ -33,7 +34,7 @@ impl Driver {
         &self,
         engine: &Engine,
         files: BootFiles,
-        layers: &[u32],
+        layers: &Layers,
     ) -> Result<Vm> {
         pressure::relieve(&self.node, RESERVE_MIB).await;
         if admission::available_mib().is_some_and(|mib| mib < RESERVE_MIB) {
@@ -51,10 +52,11 @@ impl Driver {
             machine,
             ram: files.ram,
             disks: Disks {
-                base: template::open(&files.image)?,
+                base: template::open_all(&files.image)?,
                 modules: template::open(&files.modules)?,
                 scratch: template::open(&files.scratch)?,
-                layers: self.directory.open_layers(layers)?,
+                layers: self.directory.open_disk(layers)?,
+                volumes: self.directory.open_volumes(layers)?,
             },
             nic: Some(nic),
             boot: files.boot,
@@ -67,10 +69,11 @@ impl Driver {
         Ok(vm)
     }
 
-    /// Tells a guest that is nobody yet who it is.
+    /// Tells a guest that is nobody yet who it is, and has it mount its volumes.
     pub(super) async fn identify(&self, vm: &Vm, patience: Patience) -> Result<Channel> {
         let channel = Channel::open(vm, patience).await?;
         channel.identify(self.identity()).await?;
+        self.mount_volumes(&channel).await?;
         Ok(channel)
     }
 
@@ -135,7 +138,8 @@ impl Driver {
 /// What a launch needs besides the sandbox's own directory.
 pub(super) struct BootFiles {
     pub ram: Ram,
-    pub image: std::path::PathBuf,
+    /// What the image's disk consists of.
+    pub image: Vec<std::path::PathBuf>,
     pub modules: std::path::PathBuf,
     /// The template's disk, which lies below all layers.
     pub scratch: std::path::PathBuf,

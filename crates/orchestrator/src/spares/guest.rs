@@ -43,11 +43,11 @@ impl Guest {
     async fn restore_as(node: &Node, recipe: &Recipe, monitor: Monitor) -> Result<Self> {
         let Monitor { name, process, link } = monitor;
         let directory = SandboxDir::at(node.layout.run(&name));
-        let layer = directory.add_layer(recipe.disk_mib)?;
+        let layers = directory.begin(recipe.disk_mib, &[])?;
         node.note_group(&name)?;
         let claim = Claim {
             run_dir: node.layout.run(&name),
-            layers: directory.open_layers(&[layer])?,
+            layers: directory.open_disk(&layers)?,
             state: template::open(&recipe.devices)?,
             cgroup: node.make_group(&name, recipe.machine),
         };

@@ -36,10 +36,11 @@ impl Monitor {
             machine: recipe.machine,
             ram: recipe.ram.clone(),
             disks: Disks {
-                base: template::open(&recipe.image)?,
+                base: template::open_all(&recipe.image)?,
                 modules: template::open(&recipe.modules)?,
                 scratch: template::open(&recipe.scratch)?,
                 layers: Vec::new(),
+                volumes: Vec::new(),
             },
             nic: Some(nic),
             boot: Boot::Awaited,

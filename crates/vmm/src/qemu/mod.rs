@@ -1,6 +1,8 @@
 //! The QEMU engine.
 
 mod argv;
+mod concat;
+mod drive;
 mod launch;
 mod layers;
 mod namespace;

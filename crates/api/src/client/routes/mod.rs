@@ -11,6 +11,7 @@ mod sessions;
 mod share;
 mod snapshots;
 mod users;
+mod volumes;
 
 use std::fmt::Write as _;
 
