@@ -163,6 +163,18 @@ text_enum! {
         VolumeSizeInvalid = "volume_size_invalid",
         /// The user's volumes would be larger than allowed.
         QuotaVolumes = "quota_volumes",
+        /// The caller has no such backup.
+        BackupNotFound = "backup_not_found",
+        /// No place for backups is configured, or none of that name.
+        BackupUnconfigured = "backup_unconfigured",
+        /// The place where backups are kept does not do what it should.
+        BackupStorageFailed = "backup_storage_failed",
+        /// What is kept is not what was made.
+        BackupCorrupt = "backup_corrupt",
+        /// The backup is encrypted, and no key came along that opens it.
+        BackupLocked = "backup_locked",
+        /// The schedule cannot be understood.
+        ScheduleInvalid = "schedule_invalid",
     }
 }
 
@@ -186,6 +198,9 @@ impl ErrorCode {
             | Self::QuotaCpus
             | Self::QuotaMemory
             | Self::VolumeSizeInvalid
+            | Self::BackupUnconfigured
+            | Self::BackupLocked
+            | Self::ScheduleInvalid
             | Self::NetworkUnsupported => 400,
             Self::Unauthorized | Self::InvalidApiKey => 401,
             Self::Forbidden | Self::PermissionDenied => 403,
@@ -195,6 +210,7 @@ impl ErrorCode {
             | Self::ImageNotFound
             | Self::SnapshotNotFound
             | Self::VolumeNotFound
+            | Self::BackupNotFound
             | Self::FileNotFound
             | Self::JobNotFound
             | Self::NotPublished
@@ -220,6 +236,7 @@ impl ErrorCode {
             | Self::VolumeExists
             | Self::VolumeInUse
             | Self::VolumeUnclean
+            | Self::BackupCorrupt
             | Self::WrongState => 409,
             Self::BodyTooLarge => 413,
             Self::RangeInvalid => 416,
@@ -232,9 +249,11 @@ impl ErrorCode {
             | Self::TooManyViewers
             | Self::RateLimited => 429,
             Self::Internal | Self::Unknown(_) => 500,
-            Self::VmDied | Self::AgentUnreachable | Self::PortClosed | Self::SandboxUnavailable => {
-                502
-            }
+            Self::VmDied
+            | Self::AgentUnreachable
+            | Self::PortClosed
+            | Self::BackupStorageFailed
+            | Self::SandboxUnavailable => 502,
             Self::NoKernel
             | Self::EngineMissing
             | Self::EngineTooOld
@@ -322,7 +341,9 @@ mod tests {
          quota_shares 429, too_many_viewers 429, stopped_by_owner 503, \
          sandbox_unavailable 502, rate_limited 429, misdirected 421, \
          network_unsupported 400, volume_not_found 404, volume_exists 409, \
-         volume_in_use 409, volume_unclean 409, volume_size_invalid 400, quota_volumes 429";
+         volume_in_use 409, volume_unclean 409, volume_size_invalid 400, quota_volumes 429, \
+         backup_not_found 404, backup_unconfigured 400, backup_storage_failed 502, \
+         backup_corrupt 409, backup_locked 400, schedule_invalid 400";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

@@ -11,6 +11,7 @@
 
 #![warn(missing_docs)]
 
+mod backup;
 mod error;
 mod exec;
 mod file;
@@ -34,6 +35,10 @@ mod volume;
 pub mod client;
 pub mod headers;
 
+pub use backup::{
+    BackUpVolume, BackupEvent, BackupStatus, RestoreVolume, SetSchedule, VolumeBackup,
+    VolumeSchedule,
+};
 pub use error::{ErrorBody, ErrorCode};
 pub use exec::{
     DEFAULT_TIMEOUT_SEC, ExecRequest, ExecResponse, MAX_STDIN_BYTES, MAX_TIMEOUT_SEC, StreamEvent,

@@ -41,6 +41,9 @@ pub struct Volume {
     /// Which sandboxes have it: one that writes to it, or any number that read it.
     #[serde(default)]
     pub attachments: Vec<VolumeAttachment>,
+    /// When it is backed up, if it is; only where one volume is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<crate::VolumeSchedule>,
     /// Id of the owner.
     pub created_by: String,
     /// When it was made, RFC 3339.

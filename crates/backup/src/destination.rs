@@ -181,20 +181,20 @@ impl Destination {
         }
     }
 
-    /// Removes what was begun below `prefix` and is in none of the journals `keep`, and says how
+    /// Removes what was begun under `keys` and is in none of the journals `keep`, and says how
     /// many there were. Must not run while anything is put there by somebody without a journal.
     ///
     /// # Errors
     /// If it cannot be looked for.
-    pub async fn sweep(&self, prefix: &str, keep: &[PathBuf]) -> Result<usize> {
+    pub async fn sweep(&self, keys: &[Key], keep: &[PathBuf]) -> Result<usize> {
         match self {
             Self::Folder(folder) => {
-                let prefix = prefix.to_owned();
-                blocking(folder, move |folder| folder.sweep(&prefix)).await
+                let keys = keys.to_vec();
+                blocking(folder, move |folder| folder.sweep(&keys)).await
             }
             Self::S3(s3) => {
                 let keep: Vec<String> = keep.iter().filter_map(|path| upload_of(path)).collect();
-                Ok(s3.sweep(prefix, &keep).await?)
+                Ok(s3.sweep(keys, &keep).await?)
             }
         }
     }

@@ -93,19 +93,14 @@ impl Folder {
         Ok(found)
     }
 
-    /// Removes what a crash left half-written below `prefix`, and says how much.
-    pub(crate) fn sweep(&self, prefix: &str) -> io::Result<usize> {
-        let (mut removed, mut below) = (0, vec![self.root.join(prefix)]);
-        while let Some(directory) = below.pop() {
-            match base::files::sweep_temporary(&directory) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+    /// Removes what a crash left half-written beside these keys, and says how much.
+    pub(crate) fn sweep(&self, keys: &[Key]) -> io::Result<usize> {
+        let mut removed = 0;
+        for key in keys {
+            let path = self.path(key);
+            match base::files::sweep_temporary(path.parent().unwrap_or(&self.root)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => removed += other?,
-            }
-            for entry in fs::read_dir(&directory)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    below.push(entry.path());
-                }
             }
         }
         Ok(removed)

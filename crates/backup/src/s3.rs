@@ -166,10 +166,11 @@ impl S3 {
         }
     }
 
-    /// Ends uploads below `prefix` that were never completed, but for those whose ids are in
-    /// `keep`, and says how many.
-    pub(crate) async fn sweep(&self, prefix: &str, keep: &[String]) -> Result<usize, S3Error> {
-        let prefix = format!("{}{prefix}", self.prefix);
+    /// Ends uploads of `keys` that were never completed, but for those whose ids are in `keep`,
+    /// and says how many. Others may keep theirs in the same bucket.
+    pub(crate) async fn sweep(&self, keys: &[Key], keep: &[String]) -> Result<usize, S3Error> {
+        let ours: Vec<String> = keys.iter().map(|key| self.object(key)).collect();
+        let prefix = &self.prefix;
         let action = || {
             // An object without a name is the bucket itself.
             let mut list = GetObject::new(&self.bucket, Some(&self.credentials), "");
@@ -181,7 +182,7 @@ impl S3 {
         let uploads = answer::uploads(&answer.body)?;
         let mut ended = 0;
         for (object, id) in uploads {
-            if object.starts_with(&prefix) && !keep.contains(&id) {
+            if ours.contains(&object) && !keep.contains(&id) {
                 self.abort(&object, &id).await?;
                 ended += 1;
             }

@@ -102,6 +102,11 @@ id!(
     VolumeId, "vol_", 6, "vol_ and 12 hexadecimal digits"
 );
 
+id!(
+    /// Identifies one backup of a volume.
+    BackupId, "bak_", 6, "bak_ and 12 hexadecimal digits"
+);
+
 /// A name that people choose, for a sandbox, an image or a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use api::{
-    Activity, Failure, FileInfo, FileKind, IdleTime, Image, Port, PublishAuth, PublishRule,
-    Sandbox, SandboxVolume, Snapshot, SnapshotType, StartedFrom, Status, Thermal, User, Volume,
-    VolumeAttachment, VolumeStatus, WatchEvent, WatchKind,
+    Activity, BackupStatus, Failure, FileInfo, FileKind, IdleTime, Image, Port, PublishAuth,
+    PublishRule, Sandbox, SandboxVolume, Snapshot, SnapshotType, StartedFrom, Status, Thermal,
+    User, Volume, VolumeAttachment, VolumeBackup, VolumeSchedule, VolumeStatus, WatchEvent,
+    WatchKind,
 };
 use orchestrator::{
-    ActivityView, ImageView, NodeInfo, message as guest, model,
+    ActivityView, ImageView, NodeInfo,
+    backups::{Backup, BackupState, Plan, ScheduleView},
+    message as guest, model,
     publications::{Guard, Place, Publication},
     traffic::holds,
 };
@@ -173,8 +176,51 @@ pub(crate) fn volume(view: model::VolumeView) -> Volume {
         size_bytes: view.bytes,
         own_bytes: view.own_bytes,
         attachments: view.attachments.into_iter().map(attachment).collect(),
+        schedule: None,
         created_by: view.owner.into(),
         created_at: time(view.created_at),
+    }
+}
+
+pub(crate) fn backup(backup: Backup) -> VolumeBackup {
+    let (status, error) = match backup.state {
+        BackupState::Making => (BackupStatus::Making, None),
+        BackupState::Sending => (BackupStatus::Sending, None),
+        BackupState::Ready => (BackupStatus::Ready, None),
+        BackupState::Failed { message } => (BackupStatus::Failed, Some(message)),
+        BackupState::Removing => (BackupStatus::Deleting, None),
+    };
+    VolumeBackup {
+        id: backup.id.into(),
+        volume_id: backup.volume.into(),
+        volume_name: backup.name.into(),
+        volume_size_mb: backup.size_mib,
+        user_id: backup.owner.into(),
+        status,
+        error,
+        destination: backup.destination,
+        key: backup.key,
+        size_bytes: backup.bytes,
+        sha256: backup.sha256,
+        encrypted: backup.encrypted,
+        scheduled: backup.scheduled,
+        created_at: time(backup.created_at),
+    }
+}
+
+pub(crate) fn schedule(view: ScheduleView) -> VolumeSchedule {
+    let Plan { cron, zone, destination, recipients, keep } = view.plan;
+    VolumeSchedule {
+        cron,
+        timezone: zone,
+        to: destination,
+        encrypt: recipients,
+        keep_last: keep.last,
+        keep_daily: keep.daily,
+        keep_weekly: keep.weekly,
+        keep_monthly: keep.monthly,
+        next_at: view.next_at.map(time),
+        last_error: view.failure,
     }
 }
 

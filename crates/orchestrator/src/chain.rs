@@ -173,6 +173,17 @@ impl Chain {
         Ok(file.into_parts().0.into())
     }
 
+    /// What the disk reads as. Nobody may write to it any more.
+    pub(crate) fn reader(&self) -> Result<disk::qcow2::Chain> {
+        let open = |path: PathBuf| Ok::<_, Error>(fs_err::File::open(path)?.into_file());
+        let layers = self.layers()?;
+        let files = layers.iter().map(|number| open(self.layer(*number))).collect::<Result<_>>()?;
+        disk::qcow2::Chain::open(open(self.raw())?, files).map_err(|error| match error {
+            Qcow2Error::Io(error) => error.into(),
+            error => damaged("a layer of the disk is not as this host makes them").caused_by(error),
+        })
+    }
+
     fn header(&self, number: u32) -> Result<(fs_err::File, disk::qcow2::Info)> {
         let file = fs_err::File::open(self.layer(number))?;
         let info = validate(&file, number)?;

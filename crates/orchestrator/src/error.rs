@@ -38,6 +38,18 @@ pub enum Kind {
     VolumeSizeInvalid,
     /// The volumes of the user would be larger than allowed.
     QuotaVolumes,
+    /// The owner has no backup of that id.
+    BackupNotFound,
+    /// No place for backups is configured, or none of that name.
+    BackupUnconfigured,
+    /// The place where backups are kept does not do what it should.
+    BackupStorageFailed,
+    /// What is kept is not what was made.
+    BackupCorrupt,
+    /// The backup is encrypted, and the key that it was given does not open it, if any.
+    BackupLocked,
+    /// The schedule cannot be understood.
+    ScheduleInvalid,
     /// The owner has no snapshot of that name.
     SnapshotNotFound,
     /// The owner has a snapshot of that name.

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use crate::{
     Error, Kind, Result,
     admission::{self, Defaults},
+    backups::{self, BackupSettings},
     contents::Contents,
     driver::Begin,
     model::{CreateRequest, IdlePolicy, SandboxView, Spec, StartFrom, Status, User, UserEdit},
@@ -44,6 +45,8 @@ pub struct Settings {
     pub prestarted: usize,
     /// How sandboxes are connected; not at all if absent.
     pub network: Option<Connection>,
+    /// Where volumes are backed up to.
+    pub backups: BackupSettings,
 }
 
 /// What runs the VMs, for people.
@@ -131,6 +134,7 @@ impl Orchestrator {
         let records = node.store.sandboxes().await?;
         node.networking.take_up(&records).await;
         recovery::take_up(&node, records).await?;
+        backups::take_up(&node).await?;
         tokio::spawn(Networking::keep_trying(Arc::downgrade(&node)));
         tokio::spawn(pressure::watch(Arc::downgrade(&node)));
         tokio::spawn(spares::stock(Arc::downgrade(&node)));

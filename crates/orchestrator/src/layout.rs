@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use base::ids::{SandboxId, SnapshotId, VolumeId};
+use base::ids::{BackupId, SandboxId, SnapshotId, VolumeId};
 
 /// The longest path that a Unix socket can have, bytes, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -62,6 +62,15 @@ impl Layout {
 
     pub(crate) fn volume(&self, id: &VolumeId) -> PathBuf {
         self.volumes().join(id.as_str())
+    }
+
+    /// What is under way of backups.
+    pub(crate) fn backups(&self) -> PathBuf {
+        self.data.join("backups")
+    }
+
+    pub(crate) fn backup(&self, id: &BackupId) -> PathBuf {
+        self.backups().join(id.as_str())
     }
 
     /// Control sockets of running VMs.

@@ -9,6 +9,7 @@
 
 mod activity;
 mod admission;
+pub mod backups;
 mod chain;
 mod contents;
 mod convert;

@@ -23,6 +23,7 @@ use vmm::{
 
 use crate::{
     Error, Kind, Result,
+    backups::Backups,
     copying::Copying,
     facade::Settings,
     layout::Layout,
@@ -77,6 +78,8 @@ pub(crate) struct Node {
     pub spares: Arc<Spares>,
     /// Held while it is decided who goes on with a volume's layers, or they are shared or removed.
     pub volumes: tokio::sync::Mutex<()>,
+    /// Where volumes are backed up to.
+    pub backups: Backups,
     /// Memory that copies of running guests take.
     pub copying: Copying,
     /// Tells this node's control groups and processes from another node's on the same host.
@@ -168,9 +171,14 @@ impl Node {
         let tag = node_tag(layout.data());
         fault::prepare(monitors(format!("{tag}/")))?;
         let keys = layout.templates().join("keys");
-        for directory in
-            [layout.sandboxes(), layout.snapshots(), layout.volumes(), keys, layout.runs()]
-        {
+        for directory in [
+            layout.sandboxes(),
+            layout.snapshots(),
+            layout.volumes(),
+            layout.backups(),
+            keys,
+            layout.runs(),
+        ] {
             fs_err::create_dir_all(directory)?;
         }
         // Guests' memory and disks are nobody else's business on this host.
@@ -178,6 +186,7 @@ impl Node {
             layout.sandboxes(),
             layout.snapshots(),
             layout.volumes(),
+            layout.backups(),
             layout.templates(),
             layout.runs(),
         ];
@@ -189,6 +198,7 @@ impl Node {
         files::sweep_temporary(&layout.snapshots())?;
         files::sweep_temporary(&layout.volumes())?;
         disk::sweep(layout.data())?;
+        let backups = Backups::open(&settings.backups)?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let standing = Standing::find()?;
         let connection = settings.network.clone();
@@ -206,6 +216,7 @@ impl Node {
             pressure: Arc::new(Pressure::new(memory_low_mib)),
             spares: Arc::new(Spares::new(prestarted)),
             volumes: tokio::sync::Mutex::default(),
+            backups,
             copying: Copying::default(),
             tag,
             cgroups: Hierarchy::detect(),

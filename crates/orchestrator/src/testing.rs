@@ -205,6 +205,7 @@ pub(crate) fn settings(dir: &std::path::Path) -> crate::Settings {
         memory_low_mib: Some(0),
         prestarted: 0,
         network: None,
+        backups: crate::backups::BackupSettings::default(),
     }
 }
 

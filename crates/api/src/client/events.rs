@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError, connection::Connection};
-use crate::{JobEvent, ProgressEvent, StreamEvent, WatchEvent};
+use crate::{BackupEvent, JobEvent, ProgressEvent, StreamEvent, WatchEvent};
 
 /// Most bytes of one line.
 const MAX_LINE: usize = 16 << 20;
@@ -28,6 +28,12 @@ impl Event for StreamEvent {
 impl Event for ProgressEvent {
     fn is_last(&self) -> bool {
         matches!(self, Self::Result { .. } | Self::Error(_))
+    }
+}
+
+impl Event for BackupEvent {
+    fn is_last(&self) -> bool {
+        !matches!(self, Self::Progress { .. } | Self::Unknown)
     }
 }
 

@@ -63,7 +63,7 @@ impl Place {
 
     async fn unfinished(&self) -> usize {
         let Destination::S3(s3) = &self.to else { unreachable!() };
-        s3.sweep("volumes/", &[]).await.unwrap()
+        s3.sweep(&[Key::new("volumes/a/x").unwrap()], &[]).await.unwrap()
     }
 }
 
@@ -201,9 +201,12 @@ async fn what_was_begun_and_cannot_go_on_begins_anew_or_is_ended() {
         place.between.forget();
     };
     begin(&place).await;
+    let keys = std::slice::from_ref(&key);
     // The storage has forgotten it: somebody ended it there.
-    assert_eq!(place.to.sweep("volumes/", std::slice::from_ref(&journal)).await.unwrap(), 0);
-    assert_eq!(place.to.sweep("volumes/", &[]).await.unwrap(), 1);
+    assert_eq!(place.to.sweep(keys, std::slice::from_ref(&journal)).await.unwrap(), 0);
+    let others = [Key::new("volumes/b/x").unwrap()];
+    assert_eq!(place.to.sweep(&others, &[]).await.unwrap(), 0, "somebody else's is let be");
+    assert_eq!(place.to.sweep(keys, &[]).await.unwrap(), 1);
     place.put(&made, "volumes/a/x").await.unwrap();
     assert_eq!(place.get("volumes/a/x", made.bytes).await.unwrap(), made.sha256);
 

@@ -1,11 +1,16 @@
 //! Disks that outlive sandboxes.
 
+mod backup;
+mod backup_delete;
+mod backup_list;
 mod clone;
 mod create;
 mod delete;
 mod inspect;
 mod list;
 mod resize;
+mod restore;
+mod schedule;
 
 use std::process::ExitCode;
 
@@ -33,6 +38,11 @@ enum Command {
     Clone(clone::Args),
     #[command(visible_alias = "rm")]
     Delete(delete::Args),
+    Backup(backup::Args),
+    BackupList(backup_list::Args),
+    BackupDelete(backup_delete::Args),
+    Restore(restore::Args),
+    Schedule(schedule::Args),
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
@@ -43,6 +53,11 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         Command::Resize(args) => resize::run(args, app),
         Command::Clone(args) => clone::run(args, app),
         Command::Delete(args) => delete::run(args, app),
+        Command::Backup(args) => backup::run(args, app),
+        Command::BackupList(args) => backup_list::run(args, app),
+        Command::BackupDelete(args) => backup_delete::run(args, app),
+        Command::Restore(args) => restore::run(args, app),
+        Command::Schedule(args) => schedule::run(args, app),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The routes, one module a resource.
 
+mod backups;
 mod create;
 mod exec;
 mod files;
@@ -81,6 +82,13 @@ pub(crate) fn all() -> Router<App> {
         .route("/volumes/{id}", get(volumes::get).delete(volumes::delete))
         .route("/volumes/{id}/resize", post(volumes::resize))
         .route("/volumes/{id}/snapshot", post(volumes::copy))
+        .route("/volumes/{id}/backups", get(backups::list).post(backups::make))
+        .route("/volumes/{id}/backups/restore", post(backups::restore))
+        .route("/volumes/{id}/backups/{backup}", delete(backups::remove))
+        .route(
+            "/volumes/{id}/schedule",
+            get(backups::schedule).put(backups::set_schedule).delete(backups::unset_schedule),
+        )
         .route("/users", get(users::list).post(users::create))
         .route("/users/{id}", get(users::get).patch(users::edit).delete(users::delete))
         .route("/users/{id}/rotate-key", post(users::rotate_key))

@@ -24,7 +24,9 @@ pub(crate) async fn get(
     Caller(user): Caller,
     Id(id): Id,
 ) -> Result<Json<Volume>, Failure> {
-    Ok(Json(show::volume(app.orchestrator.volume(&user, &id).await?)))
+    let found = app.orchestrator.volume(&user, &id).await?;
+    let schedule = app.orchestrator.backup_schedule(&user, found.id.as_str()).await?;
+    Ok(Json(Volume { schedule: schedule.map(show::schedule), ..show::volume(found) }))
 }
 
 pub(crate) async fn create(

@@ -12,6 +12,7 @@
 //! Invariant: nothing else writes to the file. The daemon holds a lock on the data directory
 //! before it opens the store.
 
+mod backups;
 mod directory;
 mod networks;
 mod publications;
@@ -29,7 +30,7 @@ mod writer;
 
 use std::{path::Path, sync::Arc};
 
-use base::ids::{SandboxId, SnapshotId, UserId, VolumeId};
+use base::ids::{BackupId, SandboxId, SnapshotId, UserId, VolumeId};
 use net::address::Pool;
 use rusqlite::{Row, Transaction};
 use serde::{Serialize, de::DeserializeOwned};
@@ -42,6 +43,7 @@ pub use crate::record::{
 };
 use crate::{
     Error, Kind, Result,
+    backups::{Backup, Scheduled},
     model::{User, UserEdit, UserLimits, VolumeState},
 };
 
@@ -206,6 +208,51 @@ impl Store {
     pub async fn delete_volume(&self, id: &VolumeId) -> Result<()> {
         let id = id.clone();
         self.writer.transaction(move |t| volumes::delete(t, &id)).await
+    }
+
+    /// All backups of volumes, oldest first.
+    pub(crate) async fn backups(&self) -> Result<Vec<Backup>> {
+        self.writer.run(|c| backups::list(c)).await
+    }
+
+    /// Keeps a backup as it is now, new or not.
+    pub(crate) async fn keep_backup(&self, backup: &Backup) -> Result<()> {
+        let backup = backup.clone();
+        self.writer.transaction(move |t| backups::keep(t, &backup)).await
+    }
+
+    /// Forgets a backup. That it is not there is no error.
+    pub(crate) async fn delete_backup(&self, id: &BackupId) -> Result<()> {
+        let id = id.clone();
+        self.writer.transaction(move |t| backups::delete(t, &id)).await
+    }
+
+    /// When which volumes are backed up.
+    pub(crate) async fn schedules(&self) -> Result<Vec<Scheduled>> {
+        self.writer.run(|c| backups::schedules(c)).await
+    }
+
+    /// Keeps when a volume is backed up, instead of what was known before.
+    pub(crate) async fn keep_schedule(&self, schedule: &Scheduled) -> Result<()> {
+        let schedule = schedule.clone();
+        self.writer.transaction(move |t| backups::keep_schedule(t, &schedule)).await
+    }
+
+    /// Notes how a run of a volume's schedule ended, if it still has one.
+    pub(crate) async fn note_run(
+        &self,
+        volume: &VolumeId,
+        at: i64,
+        failure: Option<String>,
+    ) -> Result<()> {
+        let volume = volume.clone();
+        self.writer.transaction(move |t| backups::note_run(t, &volume, at, failure)).await
+    }
+
+    /// Backs a volume up no more. That it is not is no error.
+    pub(crate) async fn delete_schedule(&self, volume: &VolumeId) -> Result<()> {
+        let volume = volume.clone();
+        self.writer.transaction(move |t| backups::delete_schedule(t, &volume)).await
     }
 
     /// Keeps a new state. `generation` must be above the stored one: an older writer never undoes

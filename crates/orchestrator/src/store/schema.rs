@@ -129,6 +129,30 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ) STRICT;
     CREATE INDEX attachments_by_volume ON attachments (volume);
 ",
+    "
+    CREATE TABLE volume_backups (
+        id          TEXT PRIMARY KEY NOT NULL,
+        volume      TEXT NOT NULL,
+        owner       TEXT NOT NULL REFERENCES users (id),
+        name        TEXT NOT NULL,
+        size_mib    INTEGER NOT NULL CHECK (size_mib > 0),
+        destination TEXT NOT NULL,
+        key         TEXT NOT NULL,
+        bytes       INTEGER NOT NULL,
+        sha256      TEXT NOT NULL,
+        encrypted   INTEGER NOT NULL CHECK (encrypted IN (0, 1)),
+        scheduled   INTEGER NOT NULL CHECK (scheduled IN (0, 1)),
+        state       TEXT NOT NULL CHECK (json_valid(state)),
+        created_at  INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE volume_schedules (
+        volume     TEXT PRIMARY KEY NOT NULL REFERENCES volumes (id) ON DELETE CASCADE,
+        owner      TEXT NOT NULL REFERENCES users (id),
+        schedule   TEXT NOT NULL CHECK (json_valid(schedule)),
+        looked_at  INTEGER NOT NULL,
+        failure    TEXT
+    ) STRICT;
+",
 ];
 
 /// How long to wait for another process that reads the file, such as a backup.

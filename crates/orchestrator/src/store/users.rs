@@ -143,6 +143,15 @@ pub(super) fn delete(
         let message = format!("user {name:?} owns {kept} volumes");
         return Err(Error::new(Kind::UserInUse, message).hint("delete the volumes first"));
     }
+    let kept: u32 = transaction.query_row(
+        "SELECT count(*) FROM volume_backups WHERE owner = ?1",
+        [user.id.as_str()],
+        |row| row.get(0),
+    )?;
+    if kept > 0 {
+        let message = format!("user {name:?} owns {kept} backups of volumes");
+        return Err(Error::new(Kind::UserInUse, message).hint("delete the backups first"));
+    }
     transaction.execute("DELETE FROM users WHERE id = ?1", [user.id.as_str()])?;
     if user.admin && !any_admin(transaction)? {
         return Err(Error::new(Kind::UserInUse, format!("{name:?} is the last admin"))

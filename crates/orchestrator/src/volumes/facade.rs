@@ -92,7 +92,7 @@ impl Orchestrator {
     }
 
     /// Keeps the row of a volume, has it made and shows it.
-    async fn make<F: Future<Output = Result<()>> + Send>(
+    pub(crate) async fn make<F: Future<Output = Result<()>> + Send>(
         &self,
         owner: &User,
         record: VolumeRecord,
@@ -228,7 +228,7 @@ impl Orchestrator {
 }
 
 /// Makes the directory `into` share what a volume holds, whole.
-async fn copy(node: &Node, from: &VolumeRecord, into: &std::path::Path) -> Result<()> {
+pub(crate) async fn copy(node: &Node, from: &VolumeRecord, into: &std::path::Path) -> Result<()> {
     let mut last = Error::new(Kind::VolumeInUse, format!("volume {} is in use", from.name));
     for _ in 0..ATTEMPTS {
         let Some((sandbox, slot)) = copy_at_rest(node, from, into).await? else { return Ok(()) };
@@ -282,7 +282,7 @@ pub(crate) async fn remove(node: &Node, id: &VolumeId) -> Result<()> {
     removed
 }
 
-fn new_record(owner: &User, name: &str, size_mib: u64) -> Result<VolumeRecord> {
+pub(crate) fn new_record(owner: &User, name: &str, size_mib: u64) -> Result<VolumeRecord> {
     Ok(VolumeRecord {
         id: VolumeId::random(),
         owner: owner.id.clone(),
@@ -302,7 +302,7 @@ fn check_size(mib: u64) -> Result<()> {
     Err(Error::new(Kind::VolumeSizeInvalid, message))
 }
 
-async fn find(node: &Node, owner: &User, name_or_id: &str) -> Result<VolumeRecord> {
+pub(crate) async fn find(node: &Node, owner: &User, name_or_id: &str) -> Result<VolumeRecord> {
     let mut records = node.store.volumes().await?;
     records.retain(|record| record.owner == owner.id);
     let by_name = records.iter().position(|record| record.name.as_str() == name_or_id);
@@ -322,7 +322,7 @@ fn gone(user: &Attachment) -> Error {
     Error::new(Kind::SandboxNotFound, format!("sandbox {} does not exist any more", user.name))
 }
 
-fn of(attachments: &[Attachment], id: &VolumeId) -> Vec<Attachment> {
+pub(crate) fn of(attachments: &[Attachment], id: &VolumeId) -> Vec<Attachment> {
     attachments.iter().filter(|attachment| attachment.volume == *id).cloned().collect()
 }
 

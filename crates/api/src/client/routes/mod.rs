@@ -1,5 +1,6 @@
 //! One method a route, one file a resource.
 
+mod backups;
 mod exec;
 mod files;
 mod jobs;

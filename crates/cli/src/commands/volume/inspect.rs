@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use api::Volume;
 
-use super::list::user;
+use super::{list::user, schedule::of_schedule};
 use crate::{
     app::{App, DONE},
     human,
@@ -39,6 +39,12 @@ fn describe(volume: &Volume) -> String {
     field("Own", format!("{}, free when it is deleted", human::size(volume.own_bytes)));
     for attachment in &volume.attachments {
         field("Sandbox", user(attachment));
+    }
+    if let Some(schedule) = &volume.schedule {
+        field("Backups", of_schedule(schedule));
+        if let Some(error) = &schedule.last_error {
+            field("Last backup", format!("failed: {error}"));
+        }
     }
     field("Created", format!("{} by {}", volume.created_at, volume.created_by));
     table.render()

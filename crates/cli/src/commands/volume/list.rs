@@ -65,6 +65,7 @@ pub(crate) mod tests {
             size_bytes: 24_560_000,
             own_bytes: 1536,
             attachments: vec![reader("a"), reader("b")],
+            schedule: None,
             created_by: "usr_00000001".into(),
             created_at: "2026-01-02T03:04:05Z".into(),
         }
