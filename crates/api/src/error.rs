@@ -180,6 +180,7 @@ text_enum! {
 
 impl ErrorCode {
     /// The HTTP status that goes with the code.
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
     pub fn http_status(&self) -> u16 {
         match self {
             Self::InvalidRequest

@@ -1,7 +1,8 @@
-//! A server that speaks S3, for tests: moto, which is not ours.
+//! A server that speaks S3, for tests: moto, which is not ours. And keys.
 
 use std::{path::PathBuf, time::Duration};
 
+use age::{secrecy::ExposeSecret as _, x25519::Identity};
 use base::process::{Command, Process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -10,6 +11,13 @@ use tokio::{
 };
 
 use crate::s3::S3Config;
+
+/// A pair of keys, as people have them: what a backup is encrypted for, and the file that opens it.
+pub fn keys() -> (String, String) {
+    let identity = Identity::generate();
+    let secret = identity.to_string();
+    (identity.to_public().to_string(), format!("# a key\n{}\n", secret.expose_secret()))
+}
 
 /// How long it may take to begin.
 const BEGIN_TIME: Duration = Duration::from_secs(60);

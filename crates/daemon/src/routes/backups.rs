@@ -21,10 +21,10 @@ use orchestrator::{
 use tokio::sync::mpsc;
 
 use crate::{
-    app::App,
+    app::{App, RequestId},
     auth::{Caller, Id},
     body,
-    failure::{Failure, RequestId},
+    failure::Failure,
     show,
 };
 
