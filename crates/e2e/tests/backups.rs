@@ -101,10 +101,10 @@ async fn a_volume_that_is_written_to_is_backed_up_whole_and_comes_back() {
     assert_eq!((volume.name.as_str(), volume.size_mb), ("again", SIZE_MB));
     // To be read only, its file system has to be whole without being mended.
     let mut reader = guest(&node, "reader", "again", true).await;
-    assert_eq!(reader.sh("cat /d/before; ls /d/after 2>&1 | grep -c such").await, "before\n1\n");
+    assert_eq!(reader.sh("cat /d/before; ls /d/after 2>&1 | grep -c such").await, "before\n1");
     let whole = "cd /d && n=0; for s in s*; do f=f${s#s}; test \"$(sha256sum < $f)\" = \
                  \"$(cat $s)\" || exit 1; n=$((n+1)); done; test $n -ge 10 && echo whole";
-    assert_eq!(reader.sh(whole).await, "whole\n");
+    assert_eq!(reader.sh(whole).await, "whole");
 
     // Over one that somebody has it is not restored.
     let error = refused(restore(&node, &made, None, None).await);
@@ -115,8 +115,8 @@ async fn a_volume_that_is_written_to_is_backed_up_whole_and_comes_back() {
     writer.destroy().await;
     restore(&node, &made, None, None).await.unwrap();
     let mut back = guest(&node, "back", "data", false).await;
-    assert_eq!(back.sh("ls /d/after 2>&1 | grep -c such").await, "1\n");
-    assert_eq!(back.sh(whole).await, "whole\n");
+    assert_eq!(back.sh("ls /d/after 2>&1 | grep -c such").await, "1");
+    assert_eq!(back.sh(whole).await, "whole");
     back.destroy().await;
 
     // It outlives its volume, and makes it anew.
