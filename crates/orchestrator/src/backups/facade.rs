@@ -132,7 +132,7 @@ impl Orchestrator {
                 .hint(format!("see which are: bhatti volume backup-list {name}")));
         }
         let identities = wanted.identity.as_deref().map(Identities::parse).transpose();
-        let identities = identities.map_err(bad_key)?;
+        let identities = identities.map_err(|error| bad_key(&error))?;
         let there = match &wanted.new_name {
             Some(_) => None,
             None => volumes::find(&self.node, owner, name).await.ok(),

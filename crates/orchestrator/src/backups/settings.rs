@@ -108,11 +108,11 @@ impl Places {
         let mut all: Vec<&String> = self.recipients.iter().chain(wanted).collect();
         all.sort();
         all.dedup();
-        Recipients::parse(&all).map_err(bad_key)
+        Recipients::parse(&all).map_err(|error| bad_key(&error))
     }
 }
 
-pub(super) fn bad_key(error: KeyError) -> Error {
+pub(super) fn bad_key(error: &KeyError) -> Error {
     Error::new(Kind::InvalidRequest, error.to_string())
         .hint("make a pair of keys with: age-keygen -o key.txt")
 }

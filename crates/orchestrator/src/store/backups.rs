@@ -94,7 +94,7 @@ pub(super) fn note_run(
     transaction: &Transaction<'_>,
     volume: &VolumeId,
     at: i64,
-    failure: Option<String>,
+    failure: Option<&str>,
 ) -> Result<()> {
     transaction.execute(
         "UPDATE volume_schedules SET looked_at = max(looked_at, ?2), failure = ?3

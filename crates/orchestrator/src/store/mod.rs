@@ -246,7 +246,9 @@ impl Store {
         failure: Option<String>,
     ) -> Result<()> {
         let volume = volume.clone();
-        self.writer.transaction(move |t| backups::note_run(t, &volume, at, failure)).await
+        self.writer
+            .transaction(move |t| backups::note_run(t, &volume, at, failure.as_deref()))
+            .await
     }
 
     /// Backs a volume up no more. That it is not is no error.
