@@ -139,7 +139,7 @@ fn chunks_in_another_order_or_from_another_backup_are_noticed() {
     // The same disk, but for one byte, in a chunk that comes with its own checksum.
     pieces[1].1[0] = 99;
     let (_, others) = records(&stream(&Memory::new(3 << 20, &pieces)));
-    let mut foreign = all.clone();
+    let mut foreign = all;
     foreign[1] = others[1].clone();
     let error = with(&foreign).unwrap_err();
     assert!(matches!(error, FormatError::Damaged("its hash is wrong")), "{error}");
@@ -185,7 +185,7 @@ fn every_flipped_bit_and_every_cut_is_noticed() {
 fn errors_say_what_it_is_about() {
     let good = stream(&small());
     assert!(matches!(back(b"hello"), Err(FormatError::NotABackup)));
-    assert!(matches!(back(&vec![0; 100]), Err(FormatError::NotABackup)));
+    assert!(matches!(back(&[0; 100]), Err(FormatError::NotABackup)));
     assert!(matches!(back(&good[..good.len() - 1]), Err(FormatError::Cut)));
     let mut newer = good.clone();
     newer[8] = 2;
@@ -233,5 +233,6 @@ fn the_one_who_hears_of_progress_may_end_it() {
     .unwrap();
     assert_eq!(heard, [1, 6, 8]);
     let stop = &mut |_| Err(io::Error::from(io::ErrorKind::Interrupted));
-    assert!(write(&mut disk.clone(), &manifest, &mut io::sink(), stop).is_err());
+    let mut disk = disk;
+    assert!(write(&mut disk, &manifest, &mut io::sink(), stop).is_err());
 }

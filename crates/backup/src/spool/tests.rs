@@ -32,7 +32,7 @@ fn back(bytes: &[u8], sha256: Option<&str>, keys: Option<&Identities>) -> Result
         else {
             return Ok(());
         };
-        let length = (range.end.min(file.size()) - range.start) as usize;
+        let length = usize::try_from(range.end.min(file.size()) - range.start).unwrap();
         let (mut found, mut wanted) = (vec![0; length], vec![0; length]);
         file.read_at(&mut found, range.start).unwrap();
         expected.read_at(&mut wanted, range.start).unwrap();
