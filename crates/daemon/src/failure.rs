@@ -200,12 +200,6 @@ mod tests {
             (Kind::VolumeUnclean, "volume_unclean", 409),
             (Kind::VolumeSizeInvalid, "volume_size_invalid", 400),
             (Kind::QuotaVolumes, "quota_volumes", 429),
-            (Kind::BackupNotFound, "backup_not_found", 404),
-            (Kind::BackupUnconfigured, "backup_unconfigured", 400),
-            (Kind::BackupStorageFailed, "backup_storage_failed", 502),
-            (Kind::BackupCorrupt, "backup_corrupt", 409),
-            (Kind::BackupLocked, "backup_locked", 400),
-            (Kind::ScheduleInvalid, "schedule_invalid", 400),
             (Kind::SnapshotNotFound, "snapshot_not_found", 404),
             (Kind::SnapshotExists, "snapshot_exists", 409),
             (Kind::QuotaSnapshots, "quota_snapshots", 429),
@@ -252,6 +246,21 @@ mod tests {
             (Kind::AgentUnreachable, "agent_unreachable", 502),
             (Kind::Timeout, "timeout", 504),
             (Kind::Internal, "internal", 500),
+        ] {
+            let code = code(kind);
+            assert_eq!((code.as_str(), code.http_status()), (expected, status), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn kinds_of_backups_have_the_promised_codes_and_statuses() {
+        for (kind, expected, status) in [
+            (Kind::BackupNotFound, "backup_not_found", 404),
+            (Kind::BackupUnconfigured, "backup_unconfigured", 400),
+            (Kind::BackupStorageFailed, "backup_storage_failed", 502),
+            (Kind::BackupCorrupt, "backup_corrupt", 409),
+            (Kind::BackupLocked, "backup_locked", 400),
+            (Kind::ScheduleInvalid, "schedule_invalid", 400),
         ] {
             let code = code(kind);
             assert_eq!((code.as_str(), code.http_status()), (expected, status), "{kind:?}");
