@@ -73,7 +73,7 @@ pub(crate) struct Template {
 impl Template {
     /// The device state, at offset 0 of a file of its own.
     pub(crate) fn devices(&self) -> Result<OwnedFd> {
-        open(&self.directory.join("devices"))
+        open(&devices(&self.directory))
     }
 
     /// Reads an instance from the disk and checks it.
@@ -108,8 +108,14 @@ pub(crate) fn tag(instance: &str) -> [u8; 32] {
 /// The instance name of no template: memory that began as zeros.
 pub(crate) const BLANK: &str = "blank";
 
+/// The lowest part of the disk of a template in `directory`.
 pub(crate) fn disk(directory: &Path) -> PathBuf {
     directory.join("disk.raw")
+}
+
+/// The device state of a template in `directory`.
+pub(crate) fn devices(directory: &Path) -> PathBuf {
+    directory.join("devices")
 }
 
 pub(crate) fn open(path: &Path) -> Result<OwnedFd> {

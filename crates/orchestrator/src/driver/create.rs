@@ -51,10 +51,12 @@ impl Driver {
         self.directory = SandboxDir::create(
             self.node.layout.sandbox(&self.record.id),
             origin,
+            &SandboxDir::at(self.node.layout.template(&origin.template)),
             self.record.spec.disk_mib,
         )?;
         fault::point("create.directory")?;
-        let vm = self.launch(engine, files, &[0]).await?;
+        let layers = self.directory.layers()?;
+        let vm = self.launch(engine, files, &layers).await?;
         fault::point("create.launched")?;
         let channel = self.identify(&vm, Patience::Running).await?;
         Ok((vm, channel))

@@ -27,8 +27,7 @@ impl Driver {
             ram: files.ram.clone(),
             image: files.image.clone(),
             modules: files.modules.clone(),
-            scratch: files.scratch.clone(),
-            devices: self.node.layout.template(template).join("devices"),
+            template: self.node.layout.template(template),
         })
     }
 

@@ -69,9 +69,8 @@ pub(crate) struct Recipe {
     pub ram: Ram,
     pub image: PathBuf,
     pub modules: PathBuf,
-    pub scratch: PathBuf,
-    /// The template's device state.
-    pub devices: PathBuf,
+    /// The template's directory.
+    pub template: PathBuf,
 }
 
 impl Spares {
