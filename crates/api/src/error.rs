@@ -151,6 +151,8 @@ text_enum! {
         Misdirected = "misdirected",
         /// This node has no networks that can do what was asked.
         NetworkUnsupported = "network_unsupported",
+        /// It cannot be said what is needed, so nothing is removed.
+        StorageUnclear = "storage_unclear",
     }
 }
 
@@ -197,6 +199,7 @@ impl ErrorCode {
             | Self::SnapshotCorrupt
             | Self::SnapshotExists
             | Self::SnapshotIncompatible
+            | Self::StorageUnclear
             | Self::FileExists
             | Self::DirectoryNotEmpty
             | Self::SessionAttached
@@ -303,7 +306,7 @@ mod tests {
         publish_differs 409, not_published 404, quota_published 429, share_not_found 404, \
          quota_shares 429, too_many_viewers 429, stopped_by_owner 503, \
          sandbox_unavailable 502, rate_limited 429, misdirected 421, \
-         network_unsupported 400";
+         network_unsupported 400, storage_unclear 409";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

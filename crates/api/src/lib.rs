@@ -25,6 +25,7 @@ mod sandbox;
 mod session;
 mod share;
 mod snapshot;
+mod storage;
 mod system;
 mod text_enum;
 mod user;
@@ -59,5 +60,6 @@ pub use share::{Share, ShareHello, ShareLink, ShareResume, SharedPlace, SharedTe
 pub use snapshot::{
     CreateSnapshot, ForkSandbox, MAX_FORKS, ResumeSnapshot, Snapshot, SnapshotTaken, SnapshotType,
 };
+pub use storage::{Prune, Pruned, PrunedItem, Storage, StorageUse};
 pub use system::{Health, Prestarted};
 pub use user::{CreateUser, Deleted, EditUser, User, UserKey};

@@ -115,6 +115,7 @@ pub(crate) fn code(kind: Kind) -> ErrorCode {
         Kind::SessionNotFound => ErrorCode::SessionNotFound,
         Kind::SessionAttached => ErrorCode::SessionAttached,
         Kind::PortClosed => ErrorCode::PortClosed,
+        Kind::StorageUnclear => ErrorCode::StorageUnclear,
         Kind::SnapshotNotFound => ErrorCode::SnapshotNotFound,
         Kind::SnapshotExists => ErrorCode::SnapshotExists,
         Kind::QuotaSnapshots => ErrorCode::QuotaSnapshots,

@@ -14,6 +14,7 @@
 mod busybox;
 mod minimal;
 mod tree;
+mod unused;
 
 use std::{
     collections::HashSet,
@@ -33,6 +34,8 @@ use crate::{
     AptError, DiskError, FileEntry, Listener, manifest, report,
     staging::{self, Staging},
 };
+
+pub use unused::{Lock, Unused, lock, unused};
 
 const MAGIC: &str = "bhatti-image";
 const NAME_MAGIC: &str = "bhatti-image-name";
@@ -116,6 +119,17 @@ impl Recipe {
     }
 }
 
+/// STUB
+#[derive(Debug, Clone)]
+pub struct SavedDisk {
+    /// s
+    pub size_mib: u64,
+    /// s
+    pub raw: PathBuf,
+    /// s
+    pub layers: Vec<PathBuf>,
+}
+
 /// A stored image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -164,6 +178,11 @@ impl Image {
     /// The erofs file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// STUB
+    pub fn disk(&self) -> Option<&SavedDisk> {
+        None
     }
 
     /// The size of the erofs file in bytes.

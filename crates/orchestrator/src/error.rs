@@ -116,6 +116,8 @@ pub enum Kind {
     ShareNotFound,
     /// The sandbox has as many shares as allowed.
     QuotaShares,
+    /// It cannot be said what is needed, so nothing is removed.
+    StorageUnclear,
     /// A defect of ours or of the host.
     Internal,
 }

@@ -38,6 +38,11 @@ impl Layout {
         self.templates().join(key)
     }
 
+    /// The file that says which template serves a shape.
+    pub(crate) fn template_key(&self, key: &str) -> PathBuf {
+        self.templates().join("keys").join(key)
+    }
+
     pub(crate) fn sandboxes(&self) -> PathBuf {
         self.data.join("sandboxes")
     }

@@ -32,6 +32,7 @@ mod sandbox_dir;
 pub mod shares;
 mod spares;
 mod standing;
+pub mod storage;
 pub mod store;
 mod template;
 #[cfg(any(test, feature = "testing"))]

@@ -32,6 +32,7 @@ use crate::{
     sandbox_dir::Origin,
     spares::{FIRST_SLOT, Spares},
     standing::Standing,
+    storage::{Pin, Pins},
     store::{Networks, Store},
     template::{Shape, Templates},
     thermal::pressure::Pressure,
@@ -86,6 +87,8 @@ pub(crate) struct Node {
     standing: Standing,
     /// How sandboxes are connected.
     pub networking: Networking,
+    /// What must not be collected though no directory names it yet.
+    pub pins: Pins,
     engine: RwLock<Option<Engine>>,
     choosing: tokio::sync::Mutex<()>,
     initramfs: Mutex<Option<(String, PathBuf)>>,
@@ -184,6 +187,7 @@ impl Node {
         let networking = Networking::new(connection, standing.is_root(), &tag, store.clone())?;
         Ok(Self {
             networking,
+            pins: Pins::default(),
             settings,
             layout,
             store,
@@ -263,8 +267,24 @@ impl Node {
         Ok(Shape { machine, disk_mib: spec.disk_mib, image, bundle, initramfs })
     }
 
+    /// Keeps what a new sandbox will depend on until its directory says so.
+    ///
+    /// # Errors
+    /// If some of it has just been removed.
+    pub(crate) fn keep(&self, shape: &Shape, engine: &Engine) -> Result<Pin> {
+        let names = [
+            shape.image.digest().to_owned(),
+            shape.bundle.id().to_owned(),
+            shape.key(&engine.qemu.fingerprint()),
+        ];
+        let pin = self.pins.keep(names);
+        image::open_digest(self.layout.data(), shape.image.digest())?;
+        kernel::open(self.layout.data(), shape.bundle.id())?;
+        Ok(pin)
+    }
+
     /// The initramfs for a bundle; the last one is remembered, because making sure costs a hash.
-    fn initramfs(&self, bundle: &KernelBundle) -> Result<PathBuf> {
+    pub(crate) fn initramfs(&self, bundle: &KernelBundle) -> Result<PathBuf> {
         let mut known = self.initramfs.lock().unwrap_or_else(|e| e.into_inner());
         if let Some((id, path)) = &*known
             && id == bundle.id()

@@ -12,6 +12,7 @@ mod sandboxes;
 mod sessions;
 mod share;
 mod snapshots;
+mod storage;
 mod system;
 mod users;
 
@@ -58,6 +59,8 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/egress", get(network::egress))
         .route("/network", get(network::state))
         .route("/network/repair", post(network::repair))
+        .route("/system/df", get(storage::df))
+        .route("/system/prune", post(storage::prune))
         .route("/sandboxes/{id}/ports", get(ports::list))
         .route("/sandboxes/{id}/ports/{port}/tunnel", get(ports::tunnel))
         .route("/sandboxes/{id}/proxy/{port}", any(proxy::proxy))

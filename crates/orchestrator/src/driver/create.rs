@@ -20,6 +20,7 @@ impl Driver {
     pub(super) async fn create(&mut self, contents: Contents, progress: &Progress) -> Result<()> {
         let engine = self.node.engine().await?;
         let shape = self.node.shape(&self.record.spec)?;
+        let needed = self.node.keep(&shape, &engine)?;
         let template = self.node.templates.of_shape(&self.node, &shape, progress).await?;
         let turn = self.node.turn().await?;
         let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());
@@ -35,6 +36,8 @@ impl Driver {
             Some(made) => made,
             None => self.restore_template(&engine, files, &origin).await?,
         };
+        // From here on the sandbox's directory says so.
+        drop(needed);
         fault::point("create.identified")?;
         // Others need not wait for whoever still sends us an archive.
         drop(turn);

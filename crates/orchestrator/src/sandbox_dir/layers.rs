@@ -78,6 +78,15 @@ impl SandboxDir {
         self.add_layer(disk_mib).map(drop)
     }
 
+    /// Gives an empty directory the layers that an image was saved with, lowest first.
+    pub(crate) fn link_saved(&self, saved: &[PathBuf]) -> Result<()> {
+        for (number, path) in (0..).zip(saved) {
+            fault::point("link.saved")?;
+            link(path, &self.layer(number))?;
+        }
+        Ok(())
+    }
+
     /// Removes layers on top of which nothing has reached the disk, not even what makes them layers:
     /// the host lost its power. Their guest was never told that anything in them was safe.
     pub(crate) fn drop_blank_layers(&self) -> Result<()> {

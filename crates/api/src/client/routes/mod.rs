@@ -10,6 +10,7 @@ mod sandboxes;
 mod sessions;
 mod share;
 mod snapshots;
+mod storage;
 mod users;
 
 use std::fmt::Write as _;
