@@ -46,6 +46,8 @@ pub(crate) struct Identity {
 pub(crate) struct Agent {
     /// Where the guest's files are.
     pub(crate) root: PathBuf,
+    /// The directory of what was written over the image, if there is an image below.
+    pub(crate) changes: Option<String>,
     pub(crate) kernel: Box<dyn Kernel>,
     pub(crate) identity_files: IdentityFiles,
     pub(crate) generation: Generation,
@@ -84,6 +86,7 @@ impl Agent {
             generation: Generation::begin(&root)?,
             jobs: Jobs::at(&root),
             root,
+            changes: None,
             kernel,
             reaper: Reaper::new()?,
             null: open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,

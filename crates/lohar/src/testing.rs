@@ -148,7 +148,9 @@ impl Guest {
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();
         let kernel = Arc::new(kernel);
-        let agent = Agent::blank(root.path().to_owned(), Box::new(Arc::clone(&kernel))).unwrap();
+        let mut agent =
+            Agent::blank(root.path().to_owned(), Box::new(Arc::clone(&kernel))).unwrap();
+        agent.changes = Some("/upper".to_owned());
         let agent = Arc::new(agent);
         let reaper = Arc::clone(&agent);
         let reaping = tokio::spawn(async move { reaper.reaper.run().await });

@@ -14,7 +14,7 @@ mod system;
 mod user;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -69,6 +69,11 @@ fn remove_any(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Where the guest sees what is written over the image, given the root directory of the writable disk.
+pub(crate) fn changes(disk: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}/{}", disk.as_raw_fd(), root::UPPER)
 }
 
 /// Boots the guest.

@@ -140,6 +140,9 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
+    /// Sends what was written over the image since the guest booted first, as a layer of an image: answered
+    /// as [`Request::Pack`]. What is gone is said by names (`.wh.`), extended attributes are there.
+    PackChanges,
     /// Unpacks a tar archive. The host sends `Data` frames and an empty one to end; answered by
     /// [`Response::Done`]. Entries keep their modes and times; new ones belong to whom a file
     /// written there would. No entry ends up outside of the directory.

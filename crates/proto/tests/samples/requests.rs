@@ -68,6 +68,7 @@ pub(crate) fn requests() -> Vec<Request> {
         R::FileRemove { .. } => [R::FileRemove { path: text("/srv/b"), recursive: true }],
         R::Watch { .. } => [R::Watch { path: text("/srv"), recursive: true }],
         R::Pack { .. } => [R::Pack { path: text("/srv") }],
+        R::PackChanges => [R::PackChanges],
         R::Unpack { .. } => [R::Unpack { path: text("/srv") }],
         R::Ports => [R::Ports],
         R::Tunnel { .. } => [R::Tunnel { port: 8080 }],
