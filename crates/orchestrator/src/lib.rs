@@ -43,7 +43,7 @@ pub mod traffic;
 pub use activity::ActivityView;
 pub use admission::Defaults;
 pub use contents::{Archive, ArchiveSender, Contents, NewFile, Unwanted};
-pub use copies::MOST_COPIES;
+pub use copies::{MOST_COPIES, SavedImage};
 pub use error::{Error, Kind, Result};
 pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
 pub use guest::{

@@ -74,7 +74,7 @@ async fn record_in(
         disks: Disks {
             scratch: disks.0,
             layers: disks.1,
-            base: template::open_all(&template::root(&shape.image))?,
+            base: template::open_all(shape.image.files())?,
             modules: template::open(&shape.bundle.modules_image())?,
         },
         nic: Some(node.networking.loose().await?),

@@ -128,11 +128,6 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
     Ok(fs_err::File::open(path)?.into_parts().0.into())
 }
 
-/// What the root file system's disk of an image consists of.
-pub(crate) fn root(image: &Image) -> Vec<PathBuf> {
-    vec![image.path().to_owned()]
-}
-
 /// Opens several files in order.
 pub(crate) fn open_all(paths: &[PathBuf]) -> Result<Vec<OwnedFd>> {
     paths.iter().map(|path| open(path)).collect()

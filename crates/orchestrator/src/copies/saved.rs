@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use base::{fault, files, random};
-use disk::image::{self, Config, Image, SavedDisk};
+use disk::image::{self, Config, Hold, Image, SavedDisk};
 
 use crate::{
     Error, Orchestrator, Result,
@@ -13,6 +13,14 @@ use crate::{
     sandbox_dir::SandboxDir,
     template,
 };
+
+/// An image that nobody has named yet. It is not collected while this lives.
+#[derive(Debug)]
+pub struct SavedImage {
+    /// The image.
+    pub image: Image,
+    _hold: Hold,
+}
 
 impl Orchestrator {
     /// Makes an image of what is on a sandbox's disk now. The sandbox goes on after a moment; of one that
@@ -29,7 +37,7 @@ impl Orchestrator {
         sandbox: &Sandbox,
         change: impl FnOnce(&mut Config) + Send + 'static,
         source: String,
-    ) -> Result<Image> {
+    ) -> Result<SavedImage> {
         let (node, sandbox) = (Arc::clone(&self.node), sandbox.clone());
         let saving = tokio::spawn(async move {
             // Not below the images: only what is whole may ever be seen there.
@@ -38,7 +46,10 @@ impl Orchestrator {
             let saved = save(&node, &sandbox, &directory, change, source).await;
             let removed = blocking(move || Ok(files::remove_any(&directory)?)).await;
             if let Err(error) = removed {
-                tracing::warn!(error = base::chain(&error), "a copy of a disk stays until the next start");
+                tracing::warn!(
+                    error = base::chain(&error),
+                    "a copy of a disk stays until the next start"
+                );
             }
             saved
         });
@@ -52,7 +63,7 @@ async fn save(
     directory: &std::path::Path,
     change: impl FnOnce(&mut Config) + Send + 'static,
     source: String,
-) -> Result<Image> {
+) -> Result<SavedImage> {
     let disk_mib = sandbox.view().spec.disk_mib;
     sandbox.copy(SnapshotKind::Disk, vec![directory.to_owned()]).await?;
     fault::point("save.copied")?;
@@ -67,7 +78,9 @@ async fn save(
         let mut config = base.config().clone();
         change(&mut config);
         let disk = SavedDisk { size_mib: disk_mib, raw, layers };
-        Ok(image::save(data, &base, disk, config, source)?)
+        let hold = image::hold(data)?;
+        let image = image::save(data, &base, &disk, config, source)?;
+        Ok(SavedImage { image, _hold: hold })
     })
     .await
 }

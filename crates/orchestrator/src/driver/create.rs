@@ -26,7 +26,7 @@ impl Driver {
         let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());
         let files = BootFiles {
             ram: template.ram.clone(),
-            image: template::root(&shape.image),
+            image: shape.image.files().to_vec(),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&template.directory),
             boot: Boot::Restore { state: template.devices()? },

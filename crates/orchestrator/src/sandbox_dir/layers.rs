@@ -227,6 +227,11 @@ impl SandboxDir {
         Ok(fs_err::remove_file(self.layer(number))?)
     }
 
+    /// The files of all layers, lowest first.
+    pub(crate) fn layer_paths(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.layers()?.into_iter().map(|number| self.layer(number)).collect())
+    }
+
     pub(super) fn layer(&self, number: u32) -> PathBuf {
         self.path.join(format!("layer-{number}.qcow2"))
     }

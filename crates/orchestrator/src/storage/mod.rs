@@ -91,7 +91,10 @@ impl Orchestrator {
     pub async fn storage(&self) -> Result<Storage> {
         let (node, present) = (Arc::clone(&self.node), present(&self.node)?);
         blocking(move || {
-            let victims = prune::victims(&node, &present, &node.pins.hold(), false)?;
+            let collector = image::collector(node.layout.data())?;
+            let pinned = node.pins.hold();
+            let victims = prune::victims(&node, &present, &pinned, collector.as_ref(), false)?;
+            drop((pinned, collector));
             measure(&node, &victims)
         })
         .await
@@ -129,8 +132,9 @@ fn choose(
     dry_run: bool,
 ) -> Result<(Vec<Victim>, u64, Vec<PathBuf>)> {
     let pinned = node.pins.hold();
-    let _no_preparation = image::lock(node.layout.data())?;
-    let victims = prune::victims(node, present, &pinned, all)?;
+    // While somebody makes an image all of them stay.
+    let collector = image::collector(node.layout.data())?;
+    let victims = prune::victims(node, present, &pinned, collector.as_ref(), all)?;
     let mut files = Files::default();
     victims.iter().try_for_each(|victim| files.add(&victim.path))?;
     let aside = match dry_run {

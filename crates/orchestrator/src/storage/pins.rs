@@ -38,6 +38,10 @@ impl Pins {
 }
 
 impl Pinned<'_> {
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.0.keys().cloned()
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }

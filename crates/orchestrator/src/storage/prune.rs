@@ -9,7 +9,7 @@ use std::{
 };
 
 use base::{fault, files};
-use disk::{image, kernel};
+use disk::{image::Collector, kernel};
 
 use super::{StorageKind, files::Files, pins::Pinned, references::References};
 use crate::{
@@ -38,24 +38,25 @@ pub(super) struct Present {
     pub(super) stocked: HashSet<String>,
 }
 
-/// What nobody needs now. With `all` that includes templates that the next create would take.
+/// What nobody needs now; without a collector nothing about images is said. With `all` that includes templates that the next create would take.
 pub(super) fn victims(
     node: &Node,
     present: &Present,
     pinned: &Pinned<'_>,
+    collector: Option<&Collector>,
     all: bool,
 ) -> Result<Vec<Victim>> {
     let references = References::of(&node.layout)?;
     let mut victims = templates(node, present, &references, pinned, all)?;
     victims.extend(kernels(node.layout.data(), &references, pinned)?);
     victims.extend(initramfs(node)?);
+    let Some(collector) = collector else { return Ok(victims) };
     let mut used = references.images;
     used.extend(present.images.iter().cloned());
-    for unused in image::unused(node.layout.data(), &used)? {
-        if !pinned.has(&unused.name) {
-            let kind = if unused.layer { StorageKind::Layers } else { StorageKind::Images };
-            victims.push(Victim { kind, name: unused.name, path: unused.path });
-        }
+    used.extend(pinned.names());
+    for unused in collector.unused(&used)? {
+        let kind = if unused.layer { StorageKind::Layers } else { StorageKind::Images };
+        victims.push(Victim { kind, name: unused.digest, path: unused.path });
     }
     Ok(victims)
 }
