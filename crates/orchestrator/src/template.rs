@@ -116,6 +116,16 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
     Ok(fs_err::File::open(path)?.into_parts().0.into())
 }
 
+/// What the root file system's disk of an image consists of.
+pub(crate) fn root(image: &Image) -> Vec<PathBuf> {
+    vec![image.path().to_owned()]
+}
+
+/// Opens several files in order.
+pub(crate) fn open_all(paths: &[PathBuf]) -> Result<Vec<OwnedFd>> {
+    paths.iter().map(|path| open(path)).collect()
+}
+
 fn read_manifest(directory: &Path) -> Option<Manifest> {
     let text = fs_err::read(directory.join("manifest.json")).ok()?;
     serde_json::from_slice(&text).ok().filter(|m: &Manifest| m.format == FORMAT)

@@ -51,7 +51,7 @@ impl Driver {
             machine,
             ram: files.ram,
             disks: Disks {
-                base: template::open(&files.image)?,
+                base: template::open_all(&files.image)?,
                 modules: template::open(&files.modules)?,
                 scratch: template::open(&files.scratch)?,
                 layers: self.directory.open_layers(layers)?,
@@ -135,7 +135,8 @@ impl Driver {
 /// What a launch needs besides the sandbox's own directory.
 pub(super) struct BootFiles {
     pub ram: Ram,
-    pub image: std::path::PathBuf,
+    /// What the image's disk consists of.
+    pub image: Vec<std::path::PathBuf>,
     pub modules: std::path::PathBuf,
     /// The template's disk, which lies below all layers.
     pub scratch: std::path::PathBuf,

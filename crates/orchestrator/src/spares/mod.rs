@@ -67,7 +67,8 @@ pub(crate) struct Recipe {
     pub machine: Machine,
     pub disk_mib: u64,
     pub ram: Ram,
-    pub image: PathBuf,
+    /// What the image's disk consists of.
+    pub image: Vec<PathBuf>,
     pub modules: PathBuf,
     pub scratch: PathBuf,
     /// The template's device state.

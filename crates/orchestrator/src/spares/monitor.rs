@@ -36,7 +36,7 @@ impl Monitor {
             machine: recipe.machine,
             ram: recipe.ram.clone(),
             disks: Disks {
-                base: template::open(&recipe.image)?,
+                base: template::open_all(&recipe.image)?,
                 modules: template::open(&recipe.modules)?,
                 scratch: template::open(&recipe.scratch)?,
                 layers: Vec::new(),
