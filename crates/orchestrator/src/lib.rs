@@ -18,6 +18,7 @@ pub mod error;
 mod facade;
 mod fingerprint;
 mod guest;
+pub mod images;
 mod layout;
 pub mod model;
 mod networking;
