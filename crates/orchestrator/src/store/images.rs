@@ -145,7 +145,7 @@ fn keep(transaction: &Transaction<'_>, image: &NewImage) -> Result<()> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
              ON CONFLICT (owner, name) DO UPDATE
              SET digest = excluded.digest, source = excluded.source,
-                 created_at = excluded.created_at
+                 created_at = iif(digest = excluded.digest, created_at, excluded.created_at)
              WHERE reference = excluded.reference",
         )?
         .execute(params![
