@@ -83,6 +83,7 @@ fn settings(data_dir: &Path) -> Settings {
         memory_low_mib: Some(0),
         prestarted: 0,
         network: None,
+            images: orchestrator::images::ImageSettings::default(),
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Kind {
     RegistryForbidden,
     /// What was to become an image is none, or a dangerous one.
     ImageInvalid,
+    /// What was sent is larger than is taken.
+    TooLarge,
     /// There is no such task.
     TaskNotFound,
     /// The task was cancelled.

@@ -118,7 +118,7 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
 
 /// What the root file system's disk of an image consists of.
 pub(crate) fn root(image: &Image) -> Vec<PathBuf> {
-    vec![image.path().to_owned()]
+    image.files().to_vec()
 }
 
 /// Opens several files in order.

@@ -9,7 +9,9 @@ use crate::{
     contents::Contents,
     facade::Progress,
     guest::{Channel, Patience},
+    images::Making,
     node::Engine,
+    processes::Processes,
     sandbox_dir::{Origin, SandboxDir},
     template,
 };
@@ -19,7 +21,12 @@ impl Driver {
     /// there is of it.
     pub(super) async fn create(&mut self, contents: Contents, progress: &Progress) -> Result<()> {
         let engine = self.node.engine().await?;
-        let shape = self.node.shape(&self.record.spec)?;
+        // Its content stays until the sandbox says that it needs it.
+        let making = Making::begin(&self.node).await?;
+        // Nothing is made that could be in the way afterwards.
+        making.done();
+        let shape = self.node.shape(&self.record.owner, &self.record.spec)?;
+        self.processes = Processes::of(&shape.image)?.into();
         let template = self.node.templates.of_shape(&self.node, &shape, progress).await?;
         let turn = self.node.turn().await?;
         let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());
@@ -36,6 +43,7 @@ impl Driver {
             None => self.restore_template(&engine, files, &origin).await?,
         };
         fault::point("create.identified")?;
+        drop(making);
         // Others need not wait for whoever still sends us an archive.
         drop(turn);
         self.furnish(&vm, &channel, contents, progress).await?;

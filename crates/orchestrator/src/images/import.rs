@@ -11,7 +11,7 @@ use super::{
     ImageView, Making, NewImage,
     find::Meaning,
     places::Incoming,
-    pull::{Stop, Until},
+    pull::{Stop, Until, check_name},
 };
 use crate::{
     Error, Kind, Result,
@@ -38,6 +38,7 @@ impl Upload {
     /// # Errors
     /// The user has an image of that name.
     pub(super) async fn begin(node: &Arc<Node>, user: &User, name: Name) -> Result<Self> {
+        check_name(&name)?;
         if node.store.own_image(&user.id, &name).is_some() {
             return Err(image_taken(&name));
         }

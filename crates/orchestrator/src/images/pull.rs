@@ -36,6 +36,9 @@ use crate::{
     store::image_taken,
 };
 
+/// What is something else below `/images`.
+const RESERVED: [&str; 2] = ["pull", "import"];
+
 /// What somebody wants from a registry.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct PullRequest {
@@ -99,6 +102,7 @@ impl Plan {
             Some(name) => name.parse()?,
             None => default_name(&reference)?,
         };
+        check_name(&name)?;
         let auth = request.auth.map(Secret);
         Ok(Self { user: user.clone(), reference, name, auth, global: request.global })
     }
@@ -129,6 +133,15 @@ impl Plan {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an image can be called so: what `/images/NAME` would mean something else cannot.
+pub(super) fn check_name(name: &Name) -> Result<()> {
+    if RESERVED.contains(&name.as_str()) {
+        return Err(Error::new(Kind::InvalidName, format!("no image can be called {name}"))
+            .hint("choose another name with --name"));
+    }
+    Ok(())
 }
 
 /// What an image of that reference is called if nobody says otherwise.

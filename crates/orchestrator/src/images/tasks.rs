@@ -23,6 +23,8 @@ const KEPT_SECONDS: i64 = 24 * 60 * 60;
 /// Most tasks that are remembered; those that have ended longest ago go first.
 const KEPT: usize = 1000;
 
+const MB: u64 = 1 << 20;
+
 /// How far something is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Step {
@@ -32,6 +34,17 @@ pub struct Step {
     pub done: u64,
     /// How much there is, if it is known, bytes.
     pub total: Option<u64>,
+}
+
+impl Step {
+    /// All of it in one phrase.
+    pub fn shown(&self) -> String {
+        let Self { what, done, total } = self;
+        match total {
+            Some(total) => format!("{what}, {} of {} MB", done.div_ceil(MB), total.div_ceil(MB)),
+            None => what.clone(),
+        }
+    }
 }
 
 /// What came of a task.
@@ -122,7 +135,10 @@ impl Task {
             () = self.0.cancel.notified() => Outcome::Cancelled,
             done = work => match done {
                 Ok(image) => Outcome::Completed(image),
-                Err(error) => Outcome::Failed(Arc::new(error)),
+                Err(error) => {
+                    tracing::info!(task = %self.0.id, error = base::chain(&error), "a pull failed");
+                    Outcome::Failed(Arc::new(error))
+                }
             },
         };
         self.0.state.send_modify(|state| state.ended = Some((outcome, clock::unix_seconds())));
