@@ -73,7 +73,7 @@ impl Kit {
             qemu,
             machine,
             ram,
-            image: vec![image::open_digest(data, &origin.image_digest)?.path().to_owned()],
+            image: image::open_digest(data, &origin.image_digest)?.files().to_vec(),
             modules: kernel::open(data, &origin.kernel_id)?.modules_image(),
             template,
             workshop,
