@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use api::{
-    Activity, Failure, FileInfo, FileKind, IdleTime, Image, ImageConfig, ImageDetails, ImageScope, Port, PublishAuth, PublishRule,
-    Sandbox, Snapshot, SnapshotType, StartedFrom, Status, Thermal, User, WatchEvent, WatchKind,
+    Activity, Failure, FileInfo, FileKind, IdleTime, Image, ImageConfig, ImageDetails, ImageScope,
+    Port, PublishAuth, PublishRule, Sandbox, Snapshot, SnapshotType, StartedFrom, Status, Thermal,
+    User, WatchEvent, WatchKind,
 };
 use base::ids::UserId;
 use orchestrator::{

@@ -94,7 +94,20 @@ mod tests {
             assert_eq!(parse(Some(text)).unwrap(), number, "{text}");
         }
         let long = "9".repeat(100);
-        for bad in ["", "0", "65", "-9", "+9", "SIG", "TERM ", "SIGSIGTERM", "9x", "RTMIN+31", "RTMIN+-1", &long] {
+        for bad in [
+            "",
+            "0",
+            "65",
+            "-9",
+            "+9",
+            "SIG",
+            "TERM ",
+            "SIGSIGTERM",
+            "9x",
+            "RTMIN+31",
+            "RTMIN+-1",
+            &long,
+        ] {
             assert_eq!(parse(Some(bad)).unwrap_err().code, ErrorCode::InvalidRequest, "{bad}");
         }
     }

@@ -107,11 +107,8 @@ mod tests {
             ("/entrypoint.sh", "bash", "/entrypoint.sh bash"),
             ("tini", "", "tini"),
         ] {
-            let config = Config {
-                entrypoint: words(entrypoint),
-                cmd: words(cmd),
-                ..Config::default()
-            };
+            let config =
+                Config { entrypoint: words(entrypoint), cmd: words(cmd), ..Config::default() };
             let processes = Processes::from_config(&config).unwrap();
             assert_eq!(processes.program, words(expected), "{entrypoint} {cmd}");
         }
@@ -141,8 +138,7 @@ mod tests {
         let user = Config { user: Some("a\0".to_owned()), ..Config::default() };
         let dir = Config { working_dir: Some(long.clone()), ..Config::default() };
         let cmd = Config { cmd: vec![long.clone()], ..Config::default() };
-        for bad in
-            [env("", "x"), env("A=B", "x"), env("A", "\0"), env("A", &long), user, dir, cmd]
+        for bad in [env("", "x"), env("A=B", "x"), env("A", "\0"), env("A", &long), user, dir, cmd]
         {
             assert_eq!(Processes::from_config(&bad).unwrap_err().kind, Kind::ImageInvalid);
         }

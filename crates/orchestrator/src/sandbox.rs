@@ -6,7 +6,12 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::{Arc, Weak}, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use base::ids::Name;
 use proto::{message::Resting, mux::Session};

@@ -206,6 +206,7 @@ pub(crate) fn settings(dir: &std::path::Path) -> crate::Settings {
         memory_low_mib: Some(0),
         prestarted: 0,
         network: None,
+        images: crate::images::ImageSettings::default(),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use api::{
-    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, PullStarted,
-    ShareImage, Task, TaskStatus, headers,
+    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, PullStarted, ShareImage,
+    Task, TaskStatus, headers,
 };
 use axum::{
     Json,
@@ -211,9 +211,8 @@ pub(crate) async fn import(
 
 async fn receive(upload: &mut Upload, body: &mut Body) -> Result<(), Failure> {
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| {
-            Failure::new(api::ErrorCode::InvalidRequest, "the upload ended early")
-        })?;
+        let frame = frame
+            .map_err(|_| Failure::new(api::ErrorCode::InvalidRequest, "the upload ended early"))?;
         if let Ok(data) = frame.into_data() {
             upload.write(&data).await?;
         }

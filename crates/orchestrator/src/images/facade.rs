@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::ids::{Name, UserId};
+use base::ids::{Name, SandboxId, UserId};
 use disk::image;
 use registry::Reference;
 
@@ -82,7 +82,9 @@ impl Orchestrator {
             self.sandboxes(&user.id).iter().map(|one| (one.view().id, one.name())).collect();
         let (node, digest) = (Arc::clone(&self.node), digest.to_owned());
         blocking(move || {
-            let of = |id| node.origin_of(id).is_ok_and(|origin| origin.image_digest == digest);
+            let of = |id: &SandboxId| {
+                node.origin_of(id).is_ok_and(|origin| origin.image_digest == digest)
+            };
             Ok(sandboxes.into_iter().filter(|(id, _)| of(id)).map(|(_, name)| name).collect())
         })
         .await

@@ -10,7 +10,7 @@ use std::{
 };
 
 use disk::image::{self, Hold};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Images;
 use crate::{
@@ -18,29 +18,22 @@ use crate::{
     node::{Node, blocking},
 };
 
-/// Content is being made: until this is gone no layer and no content is taken for garbage. Whoever
-/// works on it in a thread holds it, too.
+/// Content is being made or about to be used: until this is gone no layer and no content is taken for
+/// garbage. Whoever works on it in a thread holds it, too.
 #[derive(Debug)]
 pub(crate) struct Making {
     node: Arc<Node>,
     /// Whether what was made has a name.
     done: AtomicBool,
-    /// Against others on this host; gone before those of this process are asked.
-    host: Option<Hold>,
-    process: Option<OwnedRwLockReadGuard<()>>,
+    hold: Option<Hold>,
 }
 
 impl Making {
     pub(crate) async fn begin(node: &Arc<Node>) -> Result<Arc<Self>> {
-        let process = Arc::clone(&node.images.making).read_owned().await;
         let data = node.layout.data().to_owned();
-        let host = blocking(move || Ok(image::hold(&data)?)).await?;
-        Ok(Arc::new(Self {
-            node: Arc::clone(node),
-            done: AtomicBool::new(false),
-            host: Some(host),
-            process: Some(process),
-        }))
+        let hold = blocking(move || Ok(image::hold(&data)?)).await?;
+        let done = AtomicBool::new(false);
+        Ok(Arc::new(Self { node: Arc::clone(node), done, hold: Some(hold) }))
     }
 
     /// What was made has a name.
@@ -51,8 +44,7 @@ impl Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.host = None;
-        self.process = None;
+        self.hold = None;
         let images = &self.node.images;
         if !self.done.load(Ordering::Relaxed) {
             images.loose.store(true, Ordering::Relaxed);
@@ -60,22 +52,20 @@ impl Drop for Making {
         if !images.loose.load(Ordering::Relaxed) {
             return;
         }
-        // Whoever is the last sees to it.
-        let Ok(alone) = Arc::clone(&images.making).try_write_owned() else { return };
-        images.loose.store(false, Ordering::Relaxed);
-        let data = self.node.layout.data().to_owned();
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = collect_loose(&data) {
-                tracing::warn!(error = base::chain(&error), "layers stay behind");
-            }
-            drop(alone);
+        let node = Arc::clone(&self.node);
+        tokio::task::spawn_blocking(move || match collect_loose(node.layout.data()) {
+            Ok(true) => node.images.loose.store(false, Ordering::Relaxed),
+            // Whoever is the last sees to it.
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = base::chain(&error), "layers stay behind"),
         });
     }
 }
 
-/// Removes layers of which no content is made. Content stays, whether or not anybody has a name for
-/// it.
-pub(crate) fn collect_loose(data: &Path) -> Result<()> {
+/// Removes layers of which no content is made, unless somebody makes some; whether it could. Content
+/// stays, whether or not anybody has a name for it.
+pub(crate) fn collect_loose(data: &Path) -> Result<bool> {
+    let Some(collector) = image::collector(data)? else { return Ok(false) };
     let mut all = HashSet::new();
     match fs_err::read_dir(data.join("images/content")) {
         Ok(entries) => {
@@ -86,8 +76,8 @@ pub(crate) fn collect_loose(data: &Path) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    image::collect_garbage(data, &all)?;
-    Ok(())
+    collector.collect(&all)?;
+    Ok(true)
 }
 
 impl Images {

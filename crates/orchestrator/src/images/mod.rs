@@ -38,7 +38,7 @@ pub(crate) use self::{
 
 use std::sync::{Arc, Mutex, atomic::AtomicBool};
 
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::Semaphore;
 
 use self::{pull::Pulling, registries::Registries, tasks::Tasks};
 
@@ -71,8 +71,6 @@ pub(crate) struct Images {
     tasks: Tasks,
     pulling: Mutex<Vec<Pulling>>,
     turns: Arc<Semaphore>,
-    /// Held by all who make content; alone by who collects what is in none.
-    making: Arc<RwLock<()>>,
     /// Whether there may be layers that are in no content.
     loose: AtomicBool,
 }
@@ -85,7 +83,6 @@ impl Images {
             tasks: Tasks::default(),
             pulling: Mutex::default(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
-            making: Arc::default(),
             loose: AtomicBool::new(false),
         }
     }

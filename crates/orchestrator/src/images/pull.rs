@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, Read},
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -94,9 +94,8 @@ impl Plan {
             return Err(Error::new(Kind::PermissionDenied, message));
         }
         if let Some(auth) = &request.auth {
-            auth.parse::<Credentials>().map_err(|error| {
-                Error::new(Kind::InvalidRequest, format!("auth: {error}"))
-            })?;
+            auth.parse::<Credentials>()
+                .map_err(|error| Error::new(Kind::InvalidRequest, format!("auth: {error}")))?;
         }
         let name = match request.name {
             Some(name) => name.parse()?,
@@ -215,7 +214,10 @@ async fn fetch(
     let mut downloads = remote.download(
         incoming.path(),
         |layer| known.iter().any(|known| known == layer.diff_id.hex()),
-        { let meter = Arc::clone(&meter); move |now| meter.came(now) },
+        {
+            let meter = Arc::clone(&meter);
+            move |now| meter.came(now)
+        },
     );
     let stop = Stop::default();
     while let Some(downloaded) = downloads.next().await {
@@ -225,7 +227,7 @@ async fn fetch(
         let id: LayerId = layer.diff_id.hex().parse()?;
         blocking(move || {
             let _making = making;
-            unpack(&data, path, &id, stop)
+            unpack(&data, &path, &id, stop)
         })
         .await?;
         meter.unpacked();
@@ -249,11 +251,11 @@ async fn fetch(
 }
 
 /// Reads a layer that was downloaded into the store.
-fn unpack(data: &std::path::Path, path: PathBuf, id: &LayerId, stop: Stopped) -> Result<()> {
-    let file = fs::File::open(&path)?;
+fn unpack(data: &Path, path: &Path, id: &LayerId, stop: Stopped) -> Result<()> {
+    let file = fs::File::open(path)?;
     layer::add(data, &mut Until { stop, reader: file }, Some(id), &Limits::default())?;
     // The room is needed for the others.
-    Ok(fs::remove_file(&path)?)
+    Ok(fs::remove_file(path)?)
 }
 
 /// Gives the image its name: from then on it is there.
@@ -268,8 +270,7 @@ async fn name(
         plan.check_name(node)?;
         let (data, digest, given) =
             (node.layout.data().to_owned(), image.digest().to_owned(), name.clone());
-        let named = move || Ok(image::name(&data, &given, &digest)?);
-        let image = blocking(named).await?;
+        blocking(move || Ok(image::name(&data, &given, &digest)?)).await?;
         return Ok(Meaning::Global(name).view(user, Some(&image)));
     }
     let record = node

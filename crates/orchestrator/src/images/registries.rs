@@ -66,10 +66,9 @@ impl From<registry::Error> for Error {
             Wrong::Unauthorized => Kind::RegistryDenied,
             Wrong::Forbidden => Kind::RegistryForbidden,
             Wrong::Unreachable | Wrong::Malformed | Wrong::RateLimited => Kind::ImageUnavailable,
-            Wrong::BadDigest
-            | Wrong::TooLarge
-            | Wrong::Unsupported
-            | Wrong::WrongArchitecture => Kind::ImageInvalid,
+            Wrong::BadDigest | Wrong::TooLarge | Wrong::Unsupported | Wrong::WrongArchitecture => {
+                Kind::ImageInvalid
+            }
             Wrong::Io => {
                 return match error {
                     registry::Error::Io(error) => error.into(),

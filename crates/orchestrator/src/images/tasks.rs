@@ -157,11 +157,11 @@ impl From<Outcome> for Result<ImageView> {
 
 /// Where a task says how far it is. Cheap, never waits.
 #[derive(Debug, Clone)]
-pub struct Steps(Task);
+pub(super) struct Steps(Task);
 
 impl Steps {
     /// Says it.
-    pub fn say(&self, step: Step) {
+    pub(super) fn say(&self, step: Step) {
         self.0.0.state.send_if_modified(|state| {
             let other = state.step != step;
             state.step = step;
@@ -241,7 +241,8 @@ mod tests {
             tokio::task::yield_now().await;
             Err(Error::new(Kind::ImageNotFound, "none").hint("look"))
         };
-        let (failed, ()) = tokio::join!(late.outcome(|s| heard.push(s.what.clone())), task.run(failing));
+        let (failed, ()) =
+            tokio::join!(late.outcome(|s| heard.push(s.what.clone())), task.run(failing));
         let failed = failed.unwrap_err();
         assert_eq!((failed.kind, failed.hint.as_deref()), (Kind::ImageNotFound, Some("look")));
         assert_eq!(heard, ["first", "second"]);
