@@ -42,7 +42,10 @@ pub use file::{
     FileInfo, FileKind, FileStat, FileWritten, MakeDirectory, MoveFile, WatchEvent, WatchKind,
 };
 pub use idle::{IdleSetting, IdleTime, MAX_IDLE_SEC};
-pub use image::Image;
+pub use image::{
+    Image, ImageConfig, ImageDetails, ImageScope, ImageShares, PullEvent, PullImage, PullStarted,
+    ShareImage, Task, TaskStatus,
+};
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
 pub use network::{
     CertificateState, Egress, EgressAttempt, EgressLog, EgressMode, Network, NetworkFinding,

@@ -51,6 +51,11 @@ impl Layout {
         self.sandboxes().join(id.as_str())
     }
 
+    /// Archives and layers while they come in.
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.data.join("images/incoming")
+    }
+
     /// Named snapshots.
     pub(crate) fn snapshots(&self) -> PathBuf {
         self.data.join("snapshots")

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use base::{fault, files, hash};
+use base::{
+    fault, files, hash,
+    ids::{SandboxId, UserId},
+};
 use disk::{
     image::{self, Image},
     kernel::{self, KernelBundle},
@@ -25,11 +28,12 @@ use crate::{
     Error, Kind, Result,
     copying::Copying,
     facade::Settings,
+    images::{self, Images},
     layout::Layout,
     model::Spec,
     networking::Networking,
     registry::Registry,
-    sandbox_dir::Origin,
+    sandbox_dir::{Origin, SandboxDir},
     spares::{FIRST_SLOT, Spares},
     standing::Standing,
     storage::{Pin, Pins},
@@ -78,6 +82,8 @@ pub(crate) struct Node {
     pub spares: Arc<Spares>,
     /// Memory that copies of running guests take.
     pub copying: Copying,
+    /// Images that are on their way.
+    pub images: Images,
     /// Tells this node's control groups and processes from another node's on the same host.
     pub tag: String,
     cgroups: Hierarchy,
@@ -181,6 +187,8 @@ impl Node {
         files::sweep_temporary(&layout.templates())?;
         files::sweep_temporary(&layout.snapshots())?;
         disk::sweep(layout.data())?;
+        images::sweep(&layout)?;
+        images::collect_loose(layout.data())?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let standing = Standing::find()?;
         let connection = settings.network.clone();
@@ -188,6 +196,7 @@ impl Node {
         Ok(Self {
             networking,
             pins: Pins::default(),
+            images: Images::new(&settings.images),
             settings,
             layout,
             store,
@@ -248,17 +257,26 @@ impl Node {
     }
 
     /// What kernel and image a new sandbox gets.
-    pub(crate) fn shape(&self, spec: &Spec) -> Result<Shape> {
+    pub(crate) fn shape(&self, owner: &UserId, spec: &Spec) -> Result<Shape> {
         let bundle = kernel::current(self.layout.data())?;
-        let image = image::open(self.layout.data(), spec.image.as_str())?;
+        let image = self.image(owner, &spec.image)?;
         self.shape_of(spec, bundle, image)
     }
 
     /// What kernel and image an existing sandbox has.
     pub(crate) fn shape_again(&self, spec: &Spec, origin: &Origin) -> Result<Shape> {
         let bundle = kernel::open(self.layout.data(), &origin.kernel_id)?;
-        let image = image::open_digest(self.layout.data(), &origin.image_digest)?;
-        self.shape_of(spec, bundle, image)
+        self.shape_of(spec, bundle, self.image_of(origin)?)
+    }
+
+    /// The image that an existing sandbox was made of.
+    pub(crate) fn image_of(&self, origin: &Origin) -> Result<Image> {
+        Ok(image::open_digest(self.layout.data(), &origin.image_digest)?)
+    }
+
+    /// What an existing sandbox was made of.
+    pub(crate) fn origin_of(&self, id: &SandboxId) -> Result<Origin> {
+        SandboxDir::at(self.layout.sandbox(id)).origin()
     }
 
     fn shape_of(&self, spec: &Spec, bundle: KernelBundle, image: Image) -> Result<Shape> {

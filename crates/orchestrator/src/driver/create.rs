@@ -10,6 +10,7 @@ use crate::{
     facade::Progress,
     guest::{Channel, Patience},
     node::Engine,
+    processes::Processes,
     sandbox_dir::{Origin, SandboxDir},
     template,
 };
@@ -19,8 +20,9 @@ impl Driver {
     /// there is of it.
     pub(super) async fn create(&mut self, contents: Contents, progress: &Progress) -> Result<()> {
         let engine = self.node.engine().await?;
-        let shape = self.node.shape(&self.record.spec)?;
+        let shape = self.node.shape(&self.record.owner, &self.record.spec)?;
         let needed = self.node.keep(&shape, &engine)?;
+        self.processes = Processes::of(&shape.image)?.into();
         let template = self.node.templates.of_shape(&self.node, &shape, progress).await?;
         let turn = self.node.turn().await?;
         let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());

@@ -71,7 +71,7 @@ impl Driver {
             self.node.networking.connect_spare(&self.record, link).await?;
             fault::point("create.connected")?;
             vm.resume().await?;
-            channel.identify(self.identity()).await?;
+            channel.identify(self.identity()?).await?;
             Ok(run_dir)
         };
         match taken.await {

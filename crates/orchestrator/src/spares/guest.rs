@@ -1,7 +1,7 @@
 //! A guest that was restored from a template and has not been told who it is.
 
 use net::fabric::SpareLink;
-use proto::message::Identify;
+use proto::message::{Defaults, Identify};
 use vmm::{Claim, Vm};
 
 use super::{Monitor, Recipe};
@@ -89,6 +89,7 @@ async fn rehearse(node: &Node, channel: &Channel) -> Result<()> {
             machine_id: identity.machine_id,
             token: identity.token,
             env: std::collections::BTreeMap::default(),
+            defaults: Defaults::default(),
             interface: node.networking.any_interface(),
             refresh: fresh(),
         })

@@ -14,7 +14,7 @@ pub use self::exec::{Detach, Exec, Exited, JobInfo, JobOutput, JobState};
 pub use self::file::{
     Change, ChangeKind, FileEntry, FileKind, FileList, FileRead, FileStat, FileWrite,
 };
-pub use self::identity::{Hello, Identify, Interface, Refresh, Welcome};
+pub use self::identity::{Defaults, Hello, Identify, Interface, Refresh, Welcome};
 pub use self::port::{Activity, PortInfo, Resting};
 pub use self::session::{
     Attach, AttachControl, DetachReason, Init, Join, NewSession, RestartPolicy, Resume,

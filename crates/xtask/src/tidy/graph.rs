@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::workspace::Graph;
 
 /// Every crate with the crates of the workspace that it may depend on, tests included.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("api", &[]),
     ("base", &[]),
     ("bhatti", &["api", "base", "daemon", "disk", "net", "orchestrator", "proto", "vmm"]),
@@ -14,8 +14,9 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("e2e", &["api", "base"]),
     ("lohar", &["proto"]),
     ("net", &["base"]),
-    ("orchestrator", &["base", "disk", "net", "proto", "vmm"]),
+    ("orchestrator", &["base", "disk", "net", "proto", "registry", "vmm"]),
     ("proto", &[]),
+    ("registry", &["base"]),
     ("vmm", &["base"]),
     ("xtask", &[]),
 ];

@@ -13,7 +13,7 @@ use disk::{image, kernel, qcow2};
 use fs_err as fs;
 use proto::{
     frame::FrameKind,
-    message::{Exec, Hello, Identify, Refresh, Request, Response},
+    message::{Defaults, Exec, Hello, Identify, Refresh, Request, Response},
     mux::{MuxError, Session, Side, Stream, establish},
     preamble::VERSION,
 };
@@ -180,6 +180,7 @@ impl BareVm {
             machine_id: random::hex::<16>(),
             token: random::hex::<32>(),
             env: std::collections::BTreeMap::new(),
+            defaults: Defaults::default(),
             interface: None,
             refresh: Refresh { time_ns, seed: random::hex::<32>() },
         });
