@@ -7,6 +7,7 @@ mod inspect;
 mod list;
 mod prepare;
 mod pull;
+mod save;
 mod share;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ enum Command {
     Inspect(inspect::Args),
     Pull(pull::Args),
     Import(import::Args),
+    Save(save::Args),
     Export(export::Args),
     Share(share::Args),
     Unshare(share::UnshareArgs),
@@ -44,6 +46,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         Command::Inspect(args) => inspect::run(args, app),
         Command::Pull(args) => pull::run(args, app),
         Command::Import(args) => import::run(args, app),
+        Command::Save(args) => save::run(args, app),
         Command::Export(args) => export::run(args, app),
         Command::Share(args) => share::run(args, app),
         Command::Unshare(args) => share::run_unshare(args, app),
