@@ -167,6 +167,18 @@ text_enum! {
         TaskNotFound = "task_not_found",
         /// Somebody cancelled it.
         Cancelled = "cancelled",
+        /// The caller has no such volume.
+        VolumeNotFound = "volume_not_found",
+        /// The caller has a volume of that name.
+        VolumeExists = "volume_exists",
+        /// Sandboxes have the volume in a way that does not allow it.
+        VolumeInUse = "volume_in_use",
+        /// The volume was not unmounted, which only a sandbox that may write to it can mend.
+        VolumeUnclean = "volume_unclean",
+        /// The volume's size is out of range, or less than it has.
+        VolumeSizeInvalid = "volume_size_invalid",
+        /// The user's volumes would be larger than allowed.
+        QuotaVolumes = "quota_volumes",
     }
 }
 
@@ -190,6 +202,7 @@ impl ErrorCode {
             | Self::DiskInvalid
             | Self::QuotaCpus
             | Self::QuotaMemory
+            | Self::VolumeSizeInvalid
             | Self::NetworkUnsupported
             | Self::ImageInvalid => 400,
             Self::Unauthorized | Self::InvalidApiKey => 401,
@@ -202,6 +215,7 @@ impl ErrorCode {
             | Self::UserNotFound
             | Self::ImageNotFound
             | Self::SnapshotNotFound
+            | Self::VolumeNotFound
             | Self::FileNotFound
             | Self::JobNotFound
             | Self::NotPublished
@@ -228,12 +242,16 @@ impl ErrorCode {
             | Self::PublishDiffers
             | Self::ImageExists
             | Self::Cancelled
+            | Self::VolumeExists
+            | Self::VolumeInUse
+            | Self::VolumeUnclean
             | Self::WrongState => 409,
             Self::BodyTooLarge => 413,
             Self::RangeInvalid => 416,
             Self::Misdirected => 421,
             Self::QuotaSandboxes
             | Self::QuotaSnapshots
+            | Self::QuotaVolumes
             | Self::QuotaPublished
             | Self::QuotaShares
             | Self::TooManyViewers
@@ -331,7 +349,9 @@ mod tests {
          quota_shares 429, too_many_viewers 429, stopped_by_owner 503, \
          sandbox_unavailable 502, rate_limited 429, misdirected 421, \
          network_unsupported 400, storage_unclear 409, image_exists 409, image_unavailable 502, registry_denied 403, \
-          registry_forbidden 403, image_invalid 400, task_not_found 404, cancelled 409";
+         registry_forbidden 403, image_invalid 400, task_not_found 404, cancelled 409, \
+         volume_not_found 404, volume_exists 409, \
+         volume_in_use 409, volume_unclean 409, volume_size_invalid 400, quota_volumes 429";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

@@ -29,6 +29,7 @@ mod storage;
 mod system;
 mod text_enum;
 mod user;
+mod volume;
 
 #[cfg(feature = "client")]
 pub mod client;
@@ -66,3 +67,7 @@ pub use snapshot::{
 pub use storage::{Prune, Pruned, PrunedItem, Storage, StorageUse};
 pub use system::{Health, Prestarted};
 pub use user::{CreateUser, Deleted, EditUser, User, UserKey};
+pub use volume::{
+    CopyVolume, CreateVolume, ResizeVolume, SandboxVolume, Volume, VolumeAttachment, VolumeMount,
+    VolumeStatus,
+};

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Egress, ErrorBody, IdleSetting, IdleTime, Network, NetworkLimits, text_enum::text_enum,
+    Egress, ErrorBody, IdleSetting, IdleTime, Network, NetworkLimits, SandboxVolume, VolumeMount,
+    text_enum::text_enum,
 };
 
 text_enum! {
@@ -98,6 +99,9 @@ pub struct Sandbox {
     /// Where the public finds its published ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
+    /// Its volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<SandboxVolume>,
     /// The owner's labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -210,6 +214,9 @@ pub struct CreateSandbox {
     /// Limits of its traffic; none if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_limits: Option<NetworkLimits>,
+    /// Volumes that it has, at most 8: each is written by one sandbox or read by any number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeMount>,
     /// Small files that are in it before `init` starts. Many or large ones are sent as a tar
     /// archive after this object; see [`CREATE_TAR`](crate::headers::CREATE_TAR).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -310,6 +317,10 @@ pub struct Destroyed {
     pub id: String,
     /// The name that it had, free again.
     pub name: String,
+    /// What did not go as it should have, though the sandbox is gone: what was written last to a volume
+    /// may be lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// One line of a create, start or stop that is watched.

@@ -107,6 +107,11 @@ id!(
     TaskId, "task_", 6, "task_ and 12 hexadecimal digits"
 );
 
+id!(
+    /// Identifies one volume.
+    VolumeId, "vol_", 6, "vol_ and 12 hexadecimal digits"
+);
+
 /// A name that people choose, for a sandbox, an image or a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use api::{
     Activity, Failure, FileInfo, FileKind, IdleTime, Image, ImageConfig, ImageDetails, ImageScope,
-    Port, PublishAuth, PublishRule, Sandbox, Snapshot, SnapshotType, StartedFrom, Status, Thermal,
-    User, WatchEvent, WatchKind,
+    Port, PublishAuth, PublishRule, Sandbox, SandboxVolume, Snapshot, SnapshotType, StartedFrom,
+    Status, Thermal, User, Volume, VolumeAttachment, VolumeStatus, WatchEvent, WatchKind,
 };
 use base::ids::UserId;
 use orchestrator::{
@@ -53,6 +53,7 @@ fn unpublished(view: model::SandboxView, owner: Option<&model::User>, node: &Nod
         network_limits: traffic::shown_caps(spec.network.caps),
         effective_network_limits: traffic::shown_caps(caps).filter(|_| connected),
         urls: Vec::new(),
+        volumes: spec.volumes.into_iter().map(sandbox_volume).collect(),
         labels: spec.labels,
         created_by: view.owner.into(),
         created_at: time(view.created_at),
@@ -147,6 +148,39 @@ pub(crate) fn snapshot(view: model::SnapshotView) -> Snapshot {
     }
 }
 
+fn sandbox_volume(volume: model::VolumeUse) -> SandboxVolume {
+    SandboxVolume {
+        name: volume.name.into(),
+        mount: volume.target,
+        read_only: volume.read_only,
+        copied_at: volume.copied_at.map(time),
+    }
+}
+
+pub(crate) fn volume(view: model::VolumeView) -> Volume {
+    let attachment = |user: model::AttachmentView| VolumeAttachment {
+        sandbox_id: user.sandbox.into(),
+        sandbox: user.name.into(),
+        mount: user.target,
+        read_only: user.read_only,
+    };
+    Volume {
+        id: view.id.into(),
+        name: view.name.into(),
+        status: match view.state {
+            model::VolumeState::Making => VolumeStatus::Creating,
+            model::VolumeState::Ready => VolumeStatus::Ready,
+            model::VolumeState::Removing => VolumeStatus::Deleting,
+        },
+        size_mb: view.size_mib,
+        size_bytes: view.bytes,
+        own_bytes: view.own_bytes,
+        attachments: view.attachments.into_iter().map(attachment).collect(),
+        created_by: view.owner.into(),
+        created_at: time(view.created_at),
+    }
+}
+
 fn status(status: model::Status) -> Status {
     match status {
         model::Status::Creating => Status::Creating,
@@ -185,6 +219,7 @@ pub(crate) fn user(user: model::User, sandboxes: u32) -> User {
         max_cpus_per_sandbox: user.limits.cpus_per_sandbox,
         max_memory_mb_per_sandbox: user.limits.memory_mib_per_sandbox,
         max_snapshots: user.limits.snapshots,
+        max_volume_mb: user.limits.volume_mib,
         idle_warm_sec: user.idle.warm.map(limit),
         idle_cold_sec: user.idle.cold.map(limit),
         egress: user.network.ceiling.as_ref().map(traffic::shown_egress),

@@ -10,12 +10,18 @@ use crate::DiskError;
 /// The file system label.
 pub const LABEL: &str = "bhatti-rw";
 
+/// The label of a volume's file system.
+pub const VOLUME_LABEL: &str = "bhatti-volume";
+
 /// The smallest disk, in MiB: below it the journal would take most of the room.
 pub const SIZE_MIN_MIB: u64 = 16;
 
 /// The journal, in MiB: small, because a short journal is rewritten in place and so dirties little
 /// of a copy-on-write disk.
 const JOURNAL_MIB: u64 = 4;
+
+/// The journal of a volume, which is written for longer, MiB at most; a 64th of it if it is small.
+const VOLUME_JOURNAL_MIB: u64 = 32;
 
 const BLOCKS_PER_MIB: u64 = 256;
 
@@ -34,19 +40,37 @@ const GROWTH_MAX_BLOCKS: u64 = (1 << 32) - 1;
 /// # Errors
 /// If the file exists, cannot be made, or `mke2fs` is missing or fails.
 pub fn create_ext4(path: &Path, size_mib: u64) -> Result<(), DiskError> {
+    create(path, size_mib, LABEL, JOURNAL_MIB)
+}
+
+/// As [`create_ext4`], for a disk that outlives its sandbox.
+///
+/// # Errors
+/// As for [`create_ext4`].
+pub fn create_volume(path: &Path, size_mib: u64) -> Result<(), DiskError> {
+    let journal_mib = (size_mib / 64).clamp(JOURNAL_MIB, VOLUME_JOURNAL_MIB);
+    create(path, size_mib, VOLUME_LABEL, journal_mib)
+}
+
+fn create(path: &Path, size_mib: u64, label: &str, journal_mib: u64) -> Result<(), DiskError> {
     let size_mib = size_mib.max(SIZE_MIN_MIB);
     let file = fs::OpenOptions::new().write(true).create_new(true).open(path)?;
     let made = fault::point("scratch.create")
         .and_then(|()| file.set_len(size_mib << 20))
         .map_err(DiskError::from)
-        .and_then(|()| make_file_system(path, size_mib * BLOCKS_PER_MIB));
+        .and_then(|()| make_file_system(path, size_mib * BLOCKS_PER_MIB, label, journal_mib));
     if made.is_err() {
         let _ = files::remove_any(path);
     }
     made
 }
 
-fn make_file_system(path: &Path, blocks: u64) -> Result<(), DiskError> {
+fn make_file_system(
+    path: &Path,
+    blocks: u64,
+    label: &str,
+    journal_mib: u64,
+) -> Result<(), DiskError> {
     // Discarding a regular file punches it, after which mke2fs knows that it reads as zeros and
     // skips both writing the inode tables and leaving that to the kernel. An explicit
     // lazy_itable_init would only skip the former.
@@ -56,8 +80,8 @@ fn make_file_system(path: &Path, blocks: u64) -> Result<(), DiskError> {
         extended.push_str(&format!(",resize={growth}"));
     }
     Command::new("mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", LABEL])
-        .args(["-J", &format!("size={JOURNAL_MIB}"), "-E", &extended])
+        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", label])
+        .args(["-J", &format!("size={journal_mib}"), "-E", &extended])
         .arg(path)
         .output()?;
     Ok(())

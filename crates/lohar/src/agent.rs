@@ -20,6 +20,7 @@ use crate::jobs::Jobs;
 use crate::reaper::Reaper;
 use crate::sessions::Sessions;
 use crate::users::{User, Users};
+use crate::volumes::Volumes;
 
 /// File operations that may run at once. All that may be under way at once is below what a session
 /// can have open, so that there is always room for a question.
@@ -66,6 +67,7 @@ pub(crate) struct Agent {
     pub(crate) counts: Counts,
     pub(crate) jobs: Jobs,
     pub(crate) sessions: Sessions,
+    pub(crate) volumes: Volumes,
     identity: Mutex<Option<Arc<Identity>>>,
     /// How many identities this agent has been given.
     identities: watch::Sender<u64>,
@@ -99,6 +101,7 @@ impl Agent {
             power_off: Notify::new(),
             counts: Counts::default(),
             sessions: Sessions::default(),
+            volumes: Volumes::default(),
             identity: Mutex::default(),
             identities: watch::Sender::new(0),
             small_command: AtomicU64::new(0),

@@ -29,6 +29,7 @@ mod sys;
 mod testing;
 mod tunnel;
 mod users;
+mod volumes;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -41,6 +41,7 @@ pub(crate) async fn off(agent: &Agent, disk: &OwnedFd) -> ! {
     }
     agent.jobs.flush();
     sync();
+    agent.volumes.put_away();
     let below = format!("/proc/self/fd/{}", disk.as_raw_fd());
     for path in ["/", &below] {
         if let Err(errno) = mount_remount(path, MountFlags::RDONLY, c"") {

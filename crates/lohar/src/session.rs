@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::agent::{Agent, refuse};
-use crate::{activity, exec, files, identity, jobs, ports, rest, sessions, tunnel};
+use crate::{activity, exec, files, identity, jobs, ports, rest, sessions, tunnel, volumes};
 
 /// How long the host may take to hear that the guest is about to power off.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -114,6 +114,8 @@ async fn answer(shared: Arc<Shared>, mut stream: Stream) {
             | Request::Hello(_)
             | Request::Rest { .. }
             | Request::Sync
+            | Request::FreezeVolumes
+            | Request::ThawVolumes
     );
     if !quiet {
         shared.agent.touch();
@@ -190,6 +192,12 @@ impl Shared {
                 rest::rest(agent, hang_up).await.map(Response::Resting)
             }
             Request::Sync => rest::sync(agent).await.map(|()| Response::Done),
+            Request::MountVolumes { .. }
+            | Request::FreezeVolumes
+            | Request::ThawVolumes
+            | Request::GrowVolume { .. } => {
+                volumes::serve(agent, request).await.map(|()| Response::Done)
+            }
             Request::Ping => Ok(Response::Done),
             Request::Activity => Ok(Response::Activity(agent.activity())),
             Request::TimeSpawn => {
@@ -199,29 +207,12 @@ impl Shared {
                 self.power_off(stream).await;
                 return None;
             }
-            Request::Exec(exec) => {
-                let (send, recv) = stream.split();
-                exec::serve(agent, &exec, send, recv).await;
-                return None;
-            }
-            Request::ActivityWatch => {
-                let (send, recv) = stream.split();
-                activity::watch(agent, send, recv).await;
-                return None;
-            }
-            Request::JobOutput(output) => {
-                let (send, recv) = stream.split();
-                jobs::serve_output(agent, &output, send, recv).await;
-                return None;
-            }
-            Request::Attach(attach) => {
-                let (send, recv) = stream.split();
-                sessions::serve(agent, &attach, send, recv).await;
-                return None;
-            }
-            Request::Join(join) => {
-                let (send, recv) = stream.split();
-                sessions::serve_join(agent, &join, send, recv).await;
+            Request::Exec(_)
+            | Request::ActivityWatch
+            | Request::JobOutput(_)
+            | Request::Attach(_)
+            | Request::Join(_) => {
+                self.converse(request, stream).await;
                 return None;
             }
             Request::Jobs => Ok(Response::Jobs { jobs: agent.jobs.list() }),
@@ -244,6 +235,23 @@ impl Shared {
             Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
         };
         Some((stream, response.unwrap_or_else(Response::Error)))
+    }
+
+    /// Serves what goes on for as long as both sides want.
+    async fn converse(&self, request: Request, stream: Stream) {
+        let agent = &self.agent;
+        let (send, recv) = stream.split();
+        match request {
+            Request::Exec(exec) => exec::serve(agent, &exec, send, recv).await,
+            Request::ActivityWatch => activity::watch(agent, send, recv).await,
+            Request::JobOutput(output) => {
+                jobs::serve_output(agent, &output, send, recv).await;
+            }
+            Request::Attach(attach) => sessions::serve(agent, &attach, send, recv).await,
+            Request::Join(join) => sessions::serve_join(agent, &join, send, recv).await,
+            // Everything else is answered at once.
+            _ => {}
+        }
     }
 
     fn identify(&self, wanted: &Identify) -> Result<Response, WireError> {
@@ -275,6 +283,9 @@ impl Shared {
                 }
                 if let Some(refresh) = &hello.refresh {
                     identity::refresh(&self.agent, refresh)?;
+                }
+                if self.agent.volumes.are_frozen() {
+                    self.agent.volumes.thaw();
                 }
                 self.set_standing(Standing::Owner);
                 proof = Some(prove(&identity.token, Role::Guest, &self.session.peer().nonce));

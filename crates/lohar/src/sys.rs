@@ -264,14 +264,49 @@ pub(crate) fn reseed(random: impl AsFd) -> io::Result<()> {
     unsafe { ioctl::ioctl(random, request) }.map_err(Into::into)
 }
 
-/// Makes the mounted ext4 that `directory` is in larger, or leaves it as it is if it has so many blocks.
-pub(crate) fn grow_ext4(directory: impl AsFd, blocks: u64) -> io::Result<()> {
-    // EXT4_IOC_RESIZE_FS of the kernel's include/uapi/linux/ext4.h.
+/// Has the kernel read a block device anew, whatever it has read of it so far.
+pub(crate) fn forget_blocks(device: impl AsFd) -> io::Result<()> {
+    const FLUSH: ioctl::Opcode = ioctl::opcode::none(0x12, 97);
+    // SAFETY: the request has no argument.
+    let request = unsafe { ioctl::NoArg::<FLUSH>::new() };
+    // SAFETY: as above; what is no block device refuses it.
+    unsafe { ioctl::ioctl(device, request) }.map_err(Into::into)
+}
+
+/// Says whether a block device may only be read.
+pub(crate) fn set_read_only(device: impl AsFd, read_only: bool) -> io::Result<()> {
+    const SET: ioctl::Opcode = ioctl::opcode::none(0x12, 93);
+    // SAFETY: the kernel reads an int.
+    let request = unsafe { ioctl::Setter::<SET, i32>::new(i32::from(read_only)) };
+    // SAFETY: as above; what is no block device refuses it.
+    unsafe { ioctl::ioctl(device, request) }.map_err(Into::into)
+}
+
+/// Makes a mounted ext4 larger, in blocks of its own; nothing if it has as many.
+pub(crate) fn grow_file_system(root: impl AsFd, blocks: u64) -> io::Result<()> {
     const RESIZE: ioctl::Opcode = ioctl::opcode::write::<u64>(b'f', 16);
-    // SAFETY: the kernel reads a number of 64 bits.
-    let request = unsafe { ioctl::Setter::<RESIZE, _>::new(blocks) };
-    // SAFETY: as above; any other file system refuses it.
-    unsafe { ioctl::ioctl(directory, request) }.map_err(Into::into)
+    // SAFETY: the kernel reads a number of blocks.
+    let request = unsafe { ioctl::Setter::<RESIZE, u64>::new(blocks) };
+    // SAFETY: as above; other file systems refuse it.
+    unsafe { ioctl::ioctl(root, request) }.map_err(Into::into)
+}
+
+/// Writes everything to a file system and lets nobody write to it from then on.
+pub(crate) fn freeze(root: impl AsFd) -> Result<(), Errno> {
+    const FREEZE: ioctl::Opcode = ioctl::opcode::read_write::<i32>(b'X', 119);
+    // SAFETY: the kernel does not look at the argument.
+    let request = unsafe { ioctl::Setter::<FREEZE, i32>::new(0) };
+    // SAFETY: as above.
+    unsafe { ioctl::ioctl(root, request) }
+}
+
+/// Lets a file system be written to again.
+pub(crate) fn thaw(root: impl AsFd) -> Result<(), Errno> {
+    const THAW: ioctl::Opcode = ioctl::opcode::read_write::<i32>(b'X', 120);
+    // SAFETY: the kernel does not look at the argument.
+    let request = unsafe { ioctl::Setter::<THAW, i32>::new(0) };
+    // SAFETY: as above.
+    unsafe { ioctl::ioctl(root, request) }
 }
 
 fn check(result: isize) -> Result<isize, Errno> {

@@ -71,7 +71,12 @@ pub(crate) fn admit(
         return Err(Error::new(Kind::InvalidRequest, "init and no_init contradict each other"));
     }
     let CreateRequest { env, labels, init, no_init, network, .. } = request;
-    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init, no_init, network }))
+    // Which volumes are meant is not to be seen from the request.
+    let volumes = Vec::new();
+    Ok((
+        name,
+        Spec { image, cpus, memory_mib, disk_mib, env, labels, init, no_init, network, volumes },
+    ))
 }
 
 /// Whether somebody may give a sandbox this policy: only an admin opens what is closed to all, the

@@ -42,6 +42,18 @@ pub enum Kind {
     SessionAttached,
     /// Nothing in the sandbox listens on the port.
     PortClosed,
+    /// The owner has no volume of that name.
+    VolumeNotFound,
+    /// The owner has a volume of that name.
+    VolumeExists,
+    /// Sandboxes have the volume in a way that does not allow it.
+    VolumeInUse,
+    /// The volume was not unmounted, which only a sandbox that may write to it can mend.
+    VolumeUnclean,
+    /// The volume's size is out of range.
+    VolumeSizeInvalid,
+    /// The volumes of the user would be larger than allowed.
+    QuotaVolumes,
     /// The owner has no snapshot of that name.
     SnapshotNotFound,
     /// The owner has a snapshot of that name.
@@ -229,6 +241,7 @@ impl From<proto::message::WireError> for Error {
             Wire::Attached => Kind::SessionAttached,
             Wire::PortClosed => Kind::PortClosed,
             Wire::NoSpace => Kind::GuestDiskFull,
+            Wire::Unclean => Kind::VolumeUnclean,
             Wire::CommandNotFound => Kind::CommandNotFound,
             Wire::CommandNotExecutable => Kind::CommandNotExecutable,
             Wire::UnknownUser => Kind::UnknownGuestUser,

@@ -178,10 +178,11 @@ impl Orchestrator {
             request.image = Some(choice.name().to_string());
             wanted = Some((text, choice));
         }
-        let policy = request.policy;
+        let (policy, volumes) = (request.policy, request.volumes.clone());
         let sized = request.disk_mib.is_some();
         let (name, mut spec) =
             admission::admit(request, defaults, owner.limits, admission::host())?;
+        spec.volumes = self.volumes_of(owner, volumes).await?;
         self.node.networking.fit(&mut spec.network, owner)?;
         let forbidden = self.node.networking.forbidden();
         if let Some(egress) = &spec.network.egress {

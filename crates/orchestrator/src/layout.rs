@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use base::ids::{SandboxId, SnapshotId};
+use base::ids::{SandboxId, SnapshotId, VolumeId};
 
 /// The longest path that a Unix socket can have, bytes, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -63,6 +63,15 @@ impl Layout {
 
     pub(crate) fn snapshot(&self, id: &SnapshotId) -> PathBuf {
         self.snapshots().join(id.as_str())
+    }
+
+    /// Volumes.
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
+    pub(crate) fn volume(&self, id: &VolumeId) -> PathBuf {
+        self.volumes().join(id.as_str())
     }
 
     /// Control sockets of running VMs.

@@ -9,6 +9,7 @@
 
 mod activity;
 mod admission;
+mod chain;
 mod contents;
 mod convert;
 mod copies;
@@ -41,11 +42,13 @@ mod template;
 pub mod testing;
 mod thermal;
 pub mod traffic;
+mod volumes;
 
 pub use activity::ActivityView;
 pub use admission::Defaults;
 pub use contents::{Archive, ArchiveSender, Contents, NewFile, Unwanted};
 pub use copies::{MOST_COPIES, SavedImage};
+pub use driver::Destroyed;
 pub use error::{Error, Kind, Result};
 pub use facade::{Created, NodeInfo, Orchestrator, Progress, Settings, Started};
 pub use guest::{

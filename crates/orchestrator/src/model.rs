@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base::ids::{Name, SandboxId, SnapshotId, UserId};
+use base::ids::{Name, SandboxId, SnapshotId, UserId, VolumeId};
 use net::{fabric::Caps, policy::Egress};
 use proto::message::{Init, RestartPolicy};
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,27 @@ pub struct Spec {
     /// How it is connected.
     #[serde(default, skip_serializing_if = "NetworkSpec::is_default")]
     pub network: NetworkSpec,
+    /// What volumes it has, by their slots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeUse>,
+}
+
+/// A volume that a sandbox has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeUse {
+    /// Which it is.
+    pub volume: VolumeId,
+    /// What it is called.
+    pub name: Name,
+    /// Where it is mounted in the guest.
+    pub target: String,
+    /// Whether the guest cannot write to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// When its data was copied, Unix seconds: the sandbox is a copy itself and has them alone. Absent
+    /// if it is attached to the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_at: Option<i64>,
 }
 
 /// How a sandbox is connected.
@@ -100,6 +121,19 @@ pub struct CreateRequest {
     pub policy: Policy,
     /// How it is connected.
     pub network: NetworkSpec,
+    /// What volumes it is attached to.
+    pub volumes: Vec<VolumeRequest>,
+}
+
+/// Asks for a volume in a new sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeRequest {
+    /// What it is called.
+    pub name: String,
+    /// Where it is to be mounted in the guest.
+    pub target: String,
+    /// Whether the guest is only to read it, as others may at the same time.
+    pub read_only: bool,
 }
 
 /// Whether a sandbox's VM exists, as callers see it.
@@ -234,6 +268,8 @@ pub struct UserLimits {
     pub memory_mib_per_sandbox: u64,
     /// Most named snapshots at a time.
     pub snapshots: u32,
+    /// Largest sum of the sizes of its volumes, MiB.
+    pub volume_mib: u64,
 }
 
 /// What changes about a user; absent stays as it is.
@@ -247,6 +283,8 @@ pub struct UserEdit {
     pub memory_mib_per_sandbox: Option<u64>,
     /// As in [`UserLimits::snapshots`].
     pub snapshots: Option<u32>,
+    /// As in [`UserLimits::volume_mib`].
+    pub volume_mib: Option<u64>,
     /// A new limit; the inner `None` takes the node's again.
     pub idle_warm: Option<Option<IdleLimit>>,
     /// A new limit; the inner `None` takes the node's again.
@@ -261,7 +299,13 @@ pub struct UserEdit {
 
 impl Default for UserLimits {
     fn default() -> Self {
-        Self { sandboxes: 5, cpus_per_sandbox: 4, memory_mib_per_sandbox: 4096, snapshots: 20 }
+        Self {
+            sandboxes: 5,
+            cpus_per_sandbox: 4,
+            memory_mib_per_sandbox: 4096,
+            snapshots: 20,
+            volume_mib: 100 << 10,
+        }
     }
 }
 
@@ -380,6 +424,54 @@ pub struct SnapshotView {
     pub own_bytes: u64,
     /// Unix seconds.
     pub created_at: i64,
+}
+
+/// A volume as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeView {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its name, unique among its owner's volumes.
+    pub name: Name,
+    /// Its owner.
+    pub owner: UserId,
+    /// How large it is for a guest, MiB.
+    pub size_mib: u64,
+    /// Where it is in its life.
+    pub state: VolumeState,
+    /// Which sandboxes have it.
+    pub attachments: Vec<AttachmentView>,
+    /// What its files take on disk, those included that it shares, bytes.
+    pub bytes: u64,
+    /// What would be free if it were deleted, bytes.
+    pub own_bytes: u64,
+    /// Unix seconds.
+    pub created_at: i64,
+}
+
+/// A sandbox that has a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachmentView {
+    /// Its id.
+    pub sandbox: SandboxId,
+    /// Its name.
+    pub name: Name,
+    /// Where the volume is mounted in it.
+    pub target: String,
+    /// Whether it only reads.
+    pub read_only: bool,
+}
+
+/// Where a volume is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// Being written; found after a restart, what there is of it is removed.
+    Making,
+    /// Whole.
+    Ready,
+    /// Being removed; found after a restart, the removal is finished.
+    Removing,
 }
 
 /// The outcome of taking a snapshot.

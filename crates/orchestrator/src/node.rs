@@ -80,6 +80,8 @@ pub(crate) struct Node {
     pub pressure: Arc<Pressure>,
     /// Monitors that nobody uses yet.
     pub spares: Arc<Spares>,
+    /// Held while it is decided who goes on with a volume's layers, or they are shared or removed.
+    pub volumes: tokio::sync::Mutex<()>,
     /// Memory that copies of running guests take.
     pub copying: Copying,
     /// Images that are on their way.
@@ -175,17 +177,26 @@ impl Node {
         let tag = node_tag(layout.data());
         fault::prepare(monitors(format!("{tag}/")))?;
         let keys = layout.templates().join("keys");
-        for directory in [layout.sandboxes(), layout.snapshots(), keys, layout.runs()] {
+        for directory in
+            [layout.sandboxes(), layout.snapshots(), layout.volumes(), keys, layout.runs()]
+        {
             fs_err::create_dir_all(directory)?;
         }
         // Guests' memory and disks are nobody else's business on this host.
-        let private = [layout.sandboxes(), layout.snapshots(), layout.templates(), layout.runs()];
+        let private = [
+            layout.sandboxes(),
+            layout.snapshots(),
+            layout.volumes(),
+            layout.templates(),
+            layout.runs(),
+        ];
         for directory in private {
             fs_err::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
         let store = Store::open(&layout.store())?.with_networks(networks);
         files::sweep_temporary(&layout.templates())?;
         files::sweep_temporary(&layout.snapshots())?;
+        files::sweep_temporary(&layout.volumes())?;
         disk::sweep(layout.data())?;
         images::sweep(&layout)?;
         images::collect_loose(layout.data())?;
@@ -207,6 +218,7 @@ impl Node {
             most_starts: cpus * STARTS_PER_CPU,
             pressure: Arc::new(Pressure::new(memory_low_mib)),
             spares: Arc::new(Spares::new(prestarted)),
+            volumes: tokio::sync::Mutex::default(),
             copying: Copying::default(),
             tag,
             cgroups: Hierarchy::detect(),
@@ -282,7 +294,8 @@ impl Node {
     fn shape_of(&self, spec: &Spec, bundle: KernelBundle, image: Image) -> Result<Shape> {
         let initramfs = self.initramfs(&bundle)?;
         let machine = Machine { cpus: spec.cpus, memory_mib: spec.memory_mib };
-        Ok(Shape { machine, disk_mib: spec.disk_mib, image, bundle, initramfs })
+        let volumes = spec.volumes.len();
+        Ok(Shape { machine, disk_mib: spec.disk_mib, volumes, image, bundle, initramfs })
     }
 
     /// Keeps what a new sandbox will depend on until its directory says so.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use base::ids::{Name, SandboxId, SnapshotId, UserId};
+use base::ids::{Name, SandboxId, SnapshotId, UserId, VolumeId};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Failure, Policy, SnapshotKind, Spec, StoppedBy};
+use crate::model::{Failure, Policy, SnapshotKind, Spec, StoppedBy, VolumeState};
 
 /// One sandbox as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +125,40 @@ pub struct SnapshotRecord {
     pub state: SnapshotState,
     /// Unix seconds.
     pub created_at: i64,
+}
+
+/// One volume as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeRecord {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its owner.
+    pub owner: UserId,
+    /// Its name, unique among the owner's volumes.
+    pub name: Name,
+    /// How large it is for a guest, MiB. Its file system becomes as large when it is next mounted.
+    pub size_mib: u64,
+    /// Whether it can be used.
+    pub state: VolumeState,
+    /// Unix seconds.
+    pub created_at: i64,
+}
+
+/// That a sandbox has a volume. Goes with the sandbox's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// The sandbox's name.
+    pub name: Name,
+    /// Which of the sandbox's volumes it is.
+    pub slot: u32,
+    /// Where it is mounted.
+    pub target: String,
+    /// Whether the guest cannot write to it.
+    pub read_only: bool,
 }
 
 /// Where a snapshot is in its life.

@@ -8,13 +8,13 @@ use std::{
 };
 
 use base::files;
-use vmm::{Boot, Disks, Plan, Vm, memory::Ram};
+use vmm::{Boot, Disks, Plan, Vm, Volume, memory::Ram};
 
 use crate::{
     Error, Kind, Result,
+    chain::Chain,
     guest::{Channel, Patience},
     node::{Engine, Node, blocking},
-    sandbox_dir::SandboxDir,
     template::{self, About, Shape, Template},
 };
 
@@ -76,6 +76,7 @@ async fn record_in(
             layers: disks.1,
             base: template::open_all(shape.image.files())?,
             modules: template::open(&shape.bundle.modules_image())?,
+            volumes: (0..shape.volumes).map(|_| Volume::Awaited).collect(),
         },
         nic: Some(node.networking.loose().await?),
         boot: first_boot(shape, &engine)?,
@@ -98,7 +99,7 @@ async fn record_in(
         let ram = ram.seal()?;
         let checksum = ram.save(&directory.join("ram"))?;
         fs_err::File::open(template::disk(&directory))?.sync_all()?;
-        SandboxDir::at(directory.clone()).flush()?;
+        Chain::at(directory.clone()).flush()?;
         template::commit(&templates, &directory, about, ram, checksum)
     })
     .await
@@ -107,17 +108,16 @@ async fn record_in(
 /// The disk of a template in the making: an empty one, or what the image was saved with under a new layer.
 async fn disk_of(shape: &Shape, directory: &Path) -> Result<(OwnedFd, Vec<vmm::Layer>)> {
     let (saved, mib) = (shape.image.disk().cloned(), shape.disk_mib);
-    let (disk, template) = (template::disk(directory), SandboxDir::at(directory.to_owned()));
+    let (disk, template) = (template::disk(directory), Chain::at(directory.to_owned()));
     blocking(move || {
         let Some(saved) = saved else {
             disk::scratch::create_ext4(&disk, mib)?;
             let scratch = fs_err::OpenOptions::new().read(true).write(true).open(&disk)?;
             return Ok((scratch.into_parts().0.into(), Vec::new()));
         };
-        fs_err::hard_link(&saved.raw, &disk)?;
-        template.link_saved(&saved.layers)?;
-        template.add_layer(mib)?;
-        let layers = template.open_layers(&template.layers()?)?;
+        template.begin_saved(&saved.raw, &saved.layers)?;
+        template.add_layer(mib << 20)?;
+        let layers = template.open_layers(&template.layers()?, true)?;
         Ok((template::open(&disk)?, layers))
     })
     .await

@@ -7,10 +7,11 @@ use base::{files, process::Process};
 use crate::{
     Result, copies,
     driver::Begin,
+    model::VolumeState,
     node::{Node, blocking},
     record::{Record, SnapshotState, State},
     sandbox::Sandbox,
-    spares,
+    spares, volumes,
 };
 
 /// What the names of directories begin with that belong to nobody.
@@ -47,6 +48,8 @@ pub(crate) async fn take_up(node: &Arc<Node>, records: Vec<Record>) -> Result<()
     set_aside(node.layout.sandboxes(), known).await?;
     let known = settle_snapshots(node).await?;
     set_aside(node.layout.snapshots(), known).await?;
+    let known = settle_volumes(node).await?;
+    set_aside(node.layout.volumes(), known).await?;
     for record in records {
         start(node, record);
     }
@@ -64,6 +67,18 @@ async fn settle_snapshots(node: &Arc<Node>) -> Result<HashSet<String>> {
                     known.insert(record.id.as_str().to_owned());
                 }
             }
+        }
+    }
+    Ok(known)
+}
+
+/// Removes the volumes that are half-made or half-removed.
+async fn settle_volumes(node: &Arc<Node>) -> Result<HashSet<String>> {
+    let mut known = HashSet::new();
+    for record in node.store.volumes().await? {
+        let whole = record.state == VolumeState::Ready;
+        if whole || volumes::remove(node, &record.id).await.is_err() {
+            known.insert(record.id.as_str().to_owned());
         }
     }
     Ok(known)

@@ -20,12 +20,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     Error, Kind, Result,
     activity::{Activity, ActivityView, Busy, Work},
-    driver::{self, Begin, Command, Copied, Entry, Published},
+    driver::{self, Begin, Command, Copied, CopyOrder, Destroyed, Entry, Published},
     facade::{Progress, Started},
     guest::{Awake, Witness},
     model::{Caller, Edit, SandboxView, SnapshotKind, Spec, StartFrom, Thermal},
     node::Node,
     record::Record,
+    sandbox_dir::Readers,
     thermal::Rules,
 };
 
@@ -183,12 +184,28 @@ impl Sandbox {
 
     /// Makes directories that share its disk as it is now, and copies its memory if that is asked
     /// for.
-    pub(crate) async fn copy(&self, kind: SnapshotKind, into: Vec<PathBuf>) -> Result<Copied> {
-        self.ask(|reply| Command::Copy { kind, into, reply }).await
+    pub(crate) async fn copy(
+        &self,
+        kind: SnapshotKind,
+        into: Vec<PathBuf>,
+        readers: Readers,
+    ) -> Result<Copied> {
+        let order = CopyOrder { kind, into, readers };
+        self.ask(|reply| Command::Copy { order, reply }).await
+    }
+
+    /// Makes a directory that shares one of its volumes, as if that were unmounted now.
+    pub(crate) async fn copy_volume(&self, slot: u32, into: PathBuf) -> Result<()> {
+        self.ask(|reply| Command::CopyVolume { slot, into, reply }).await
+    }
+
+    /// Makes one of its volumes larger while it is mounted.
+    pub(crate) async fn grow_volume(&self, slot: u32, bytes: u64) -> Result<()> {
+        self.ask(|reply| Command::GrowVolume { slot, bytes, reply }).await
     }
 
     /// Removes the sandbox and all that belongs to it.
-    pub async fn destroy(&self) -> Result<()> {
+    pub async fn destroy(&self) -> Result<Destroyed> {
         self.ask(Command::Destroy).await
     }
 

@@ -30,6 +30,8 @@ const FORMAT: u32 = 1;
 pub(crate) struct Shape {
     pub machine: Machine,
     pub disk_mib: u64,
+    /// How many volumes it has.
+    pub volumes: usize,
     pub image: Image,
     pub bundle: KernelBundle,
     pub initramfs: PathBuf,
@@ -39,8 +41,8 @@ impl Shape {
     /// The key under which the shape's template is found.
     pub(crate) fn key(&self, fingerprint: &str) -> String {
         let initramfs = self.initramfs.file_name().unwrap_or_default().to_string_lossy();
-        let numbers =
-            format!("{} {} {}", self.machine.cpus, self.machine.memory_mib, self.disk_mib);
+        let Machine { cpus, memory_mib } = self.machine;
+        let numbers = format!("{cpus} {memory_mib} {} {}", self.disk_mib, self.volumes);
         hash::key([
             fingerprint.as_bytes(),
             self.bundle.id().as_bytes(),

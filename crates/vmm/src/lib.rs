@@ -22,5 +22,5 @@ mod tsc;
 
 pub use error::VmError;
 pub use jail::{Confinement, NetworkNamespace, UserWalls, Walls, is_root, marked};
-pub use plan::{Boot, Disks, Layer, Machine, Nic, Plan, UserNetwork};
+pub use plan::{Boot, Disks, Drive, Layer, Machine, Nic, Plan, UserNetwork, Volume};
 pub use qemu::{Claim, Console, GuestPort, PortWatch, Qemu, Spare, Vm, VmHandle, namespace_of};

@@ -23,6 +23,31 @@ pub struct Layer {
     pub file: OwnedFd,
 }
 
+/// A disk of a VM that is written in layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Drive {
+    /// The sandbox's own writable disk.
+    Scratch,
+    /// The volume of this number, which is also the guest's name for it.
+    Volume(u32),
+}
+
+/// What a volume's device shows.
+#[derive(Debug)]
+pub enum Volume {
+    /// Zeros, and more of them than any volume has bytes: it is not known yet which volume it will be.
+    Awaited,
+    /// A raw disk and layers over it, lowest first.
+    Kept {
+        /// Opened for reading.
+        raw: OwnedFd,
+        /// Only the last is written, unless the volume is read-only.
+        layers: Vec<Layer>,
+        /// Whether the guest cannot write to it. Then no file is open for writing.
+        read_only: bool,
+    },
+}
+
 /// Open files of a VM's disks. The monitor gets descriptors and never a path.
 #[derive(Debug)]
 pub struct Disks {
@@ -36,6 +61,8 @@ pub struct Disks {
     pub scratch: OwnedFd,
     /// qcow2 layers over `scratch`, lowest first; only the last is written.
     pub layers: Vec<Layer>,
+    /// Volumes; the number of each is its place here. How many there are is part of the VM's shape.
+    pub volumes: Vec<Volume>,
 }
 
 /// Where a VM's network interface leads. Two VMs can only share memory snapshots if both have one of

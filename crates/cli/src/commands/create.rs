@@ -2,12 +2,12 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use api::{
-    CreateSandbox, Network, RestartPolicy, Sandbox,
+    CreateSandbox, Network, RestartPolicy, Sandbox, VolumeMount,
     client::{Client, ClientError, Created},
 };
 use fs_err::File;
 
-use super::{file::mode, idle::Idle, key_value, traffic::Traffic};
+use super::{file::mode, idle::Idle, key_value, traffic::Traffic, volume};
 use crate::{
     app::{App, DONE},
     archive, human, progress,
@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// File of this machine that is in it before anything runs, of any size; repeatable
     #[arg(long = "file", value_name = "LOCAL:GUEST[:MODE]", value_parser = NewFile::parse)]
     files: Vec<NewFile>,
+    /// Volume that it has, at an absolute path, to write to or with :ro to read; repeatable
+    #[arg(long = "volume", value_name = "NAME:PATH[:ro]", value_parser = volume::mount)]
+    volumes: Vec<VolumeMount>,
     /// Label to find it by; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value::parse)]
     labels: Vec<(String, String)>,
@@ -151,6 +154,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         init: args.init.clone(),
         init_restart: args.init_restart.map(Into::into),
         no_init: args.no_init,
+        volumes: args.volumes.clone(),
         files: Vec::new(),
         keep_hot: args.keep_hot,
         idle_warm_sec: args.idle.warm,

@@ -24,6 +24,9 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let destroyed = app.with_client(async |client| Ok(client.destroy(&args.sandbox).await?))?;
+    if let Some(warning) = &destroyed.warning {
+        printer.note(&format!("warning: {warning}"));
+    }
     printer.outcome(&destroyed, &format!("sandbox/{} destroyed", destroyed.name))?;
     DONE
 }

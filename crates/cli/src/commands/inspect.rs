@@ -72,6 +72,9 @@ fn describe(sandbox: &Sandbox) -> String {
     for url in &sandbox.urls {
         field("URL", url.clone());
     }
+    for volume in &sandbox.volumes {
+        field("Volume", super::volume::of_sandbox(volume));
+    }
     field("Engine", sandbox.engine.clone());
     field("Created", format!("{} by {}", sandbox.created_at, sandbox.created_by));
     if let Some(stopped) = &sandbox.stopped_at {
@@ -134,6 +137,7 @@ pub(crate) mod tests {
             network_limits: None,
             effective_network_limits: None,
             urls: Vec::new(),
+            volumes: Vec::new(),
             labels: [("team".to_owned(), "a".to_owned())].into(),
             created_by: "usr_00000001".into(),
             created_at: "2026-01-02T03:04:05Z".into(),

@@ -47,6 +47,7 @@ mod traffic;
 mod unpublish;
 mod user;
 mod version;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -116,6 +117,7 @@ commands! {
     Fork(fork),
     Egress(egress),
     Snapshot(snapshot),
+    Volume(volume),
     Image(image),
     Kernel(kernel),
     Doctor(doctor),

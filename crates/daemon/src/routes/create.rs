@@ -1,6 +1,6 @@
 //! New sandboxes, and what is in them from the start.
 
-use api::{CreateFile, CreateSandbox, ErrorCode, RestartPolicy, headers};
+use api::{CreateFile, CreateSandbox, ErrorCode, RestartPolicy, VolumeMount, headers};
 use axum::{
     Json,
     body::Body,
@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use orchestrator::{
     Archive, ArchiveSender, Contents, NewFile, message as guest,
-    model::{CreateRequest, InitSpec, Policy},
+    model::{CreateRequest, InitSpec, Policy, VolumeRequest},
 };
 
 use super::sandboxes::watched;
@@ -117,6 +117,7 @@ fn understand(wanted: CreateSandbox) -> Result<(CreateRequest, Contents), Failur
         cpus: wanted.cpus,
         memory_mib: wanted.memory_mb,
         disk_mib: wanted.disk_size_mb,
+        volumes: wanted.volumes.into_iter().map(volume).collect(),
         env: wanted.env,
         labels: wanted.labels,
         init,
@@ -127,6 +128,11 @@ fn understand(wanted: CreateSandbox) -> Result<(CreateRequest, Contents), Failur
         },
     };
     Ok((request, Contents { files, archive: None }))
+}
+
+fn volume(wanted: VolumeMount) -> VolumeRequest {
+    let VolumeMount { name, mount: target, read_only } = wanted;
+    VolumeRequest { name, target, read_only }
 }
 
 fn policy(restart: Option<RestartPolicy>) -> Result<guest::RestartPolicy, Failure> {

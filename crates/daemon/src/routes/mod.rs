@@ -16,6 +16,7 @@ mod snapshots;
 mod storage;
 mod system;
 mod users;
+mod volumes;
 
 use axum::{
     Router,
@@ -87,6 +88,10 @@ pub(crate) fn all() -> Router<App> {
         .route("/snapshots", get(snapshots::list))
         .route("/snapshots/{id}", get(snapshots::get).delete(snapshots::delete))
         .route("/snapshots/{id}/resume", post(snapshots::resume))
+        .route("/volumes", get(volumes::list).post(volumes::create))
+        .route("/volumes/{id}", get(volumes::get).delete(volumes::delete))
+        .route("/volumes/{id}/resize", post(volumes::resize))
+        .route("/volumes/{id}/snapshot", post(volumes::copy))
         .route("/users", get(users::list).post(users::create))
         .route("/users/{id}", get(users::get).patch(users::edit).delete(users::delete))
         .route("/users/{id}/rotate-key", post(users::rotate_key))

@@ -121,9 +121,9 @@ pub(crate) async fn destroy(
     OwnedSandbox(sandbox): OwnedSandbox,
 ) -> Result<Json<Destroyed>, Failure> {
     let view = sandbox.view();
-    sandbox.destroy().await?;
+    let orchestrator::Destroyed { warning } = sandbox.destroy().await?;
     let status = "destroyed".to_owned();
-    Ok(Json(Destroyed { status, id: view.id.into(), name: view.name.into() }))
+    Ok(Json(Destroyed { status, id: view.id.into(), name: view.name.into(), warning }))
 }
 
 /// The labels that the query asks for.

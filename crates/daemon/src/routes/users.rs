@@ -48,6 +48,7 @@ pub(crate) async fn create(
             .max_memory_mb_per_sandbox
             .unwrap_or(default.memory_mib_per_sandbox),
         snapshots: request.max_snapshots.unwrap_or(default.snapshots),
+        volume_mib: request.max_volume_mb.unwrap_or(default.volume_mib),
     };
     let IdlePolicy { warm, cold } = idle::policy(request.idle_warm_sec, request.idle_cold_sec);
     let more = UserEdit {
@@ -74,6 +75,7 @@ pub(crate) async fn edit(
         cpus_per_sandbox: request.max_cpus_per_sandbox,
         memory_mib_per_sandbox: request.max_memory_mb_per_sandbox,
         snapshots: request.max_snapshots,
+        volume_mib: request.max_volume_mb,
         idle_warm: request.idle_warm_sec.map(idle::limit),
         idle_cold: request.idle_cold_sec.map(idle::limit),
         ..traffic::user_edit(request.egress, request.default_egress, request.network_limits)?

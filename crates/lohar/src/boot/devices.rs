@@ -27,7 +27,7 @@ const FROM_KERNEL: u32 = 1;
 const EVENT_MAX: usize = 8192;
 
 /// The kernel's announcements of devices.
-pub(super) struct Events(OwnedFd);
+pub(crate) struct Events(OwnedFd);
 
 /// Paths of the devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) struct Found {
 
 impl Events {
     /// Listens from now on.
-    pub(super) fn listen() -> Result<Self, BootError> {
+    pub(crate) fn listen() -> Result<Self, BootError> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let kind = SocketType::DGRAM;
         let socket = socket_with(AddressFamily::NETLINK, kind, flags, Some(KOBJECT_UEVENT))
@@ -52,7 +52,7 @@ impl Events {
     }
 
     /// Waits for something to happen; `false` if nothing did in time.
-    fn wait(&self, left: Duration) -> io::Result<bool> {
+    pub(crate) fn wait(&self, left: Duration) -> io::Result<bool> {
         let tv_sec = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
         let timeout = Timespec { tv_sec, tv_nsec: i64::from(left.subsec_nanos()) };
         match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
@@ -102,7 +102,7 @@ fn look() -> Result<Found, &'static str> {
 }
 
 /// The devices of a class and what their attribute says.
-fn named(class: &str, attribute: &str) -> Vec<(String, String)> {
+pub(crate) fn named(class: &str, attribute: &str) -> Vec<(String, String)> {
     let Ok(entries) = fs::read_dir(class) else { return Vec::new() };
     let label = |entry: fs::DirEntry| {
         let text = fs::read_to_string(entry.path().join(attribute)).ok()?;

@@ -7,7 +7,7 @@
 //!
 //! The process stays the same throughout, and nothing of it is left in the image.
 
-mod devices;
+pub(crate) mod devices;
 mod modules;
 mod root;
 mod system;

@@ -13,7 +13,7 @@ use rustix::process::{chdir, chroot};
 
 use super::devices::Found;
 use super::{BootError, Doing};
-use crate::sys::grow_ext4;
+use crate::sys::grow_file_system;
 
 const BASE: &str = "/base";
 const SCRATCH: &str = "/scratch";
@@ -108,7 +108,7 @@ fn grow(device: &Path) -> Result<(), BootError> {
     let bytes = fs::File::open(device).and_then(|mut disk| disk.seek(SeekFrom::End(0)));
     let bytes = bytes.doing(doing)?;
     let top = fs::File::open(SCRATCH).doing(doing)?;
-    grow_ext4(top, bytes / EXT4_BLOCK).doing(doing)
+    grow_file_system(top, bytes / EXT4_BLOCK).doing(doing)
 }
 
 fn mount_base(device: &Path) -> Result<(), BootError> {

@@ -8,7 +8,7 @@ use base::{
 };
 use tokio::sync::oneshot;
 
-use super::{allowed, copy_of};
+use super::{allowed, copy_of, spec_of_copy};
 use crate::{
     Error, Kind, Orchestrator, Result,
     driver::{Begin, Memory, Seed},
@@ -17,6 +17,7 @@ use crate::{
     node::{Node, blocking},
     record::{Likeness, Record},
     sandbox::Sandbox,
+    sandbox_dir::Readers,
 };
 
 /// Most copies that are made at once.
@@ -39,7 +40,7 @@ impl Orchestrator {
         let (called, names) = (source.name.clone(), names(&source.name, request)?);
         allowed(&source.spec, owner.limits)?;
         self.node.engine().await?;
-        let spec = Arc::new(source.spec);
+        let spec = Arc::new(spec_of_copy(source.spec, Readers::Attached));
         let records: Vec<Record> =
             names.into_iter().map(|name| copy_of(&owner.id, name, &spec, source.policy)).collect();
         let naming = Arc::clone(&self.node.naming).lock_owned().await;
@@ -75,7 +76,7 @@ async fn begin(
     let into = records.iter().map(|record| node.layout.sandbox(&record.id)).collect();
     let copied = async {
         fault::point("fork.recorded")?;
-        let copied = source.copy(SnapshotKind::Memory, into).await?;
+        let copied = source.copy(SnapshotKind::Memory, into, Readers::Attached).await?;
         fault::point("fork.copied")?;
         Ok(copied)
     };

@@ -26,6 +26,7 @@ use crate::{
     model::{Edit, Policy, SandboxView, Spec, User, UserLimits},
     record::{Address, Identity, Record, State},
     sandbox::Sandbox,
+    sandbox_dir::Readers,
 };
 
 impl Orchestrator {
@@ -56,6 +57,17 @@ fn copy_of(owner: &UserId, name: Name, spec: &Arc<Spec>, policy: Policy) -> Reco
         state: State::Creating,
         created_at: clock::unix_seconds(),
     }
+}
+
+/// What a copy is made of: volumes that its source writes to become data that it has alone, as of now.
+fn spec_of_copy(mut spec: Spec, readers: Readers) -> Spec {
+    for volume in &mut spec.volumes {
+        let attached = volume.copied_at.is_none();
+        if !volume.read_only || (attached && readers == Readers::Alone) {
+            volume.copied_at = Some(clock::unix_seconds());
+        }
+    }
+    spec
 }
 
 /// Whether a user may have another sandbox like one that is there; limits may have changed since.

@@ -10,7 +10,7 @@ use crate::{
     model::SnapshotKind,
     node::{Node, blocking},
     sandbox::Sandbox,
-    sandbox_dir::SandboxDir,
+    sandbox_dir::{Readers, SandboxDir},
     template,
 };
 
@@ -65,7 +65,7 @@ async fn save(
     source: String,
 ) -> Result<SavedImage> {
     let disk_mib = sandbox.view().spec.disk_mib;
-    sandbox.copy(SnapshotKind::Disk, vec![directory.to_owned()]).await?;
+    sandbox.copy(SnapshotKind::Disk, vec![directory.to_owned()], Readers::Attached).await?;
     fault::point("save.copied")?;
     let (node, copy) = (Arc::clone(node), SandboxDir::at(directory.to_owned()));
     blocking(move || {
@@ -73,7 +73,9 @@ async fn save(
         let data = node.layout.data();
         let base = image::open_digest(data, &origin.image_digest)?;
         let raw = template::disk(&node.layout.template(&origin.template));
-        let layers: Vec<PathBuf> = copy.layer_paths()?;
+        let disk = copy.disk();
+        let layers: Vec<PathBuf> =
+            disk.layers()?.into_iter().map(|number| disk.layer(number)).collect();
         // The base image may have been saved itself: what it says is in these layers as well.
         let mut config = base.config().clone();
         change(&mut config);

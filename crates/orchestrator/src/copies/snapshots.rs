@@ -12,7 +12,7 @@ use base::{
 };
 use tokio::sync::oneshot;
 
-use super::{allowed, copy_of};
+use super::{allowed, copy_of, spec_of_copy};
 use crate::{
     Error, Kind, Orchestrator, Result,
     driver::{Begin, Copied, Memory, Seed},
@@ -21,7 +21,7 @@ use crate::{
     node::{Node, blocking},
     record::{Likeness, SnapshotRecord, SnapshotState},
     sandbox::Sandbox,
-    sandbox_dir::SandboxDir,
+    sandbox_dir::{Readers, SandboxDir},
     template,
 };
 
@@ -49,7 +49,7 @@ impl Orchestrator {
             name: name.parse()?,
             kind,
             source: source.name,
-            spec: Arc::new(source.spec),
+            spec: Arc::new(spec_of_copy(source.spec, Readers::Alone)),
             likeness: Likeness {
                 sandbox_id: source.id,
                 identity: sandbox.record().identity.clone(),
@@ -159,15 +159,18 @@ impl Orchestrator {
 
 /// Makes a copy of a snapshot's directory for a new sandbox.
 async fn share(node: &Node, from: &SnapshotRecord, id: &SandboxId) -> Result<()> {
-    let directory = SandboxDir::at(node.layout.snapshot(&from.id));
+    let place = node.layout.snapshot(&from.id);
+    let directory = SandboxDir::with_volumes(place, &node.layout, &from.spec.volumes);
     let (kind, target) = (from.kind, node.layout.sandbox(id));
     let shared = blocking(move || {
         let copy = match kind {
             SnapshotKind::Memory => {
                 let snapshot = directory.snapshot()?.ok_or_else(no_memory)?;
-                directory.copy_with_snapshot(target, &snapshot)?
+                directory.copy_with_snapshot(target, &snapshot, Readers::Alone)?
             }
-            SnapshotKind::Disk => directory.copy_to(target, &directory.disk_layers()?)?,
+            SnapshotKind::Disk => {
+                directory.copy_to(target, &directory.sealed_layers()?, Readers::Alone)?
+            }
         };
         copy.flush_entries()
     });
@@ -205,12 +208,13 @@ async fn take(node: &Arc<Node>, sandbox: &Sandbox, record: &SnapshotRecord) -> R
     fault::point("snapshot.recorded")?;
     let place = node.layout.snapshot(&record.id);
     let temporary = files::temporary_sibling(&place);
-    let copied = sandbox.copy(record.kind, vec![temporary.clone()]).await;
+    let copied = sandbox.copy(record.kind, vec![temporary.clone()], Readers::Alone).await;
     let written = match &copied {
         Ok(copied) => {
             let (memory, temporary) = (copied.memory.clone(), temporary.clone());
+            let volumes = &record.spec.volumes;
+            let directory = SandboxDir::with_volumes(temporary.clone(), &node.layout, volumes);
             blocking(move || {
-                let directory = SandboxDir::at(temporary.clone());
                 if let Some(captured) = memory {
                     let snapshot = directory.begin_snapshot()?;
                     let facts = captured.facts.clone();

@@ -57,8 +57,7 @@ impl Driver {
         };
         let opened = self.open_saved(saved).await?;
         let _turn = self.node.turn().await?;
-        let mut layers = self.directory.layers()?;
-        layers.push(self.directory.add_layer(self.record.spec.disk_mib)?);
+        let layers = self.directory.add_layers(&self.directory.layers()?)?;
         let vm = self.launch_saved(opened, &layers).await?;
         let channel = Channel::open(&vm, Patience::Running).await?;
         let Likeness { sandbox_id, identity } = &seed.likeness;

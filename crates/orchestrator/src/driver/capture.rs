@@ -11,7 +11,7 @@ use std::{
 };
 
 use base::{clock, fault};
-use vmm::{Vm, memory::GuestMemory};
+use vmm::{Drive, Vm, memory::GuestMemory};
 
 use super::{Driver, Phase, saved::Captured};
 use crate::{
@@ -23,9 +23,20 @@ use crate::{
     model::{SnapshotKind, StoppedBy},
     node::blocking,
     record::State,
-    sandbox_dir::{Facts, SandboxDir},
+    sandbox_dir::{Facts, Layers, Readers, SandboxDir},
     template::BLANK,
 };
+
+/// What is to be copied, and where to.
+#[derive(Debug)]
+pub(crate) struct CopyOrder {
+    /// What of it.
+    pub kind: SnapshotKind,
+    /// Directories that are made, one a copy.
+    pub into: Vec<PathBuf>,
+    /// What becomes of volumes that are only read.
+    pub readers: Readers,
+}
 
 /// What a copy consists of besides the directories that were made.
 #[derive(Debug, Clone)]
@@ -54,13 +65,12 @@ struct Stood {
 impl Driver {
     /// Makes directories that share the sandbox's disk as it is now, and copies its memory if that
     /// is asked for. The sandbox goes on as it was, also if this fails.
-    pub(super) async fn copy(&mut self, kind: SnapshotKind, into: Vec<PathBuf>) -> Result<Copied> {
-        match (&self.phase, kind) {
-            (Phase::Hot(_) | Phase::Warm(_), SnapshotKind::Memory) => {
-                self.copy_living(kind, into).await
-            }
+    pub(super) async fn copy(&mut self, order: CopyOrder) -> Result<Copied> {
+        let readers = order.readers;
+        match (&self.phase, order.kind) {
+            (Phase::Hot(_) | Phase::Warm(_), SnapshotKind::Memory) => self.copy_living(order).await,
             (Phase::Hot(_) | Phase::Warm(_), SnapshotKind::Disk) => {
-                self.copy_living_disk(into).await
+                self.copy_living_disk(order).await
             }
             (Phase::Cold, SnapshotKind::Memory) => {
                 let found = self.directory.snapshot().map_err(|error| self.way_out(error))?;
@@ -68,14 +78,17 @@ impl Driver {
                     let message = format!("{} has no memory to copy", self.record.name);
                     Error::new(Kind::WrongState, message).hint("copy its disk: --type disk")
                 })?;
-                self.share(into, move |from, path| from.copy_with_snapshot(path, &snapshot))
-                    .await?;
+                let copy = move |from: &SandboxDir, path| {
+                    from.copy_with_snapshot(path, &snapshot, readers)
+                };
+                self.share(order.into, copy).await?;
                 Ok(Copied { memory: None, stall: None })
             }
-            (Phase::Cold, SnapshotKind::Disk) => self.copy_sleeping_disk(into).await,
+            (Phase::Cold, SnapshotKind::Disk) => self.copy_sleeping_disk(order).await,
             (Phase::Failed, SnapshotKind::Disk) => {
                 let layers = self.directory.layers()?;
-                self.share(into, move |from, path| from.copy_to(path, &layers)).await?;
+                self.share(order.into, move |from, path| from.copy_to(path, &layers, readers))
+                    .await?;
                 Ok(Copied { memory: None, stall: None })
             }
             (Phase::Failed | Phase::Beginning | Phase::Gone, _) => Err(self.not_running("copied")),
@@ -84,13 +97,13 @@ impl Driver {
 
     /// What the guest believes to have written may be in its memory only, so it has to be awake for
     /// a moment.
-    async fn copy_sleeping_disk(&mut self, into: Vec<PathBuf>) -> Result<Copied> {
+    async fn copy_sleeping_disk(&mut self, order: CopyOrder) -> Result<Copied> {
         let by = match self.record.state {
             State::Stopped { by, .. } => by,
             _ => StoppedBy::Owner,
         };
         self.start(None, &Progress::default()).await?;
-        let copied = self.copy_living(SnapshotKind::Disk, into).await;
+        let copied = self.copy_living(order).await;
         // One that fell asleep by itself does so again, unless it is used by now.
         if by == StoppedBy::Owner {
             self.stop(by).await?;
@@ -98,11 +111,11 @@ impl Driver {
         Ok(Copied { stall: None, ..copied? })
     }
 
-    async fn copy_living_disk(&mut self, into: Vec<PathBuf>) -> Result<Copied> {
+    async fn copy_living_disk(&mut self, order: CopyOrder) -> Result<Copied> {
         let warm = matches!(self.phase, Phase::Warm(_));
         self.resume().await?;
         self.ensure_channel().await?;
-        let copied = self.copy_living(SnapshotKind::Disk, into).await;
+        let copied = self.copy_living(order).await;
         if warm {
             self.pause().await?;
             return Ok(Copied { stall: None, ..copied? });
@@ -110,8 +123,9 @@ impl Driver {
         copied
     }
 
-    async fn copy_living(&mut self, kind: SnapshotKind, into: Vec<PathBuf>) -> Result<Copied> {
-        self.keep_chain_short().await?;
+    async fn copy_living(&mut self, order: CopyOrder) -> Result<Copied> {
+        let CopyOrder { kind, into, readers } = order;
+        self.keep_chains_short().await?;
         let hot = matches!(self.phase, Phase::Hot(_));
         let Some(live) = self.phase.live() else { return Err(self.not_running("copied")) };
         let vm = &live.vm;
@@ -135,10 +149,11 @@ impl Driver {
             }
             SnapshotKind::Disk => None,
         };
-        let number = self.prepare_layer(vm).await?;
-        let Stood { captured, resumed, stall } = stand_still(vm, hot, number, plan).await;
+        let drives: Vec<Drive> = layers.each().map(|(drive, _)| drive).collect();
+        let next = self.prepare_layers(vm, &drives).await?;
+        let Stood { captured, resumed, stall } = stand_still(vm, hot, &next, plan).await;
         if captured.is_err() {
-            self.drop_layer(vm, number).await;
+            self.drop_layers(vm, &next).await;
         }
         if resumed.is_ok()
             && hot
@@ -158,93 +173,13 @@ impl Driver {
         }
         let memory = captured?.map(Arc::new);
         fault::point("copy.resumed")?;
-        self.share(into, move |from, path| from.copy_to(path, &layers)).await?;
+        self.share(into, move |from, path| from.copy_to(path, &layers, readers)).await?;
         fault::point("copy.linked")?;
         Ok(Copied { memory, stall: hot.then_some(stall) })
     }
 
-    /// A sandbox that is often copied and never stopped must not collect layers for ever.
-    async fn keep_chain_short(&self) -> Result<()> {
-        let Some(live) = self.phase.live() else { return Ok(()) };
-        if !self.directory.is_long(&self.directory.layers()?) {
-            return Ok(());
-        }
-        let Some(top) = live.vm.top_layer().await? else { return Ok(()) };
-        live.vm.flatten_layers().await?;
-        // On the disk before what it replaces goes: first most of it, then what the monitor has in
-        // its caches, for which the guest has to stand still.
-        let flushing = self.directory.clone();
-        blocking(move || flushing.flush_layer(top)).await?;
-        live.vm.pause().await?;
-        if matches!(self.phase, Phase::Hot(_)) {
-            live.vm.resume().await?;
-        }
-        let directory = self.directory.clone();
-        blocking(move || {
-            directory.flush_layer(top)?;
-            let mut keep = directory.layers_of_snapshots()?;
-            keep.push(top);
-            directory.keep_layers(&keep)
-        })
-        .await
-    }
-
-    /// Makes a new layer that the monitor can switch to at once, and has what was written so far
-    /// on the disk, so that the guest does not stand still for that.
-    async fn prepare_layer(&self, vm: &Vm) -> Result<u32> {
-        let directory = self.directory.clone();
-        if let Some(top) = vm.top_layer().await? {
-            let flushing = directory.clone();
-            blocking(move || flushing.flush_layer(top)).await?;
-        }
-        let number = directory.add_layer(self.record.spec.disk_mib)?;
-        let prepared = async {
-            let read_write = directory.open_layer(number, true)?;
-            let read_only = directory.open_layer(number, false)?;
-            Ok(vm.prepare_layer(number, read_write, read_only).await?)
-        };
-        if let Err(error) = prepared.await {
-            // The monitor does not know it then.
-            directory.remove_layer(number)?;
-            return Err(error);
-        }
-        match fault::point("copy.prepared") {
-            Ok(()) => Ok(number),
-            Err(error) => {
-                self.drop_layer(vm, number).await;
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Forgets a layer that was prepared and not used. If even that fails it stays, empty and on
-    /// top, and does no harm; its number must not be used again while the monitor knows it.
-    async fn drop_layer(&self, vm: &Vm, number: u32) {
-        if vm.top_layer().await.is_ok_and(|top| top == Some(number)) {
-            return;
-        }
-        let dropped = match vm.drop_layer(number).await {
-            Ok(()) => self.directory.remove_layer(number),
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = dropped {
-            tracing::debug!(sandbox = %self.record.id, error = base::chain(&error),
-                "an unused layer stays");
-        }
-    }
-
-    /// Forgets layers that an earlier daemon had prepared when it ended.
-    pub(super) async fn drop_unused_layers(&self, vm: &Vm) {
-        let (Ok(Some(top)), Ok(layers)) = (vm.top_layer().await, self.directory.layers()) else {
-            return;
-        };
-        for number in layers.into_iter().filter(|number| *number > top) {
-            self.drop_layer(vm, number).await;
-        }
-    }
-
     /// What a memory that is saved now has to be loaded with.
-    pub(super) fn facts(&self, vm: &Vm, layers: Vec<u32>, connected: bool) -> Result<Facts> {
+    pub(super) fn facts(&self, vm: &Vm, layers: Layers, connected: bool) -> Result<Facts> {
         let origin = self.directory.origin()?;
         let engine = self.node.noted_engine(self.record.id.as_str())?;
         let fingerprint = Fingerprint::new(engine, &origin.kernel_id, &self.record.spec);
@@ -255,7 +190,7 @@ impl Driver {
     }
 
     /// Makes the directories of all copies and has them on the disk.
-    async fn share(
+    pub(super) async fn share(
         &self,
         into: Vec<PathBuf>,
         copy: impl Fn(&SandboxDir, PathBuf) -> Result<SandboxDir> + Send + 'static,
@@ -283,7 +218,7 @@ async fn ready(vm: &Vm) -> Result<GuestMemory> {
 }
 
 /// What happens while the guest stands still. It runs again afterwards, if it did before.
-async fn stand_still(vm: &Vm, hot: bool, number: u32, plan: Option<Plan>) -> Stood {
+async fn stand_still(vm: &Vm, hot: bool, next: &[(Drive, u32)], plan: Option<Plan>) -> Stood {
     let began = Instant::now();
     let captured = async {
         if hot {
@@ -291,12 +226,12 @@ async fn stand_still(vm: &Vm, hot: bool, number: u32, plan: Option<Plan>) -> Sto
         }
         fault::point("copy.paused")?;
         let Some(Plan { facts, memory, room }) = plan else {
-            vm.switch_to_layer(number).await?;
+            vm.switch_to_layers(next).await?;
             return Ok(None);
         };
         let rest = async {
             let devices = vm.device_state().await?;
-            vm.switch_to_layer(number).await?;
+            vm.switch_to_layers(next).await?;
             Ok::<_, Error>(devices)
         };
         let (memory, devices) = tokio::join!(blocking(move || Ok(memory.capture()?)), rest);

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
-use super::{Copied, Entry, Seed};
+use super::{Copied, CopyOrder, Destroyed, Entry, Seed};
 use crate::{
     Result,
     contents::Contents,
     facade::Progress,
-    model::{Caller, Edit, SnapshotKind, StartFrom},
+    model::{Caller, Edit, StartFrom},
 };
 
 /// What a driver is asked to do. A reply that nobody waits for any more is dropped.
@@ -30,11 +30,15 @@ pub(crate) enum Command {
     /// Change what its owner may change.
     Edit { edit: Edit, reply: oneshot::Sender<Result<()>> },
     /// Make directories that share its disk, and copy its memory.
-    Copy { kind: SnapshotKind, into: Vec<PathBuf>, reply: oneshot::Sender<Result<Copied>> },
+    Copy { order: CopyOrder, reply: oneshot::Sender<Result<Copied>> },
+    /// Make a directory that shares one of its volumes.
+    CopyVolume { slot: u32, into: PathBuf, reply: oneshot::Sender<Result<()>> },
+    /// Make one of its volumes this large, in bytes, while the guest uses it.
+    GrowVolume { slot: u32, bytes: u64, reply: oneshot::Sender<Result<()>> },
     /// Go to disk before its time if nothing is under way.
     MakeRoom(oneshot::Sender<Result<bool>>),
     /// Remove it.
-    Destroy(oneshot::Sender<Result<()>>),
+    Destroy(oneshot::Sender<Result<Destroyed>>),
     /// Let go of it; the VM runs on.
     Release(oneshot::Sender<()>),
 }

@@ -11,7 +11,7 @@ use crate::{
     guest::{Channel, Patience},
     node::Engine,
     processes::Processes,
-    sandbox_dir::{Origin, SandboxDir},
+    sandbox_dir::Origin,
     template,
 };
 
@@ -53,14 +53,9 @@ impl Driver {
         files: BootFiles,
         origin: &Origin,
     ) -> Result<(Vm, Channel)> {
-        self.directory = SandboxDir::create(
-            self.node.layout.sandbox(&self.record.id),
-            origin,
-            &SandboxDir::at(self.node.layout.template(&origin.template)),
-            self.record.spec.disk_mib,
-        )?;
+        self.directory.create(origin)?;
+        let layers = self.first_layers(origin).await?;
         fault::point("create.directory")?;
-        let layers = self.directory.layers()?;
         let vm = self.launch(engine, files, &layers).await?;
         fault::point("create.launched")?;
         let channel = self.identify(&vm, Patience::Running).await?;

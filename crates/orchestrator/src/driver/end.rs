@@ -14,6 +14,13 @@ pub(super) async fn blame(vm: &Vm, error: Error) -> Error {
     }
 }
 
+/// A sandbox that is no more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Destroyed {
+    /// What did not go as it should have, though the sandbox is gone.
+    pub warning: Option<String>,
+}
+
 impl Driver {
     /// The VM is gone and nobody asked for it.
     pub(super) async fn vm_ended(&mut self, error: VmError) {
@@ -48,12 +55,15 @@ impl Driver {
 
     /// Removes the sandbox. From the moment that this is recorded it can only be repeated, by its
     /// owner or by the next start of the daemon.
-    pub(super) async fn destroy(&mut self) -> Result<()> {
+    /// What it had of volumes it leaves whole; if that cannot be, it says so.
+    pub(super) async fn destroy(&mut self) -> Result<Destroyed> {
         if !matches!(self.record.state, State::Destroying) {
             self.enter(State::Destroying).await?;
         }
         let _ = fault::point("destroy.recorded");
-        self.remove_all().await
+        let warning = self.leave_volumes().await;
+        self.remove_all().await?;
+        Ok(Destroyed { warning })
     }
 
     /// Removes everything that there is of the sandbox. What cannot be removed now keeps its row.

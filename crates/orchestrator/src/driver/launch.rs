@@ -13,6 +13,7 @@ use crate::{
     node::Engine,
     processes::Processes,
     record::State,
+    sandbox_dir::Layers,
     template,
     thermal::pressure,
 };
@@ -34,7 +35,7 @@ impl Driver {
         &self,
         engine: &Engine,
         files: BootFiles,
-        layers: &[u32],
+        layers: &Layers,
     ) -> Result<Vm> {
         pressure::relieve(&self.node, RESERVE_MIB).await;
         if admission::available_mib().is_some_and(|mib| mib < RESERVE_MIB) {
@@ -55,7 +56,8 @@ impl Driver {
                 base: template::open_all(&files.image)?,
                 modules: template::open(&files.modules)?,
                 scratch: template::open(&files.scratch)?,
-                layers: self.directory.open_layers(layers)?,
+                layers: self.directory.open_disk(layers)?,
+                volumes: self.directory.open_volumes(layers)?,
             },
             nic: Some(nic),
             boot: files.boot,
@@ -68,10 +70,11 @@ impl Driver {
         Ok(vm)
     }
 
-    /// Tells a guest that is nobody yet who it is.
+    /// Tells a guest that is nobody yet who it is, and has it mount its volumes.
     pub(super) async fn identify(&self, vm: &Vm, patience: Patience) -> Result<Channel> {
         let channel = Channel::open(vm, patience).await?;
         channel.identify(self.identity()?).await?;
+        self.mount_volumes(&channel).await?;
         Ok(channel)
     }
 

@@ -24,12 +24,14 @@ mod edit;
 mod end;
 mod gate;
 mod launch;
+mod layers;
 mod saved;
 mod space;
 mod spare;
 mod state;
 mod stop;
 mod thermal;
+mod volumes;
 mod wake;
 
 use std::sync::{Arc, OnceLock};
@@ -39,8 +41,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use vmm::{Vm, VmError};
 
 pub(crate) use born::{Memory, Seed};
-pub(crate) use capture::Copied;
+pub(crate) use capture::{Copied, CopyOrder};
 pub(crate) use command::{Begin, Command};
+pub use end::Destroyed;
 pub(crate) use gate::Entry;
 pub(crate) use state::{Phase, Published};
 
@@ -114,7 +117,8 @@ pub(crate) fn prepare(
     let (sender, commands) = mpsc::channel(QUEUE);
     let phase = Phase::of_record(&record.state);
     let (publish, published) = watch::channel(Published::of(&record, &phase, None));
-    let directory = SandboxDir::at(node.layout.sandbox(&record.id));
+    let place = node.layout.sandbox(&record.id);
+    let directory = SandboxDir::with_volumes(place, &node.layout, &record.spec.volumes);
     let schedule = Schedule::new(Arc::clone(&activity), rules);
     let driver = Driver {
         node,
@@ -241,8 +245,14 @@ impl Driver {
             Command::Edit { edit, reply } => {
                 let _ = reply.send(self.edit(&edit).await);
             }
-            Command::Copy { kind, into, reply } => {
-                let _ = reply.send(self.copy(kind, into).await);
+            Command::Copy { order, reply } => {
+                let _ = reply.send(self.copy(order).await);
+            }
+            Command::CopyVolume { slot, into, reply } => {
+                let _ = reply.send(self.copy_volume(slot, into).await);
+            }
+            Command::GrowVolume { slot, bytes, reply } => {
+                let _ = reply.send(self.grow_volume(slot, bytes).await);
             }
             Command::MakeRoom(reply) => {
                 if matches!(self.phase, Phase::Hot(_) | Phase::Warm(_)) {

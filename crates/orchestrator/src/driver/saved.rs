@@ -18,7 +18,7 @@ use crate::{
     copying::Room,
     fingerprint::Fingerprint,
     node::{Engine, blocking},
-    sandbox_dir::{Facts, Snapshot},
+    sandbox_dir::{Facts, Layers, Snapshot},
     template::{self, BLANK},
 };
 
@@ -117,7 +117,7 @@ impl Driver {
 
     /// Starts a VM on a saved memory, over layers of which the last is a new one. Its guest runs
     /// then, and its agent waits for a call.
-    pub(super) async fn launch_saved(&self, opened: Opened, layers: &[u32]) -> Result<Vm> {
+    pub(super) async fn launch_saved(&self, opened: Opened, layers: &Layers) -> Result<Vm> {
         let Opened { engine, files, pages, connected } = opened;
         let vm = self.launch(&engine, files, layers).await?;
         match self.load(&vm, pages, connected).await {

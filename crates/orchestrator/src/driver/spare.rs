@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     guest::Channel,
     node::Engine,
-    sandbox_dir::{Origin, SandboxDir},
+    sandbox_dir::{Layers, Origin, SandboxDir},
     spares::{Guest, Monitor, Recipe},
 };
 
@@ -16,7 +16,8 @@ impl Driver {
     /// What would have been made ahead for a VM like this; nothing if nothing can be.
     fn recipe(&self, engine: &Engine, files: &BootFiles) -> Option<Recipe> {
         let template = files.template.as_ref()?;
-        if !self.node.networking.takes_spare(&self.record) {
+        // What stands ready has no volumes.
+        if !self.node.networking.takes_spare(&self.record) || !self.record.spec.volumes.is_empty() {
             return None;
         }
         Some(Recipe {
@@ -89,7 +90,7 @@ impl Driver {
         &self,
         engine: &Engine,
         files: &BootFiles,
-        layers: &[u32],
+        layers: &Layers,
     ) -> Option<Vm> {
         let monitor = self.node.spares.monitor(self.recipe(engine, files)?)?;
         let name = monitor.name.clone();
@@ -102,7 +103,7 @@ impl Driver {
         monitor: Monitor,
         engine: &Engine,
         files: &BootFiles,
-        layers: &[u32],
+        layers: &Layers,
     ) -> Result<Vm> {
         let name = self.record.id.as_str();
         let (state, at_once) = match &files.boot {
@@ -114,7 +115,7 @@ impl Driver {
         };
         let claim = Claim {
             run_dir: self.node.rename_run(&monitor.name, name)?,
-            layers: self.directory.open_layers(layers)?,
+            layers: self.directory.open_disk(layers)?,
             state: state.try_clone()?,
             cgroup: self.node.make_group(name, self.machine()),
         };

@@ -12,7 +12,7 @@ use crate::{
     model::StoppedBy,
     node::blocking,
     record::State,
-    sandbox_dir::{Facts, Shorten, Snapshot},
+    sandbox_dir::{Facts, Snapshot},
     template,
 };
 
@@ -36,6 +36,11 @@ impl Driver {
         }
         self.shut().await;
         let resting = self.come_to_rest(true).await;
+        if let Err(error) = self.settle_volumes().await {
+            // They are in its memory, from where they go on.
+            tracing::warn!(sandbox = %self.record.id, error = base::chain(&error),
+                "volumes are not settled, so nobody but the sandbox should go on with them");
+        }
         let Some(Live { vm, channel, .. }) = self.phase.take_live() else {
             return Err(self.not_running("stopped"));
         };
@@ -86,24 +91,12 @@ impl Driver {
         let shortened = async {
             let layers = &snapshot.manifest.facts.layers;
             let how = self.directory.shorten(layers)?;
-            if how.is_some() {
-                // What an older one reads from these layers is about to change.
-                self.directory.keep_only(snapshot)?;
+            if how.is_empty() {
+                return Ok(());
             }
-            let rest = match how {
-                None => return Ok(()),
-                Some(Shorten::Into(base)) => {
-                    vm.merge_layers(base, self.directory.open_layer(base, true)?).await?;
-                    layers.iter().copied().take_while(|layer| *layer <= base).collect()
-                }
-                Some(Shorten::Flatten) => {
-                    vm.flatten_layers().await?;
-                    layers.last().copied().into_iter().collect::<Vec<u32>>()
-                }
-            };
-            // The VM stands still already, but what it was told since then may be in the monitor's
-            // caches only.
-            vm.pause().await?;
+            // What an older one reads from these layers is about to change.
+            self.directory.keep_only(snapshot)?;
+            let rest = self.merge_layers(vm, layers, &how).await?;
             fault::point("stop.merged")?;
             let (directory, snapshot) = (self.directory.clone(), snapshot.clone());
             blocking(move || directory.layers_shortened(&snapshot, &rest)).await

@@ -146,8 +146,7 @@ impl Driver {
             self.directory.keep_only(snapshot)?;
             self.directory.keep_layers(&facts.layers)?;
         }
-        let mut layers = facts.layers.clone();
-        layers.push(self.directory.add_layer(self.record.spec.disk_mib)?);
+        let layers = self.directory.add_layers(&facts.layers)?;
         fault::point("wake.layer")?;
         let vm = self.launch_saved(opened, &layers).await?;
         let channel = Channel::open(&vm, Patience::Running).await?;
@@ -181,8 +180,7 @@ impl Driver {
         }
         // A layer of its own, so that the snapshot's layers stay as they are if the boot fails.
         let before = self.directory.layers()?;
-        let top = self.directory.add_layer(self.record.spec.disk_mib)?;
-        let layers = [before.as_slice(), &[top]].concat();
+        let layers = self.directory.add_layers(&before)?;
         let vm = self.launch(&engine, files, &layers).await?;
         fault::point("boot.launched")?;
         let begun = async {

@@ -11,6 +11,7 @@ mod sessions;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tunnel;
+mod volumes;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(crate) use lost::Witness;
 pub(crate) use sessions::sessions;
 pub use sessions::{AttachEvent, AttachInput, Attachment, Joined};
 pub use tunnel::{Hold, Ready, Tunnel};
+pub(crate) use volumes::{freeze_volumes, grow_volume, mount_volumes, thaw_volumes};
 
 use crate::{Error, Kind, Result};
 

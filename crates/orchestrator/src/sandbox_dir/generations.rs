@@ -10,8 +10,10 @@ use base::{fault, files, hash};
 use proto::message::Resting;
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, SandboxDir, sealed};
-use crate::{Error, Kind, Result, fingerprint::Fingerprint, model::StoppedBy};
+use vmm::Drive;
+
+use super::{FORMAT, Layers, OfLayers, SandboxDir, sealed};
+use crate::{Error, Kind, Result, chain::link, fingerprint::Fingerprint, model::StoppedBy};
 
 /// The largest snapshot that is kept beside a newer one, bytes. It is a second way back if the newer
 /// one turns out damaged, which is not worth more than this.
@@ -28,6 +30,9 @@ pub(crate) struct SnapshotManifest {
     pub devices_sha256: String,
     /// How long the files of its layers are at least, bytes.
     pub layer_bytes: Vec<u64>,
+    /// The same of volumes that belong to it, by slot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volume_bytes: Vec<(u32, Vec<u64>)>,
     /// What it takes on disk, bytes.
     pub bytes: u64,
 }
@@ -42,11 +47,19 @@ pub(crate) struct Facts {
     /// The template under its pages, or `blank`.
     pub memory_base: String,
     /// The disk layers that belong to it.
-    pub layers: Vec<u32>,
+    #[serde(flatten)]
+    pub layers: Layers,
     /// Whether the agent in it believes to be connected: it was taken of a sandbox that went on.
     pub connected: bool,
     /// For whom the sandbox was stopped, if it was.
     pub by: StoppedBy,
+}
+
+impl SnapshotManifest {
+    /// How long the files of its layers are at least, bytes.
+    pub(super) fn lengths(&self) -> OfLayers<u64> {
+        OfLayers { disk: self.layer_bytes.clone(), volumes: self.volume_bytes.clone() }
+    }
 }
 
 /// A committed snapshot.
@@ -81,33 +94,22 @@ impl Snapshot {
     }
 }
 
-/// Shares a file that a snapshot consists of.
-pub(super) fn link(from: &Path, to: &Path) -> Result<()> {
-    match fs_err::hard_link(from, to) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let name = from.file_name().unwrap_or_default().to_string_lossy();
-            Err(damaged(&format!("{name} is missing")).caused_by(error))
-        }
-        linked => Ok(linked?),
-    }
-}
-
 /// An error about a memory snapshot that does not verify. Whoever knows the sandbox adds what can
 /// be done.
-pub(super) fn damaged(what: &str) -> Error {
+pub(crate) fn damaged(what: &str) -> Error {
     Error::new(Kind::SnapshotCorrupt, format!("the memory snapshot is damaged: {what}"))
 }
 
 impl SandboxDir {
     /// The newest committed snapshot.
     pub(crate) fn snapshot(&self) -> Result<Option<Snapshot>> {
-        let newest = self.numbered("snapshot-", "")?.pop();
+        let newest = self.numbered("snapshot-")?.pop();
         newest.map(|number| self.read(number)).transpose()
     }
 
     /// The one before the newest, if it was kept.
     pub(crate) fn previous_snapshot(&self) -> Result<Option<Snapshot>> {
-        let previous = self.numbered("snapshot-", "")?.into_iter().rev().nth(1);
+        let previous = self.numbered("snapshot-")?.into_iter().rev().nth(1);
         previous.map(|number| self.read(number)).transpose()
     }
 
@@ -141,16 +143,17 @@ impl SandboxDir {
     pub(crate) fn commit_snapshot(&self, temporary: &Path, facts: Facts) -> Result<Snapshot> {
         let bytes = disk::sparse::allocated_bytes(&temporary.join("devices"))?
             + disk::sparse::allocated_bytes(&temporary.join("pages"))?;
-        let layer_bytes = self.lengths(&facts.layers)?;
+        let OfLayers { disk: layer_bytes, volumes: volume_bytes } = self.lengths(&facts.layers)?;
         let manifest = SnapshotManifest {
             format: FORMAT,
             facts,
             devices_sha256: hash::file(&temporary.join("devices"))?,
             layer_bytes,
+            volume_bytes,
             bytes,
         };
         sealed::write(&temporary.join("manifest.json"), &manifest)?;
-        let older = self.numbered("snapshot-", "")?;
+        let older = self.numbered("snapshot-")?;
         let number = older.last().map_or(1, |last| last + 1);
         let directory = self.generation(number);
         files::commit_directory(temporary, &directory)?;
@@ -161,7 +164,7 @@ impl SandboxDir {
 
     /// Removes the snapshots before the newest. The last before it is kept if it is small.
     pub(super) fn remove_older(&self) -> Result<()> {
-        let mut older = self.numbered("snapshot-", "")?;
+        let mut older = self.numbered("snapshot-")?;
         older.pop();
         let last = older.last().copied();
         for number in older {
@@ -174,18 +177,18 @@ impl SandboxDir {
         Ok(())
     }
 
-    /// The layers that any snapshot needs.
-    pub(crate) fn layers_of_snapshots(&self) -> Result<Vec<u32>> {
+    /// The layers of a disk that any snapshot needs.
+    pub(crate) fn layers_of_snapshots(&self, drive: Drive) -> Result<Vec<u32>> {
         let mut layers = Vec::new();
-        for number in self.numbered("snapshot-", "")? {
-            layers.extend(self.read(number)?.manifest.facts.layers);
+        for number in self.numbered("snapshot-")? {
+            layers.extend(self.read(number)?.manifest.facts.layers.of(drive));
         }
         Ok(layers)
     }
 
     /// Removes every snapshot but this one.
     pub(crate) fn keep_only(&self, snapshot: &Snapshot) -> Result<()> {
-        for number in self.numbered("snapshot-", "")? {
+        for number in self.numbered("snapshot-")? {
             if self.generation(number) != snapshot.directory {
                 self.remove_generation(number);
             }
@@ -199,15 +202,18 @@ impl SandboxDir {
         }
     }
 
-    /// The disk of a snapshot now consists of these layers: the others go, once the snapshot does
+    /// The disks of a snapshot now consist of these layers: the others go, once the snapshot does
     /// not name them any more.
-    pub(crate) fn layers_shortened(&self, snapshot: &Snapshot, layers: &[u32]) -> Result<()> {
-        for number in layers {
-            fs_err::File::open(self.layer(*number))?.sync_all()?;
+    pub(crate) fn layers_shortened(&self, snapshot: &Snapshot, layers: &Layers) -> Result<()> {
+        for (drive, chain) in self.chains() {
+            for number in layers.of(drive) {
+                fs_err::File::open(chain.layer(*number))?.sync_all()?;
+            }
         }
         let mut manifest = snapshot.manifest.clone();
-        manifest.facts.layers = layers.to_vec();
-        manifest.layer_bytes = self.lengths(layers)?;
+        manifest.facts.layers = layers.clone();
+        let OfLayers { disk, volumes } = self.lengths(layers)?;
+        (manifest.layer_bytes, manifest.volume_bytes) = (disk, volumes);
         sealed::write(&snapshot.directory.join("manifest.json"), &manifest)?;
         fault::point("layers.named")?;
         self.keep_layers(layers)
@@ -215,7 +221,7 @@ impl SandboxDir {
 
     /// Removes every snapshot: the disk is about to go on without them.
     pub(crate) fn forget_snapshots(&self) -> Result<()> {
-        for number in self.numbered("snapshot-", "")? {
+        for number in self.numbered("snapshot-")? {
             files::remove_any(&self.generation(number))?;
         }
         Ok(files::sync_directory(&self.path)?)

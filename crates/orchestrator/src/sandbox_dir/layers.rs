@@ -1,300 +1,285 @@
-//! The layers of a sandbox's disk.
-//!
-//! A layer that is not on top is never written again, so copies of a sandbox share it by hard
-//! links. The file system counts them: whoever is removed takes nothing from the others, and what
-//! nobody needs any more is free. A layer with one link is this sandbox's alone, and only such ones
-//! are merged.
+//! The disks of a sandbox: its own, and the volumes that it has.
 
-use std::{
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
-    path::PathBuf,
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use vmm::{Drive, Layer, Volume};
+
+use super::{SandboxDir, SnapshotManifest, damaged};
+use crate::{
+    Result,
+    chain::{self, BACKUP, Chain, Shorten},
+    layout::Layout,
+    model::VolumeUse,
+    template,
 };
 
-use base::{fault, files};
-use disk::qcow2::Qcow2Error;
+/// Something about each layer of the disks that a sandbox writes to, lowest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OfLayers<T> {
+    /// Of its own disk.
+    #[serde(rename = "layers")]
+    pub disk: Vec<T>,
+    /// Of volumes, by their slots.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<(u32, Vec<T>)>,
+}
 
-use super::{SandboxDir, SnapshotManifest, damaged, generations::link, sealed};
-use crate::{Error, Kind, Result};
+/// The layers of the disks that a sandbox writes to.
+pub(crate) type Layers = OfLayers<u32>;
 
-/// Clusters of 64 KiB, QEMU's own default.
-const CLUSTER_BITS: u32 = 16;
+impl<T> OfLayers<T> {
+    /// Those of one disk.
+    pub(crate) fn of(&self, drive: Drive) -> &[T] {
+        match drive {
+            Drive::Scratch => &self.disk,
+            Drive::Volume(slot) => {
+                let found = self.volumes.iter().find(|(number, _)| *number == slot);
+                found.map_or(&[], |(_, layers)| layers)
+            }
+        }
+    }
 
-/// Layers of its own that a stop leaves to a disk; each wake, snapshot and fork adds one. Merging
-/// costs as much as was written since the last time, reading through many layers costs a little
-/// each time.
-const MOST_OWN: usize = 4;
+    /// Says something else of one disk.
+    pub(crate) fn replace(&mut self, drive: Drive, layers: Vec<T>) {
+        match drive {
+            Drive::Scratch => self.disk = layers,
+            Drive::Volume(slot) => {
+                self.volumes.retain(|(number, _)| *number != slot);
+                self.volumes.push((slot, layers));
+                self.volumes.sort_by_key(|(number, _)| *number);
+            }
+        }
+    }
 
-/// What is left to do if not even the disk is whole.
-pub(super) const BACKUP: &str =
-    "bring the sandbox's directory back from a backup of the data directory";
+    /// All disks and what is said of them.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (Drive, &[T])> {
+        let volumes = self.volumes.iter();
+        let volumes = volumes.map(|(slot, layers)| (Drive::Volume(*slot), layers.as_slice()));
+        std::iter::once((Drive::Scratch, self.disk.as_slice())).chain(volumes)
+    }
 
-/// What a named snapshot says of its layers.
-const LAYERS: &str = "layers.json";
+    fn collect(all: impl Iterator<Item = Result<(Drive, Vec<T>)>>) -> Result<Self> {
+        let (mut disk, mut volumes) = (Vec::new(), Vec::new());
+        for one in all {
+            match one? {
+                (Drive::Scratch, layers) => disk = layers,
+                (Drive::Volume(slot), layers) => volumes.push((slot, layers)),
+            }
+        }
+        Ok(Self { disk, volumes })
+    }
+}
 
-/// Layers of a disk altogether. Shared ones cannot be merged; beyond this many their content is
-/// copied.
-const MOST: usize = 32;
+/// A volume of a sandbox.
+#[derive(Debug, Clone)]
+pub(super) struct VolumeDir {
+    slot: u32,
+    chain: Chain,
+    read_only: bool,
+    /// Whether it is the volume itself, and not a copy that the sandbox has alone.
+    attached: bool,
+}
 
-/// How a disk's layers become fewer.
+/// What copies get of volumes that are only read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shorten {
-    /// All layers from this one on go into it.
-    Into(u32),
-    /// What all layers hold goes into the top one.
-    Flatten,
+pub(crate) enum Readers {
+    /// Nothing: they read the volume itself.
+    Attached,
+    /// A copy of their own: the volume may be another by the time that they are used.
+    Alone,
 }
 
 impl SandboxDir {
-    /// Numbers of the layers that are there, lowest first.
-    pub(crate) fn layers(&self) -> Result<Vec<u32>> {
-        self.numbered("layer-", ".qcow2")
+    /// The directory at `path` of what has these volumes.
+    pub(crate) fn with_volumes(path: PathBuf, layout: &Layout, volumes: &[VolumeUse]) -> Self {
+        let volume = |(slot, volume): (u32, &VolumeUse)| {
+            let attached = volume.copied_at.is_none();
+            let directory = match attached {
+                true => layout.volume(&volume.volume),
+                false => path.join(place(slot)),
+            };
+            VolumeDir { slot, chain: Chain::at(directory), read_only: volume.read_only, attached }
+        };
+        let volumes = (0..).zip(volumes).map(volume).collect();
+        Self { path, volumes }
     }
 
-    /// Adds an empty layer on top and returns its number.
-    pub(crate) fn add_layer(&self, disk_mib: u64) -> Result<u32> {
-        let number = self.layers()?.last().map_or(0, |last| last + 1);
-        let path = self.layer(number);
-        // What has the name of a layer is one: whoever dies here leaves none that is half-made.
-        let temporary = files::temporary_sibling(&path);
-        let made = (|| {
-            let file = fs_err::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-            disk::qcow2::create_overlay(file.file(), disk_mib << 20, CLUSTER_BITS)
-                .map_err(std::io::Error::from)?;
-            fs_err::rename(&temporary, &path)
-        })();
-        if made.is_err() {
-            let _ = fs_err::remove_file(&temporary);
-        }
-        made?;
-        Ok(number)
+    /// The sandbox's own disk.
+    pub(crate) fn disk(&self) -> Chain {
+        Chain::at(self.path.clone())
     }
 
-    /// Gives an empty directory the layers of a template, if it has any, and one of its own on top.
-    pub(crate) fn begin_on(&self, template: &Self, disk_mib: u64) -> Result<()> {
-        let below = template.layers()?;
-        if !below.is_empty() {
-            template.link_layers(self, &below)?;
-        }
-        self.add_layer(disk_mib).map(drop)
+    /// One of the disks that the sandbox writes to.
+    pub(crate) fn chain(&self, drive: Drive) -> Option<Chain> {
+        self.chains().find(|(known, _)| *known == drive).map(|(_, chain)| chain)
     }
 
-    /// Gives an empty directory the layers that an image was saved with, lowest first.
-    pub(crate) fn link_saved(&self, saved: &[PathBuf]) -> Result<()> {
-        for (number, path) in (0..).zip(saved) {
-            fault::point("link.saved")?;
-            link(path, &self.layer(number))?;
-        }
-        Ok(())
+    /// The disks that the sandbox writes to.
+    pub(crate) fn chains(&self) -> impl Iterator<Item = (Drive, Chain)> {
+        let written = self.volumes.iter().filter(|volume| !volume.read_only);
+        let written = written.map(|volume| (Drive::Volume(volume.slot), volume.chain.clone()));
+        std::iter::once((Drive::Scratch, self.disk())).chain(written)
     }
 
-    /// Removes layers on top of which nothing has reached the disk, not even what makes them layers:
-    /// the host lost its power. Their guest was never told that anything in them was safe.
-    pub(crate) fn drop_blank_layers(&self) -> Result<()> {
-        let named = self.layers_of_snapshots().unwrap_or_default();
-        for number in self.layers()?.into_iter().rev() {
-            let mut head = [0; 4];
-            let file = fs_err::File::open(self.layer(number))?;
-            let read = std::os::unix::fs::FileExt::read_at(file.file(), &mut head, 0)?;
-            if named.contains(&number) || head[..read].iter().any(|byte| *byte != 0) {
-                break;
+    /// The layers that are there.
+    pub(crate) fn layers(&self) -> Result<Layers> {
+        Layers::collect(self.chains().map(|(drive, chain)| Ok((drive, chain.layers()?))))
+    }
+
+    /// The layers of a sandbox that begins on its template's, the size of whose volumes is given by slot,
+    /// in bytes.
+    pub(crate) fn begin(&self, template: &Chain, disk_mib: u64, volumes: &[u64]) -> Result<Layers> {
+        self.disk().begin_on(template)?;
+        Layers::collect(self.chains().map(|(drive, chain)| match drive {
+            Drive::Scratch => Ok((drive, chain.begin(disk_mib << 20)?)),
+            Drive::Volume(slot) => {
+                let bytes = volumes.get(usize::try_from(slot).unwrap_or(usize::MAX));
+                let bytes = bytes.copied().map_or_else(|| chain.bytes(), Ok)?;
+                Ok((drive, chain.begin(bytes)?))
             }
-            tracing::warn!(layer = number, "a layer that never reached the disk is removed");
-            self.remove_layer(number)?;
+        }))
+    }
+
+    /// Adds an empty layer on top of each of `below`, which are all that there are.
+    pub(crate) fn add_layers(&self, below: &Layers) -> Result<Layers> {
+        let added = Layers::collect(self.chains().map(|(drive, chain)| {
+            let mut layers = below.of(drive).to_vec();
+            layers.push(chain.add_layer(chain.bytes()?)?);
+            Ok((drive, layers))
+        }));
+        if added.is_err() {
+            // Of no use without the others, and of no harm.
+            let _ = self.keep_layers(below);
+        }
+        added
+    }
+
+    /// Removes layers that never reached the disk, see [`Chain::drop_blank_layers`].
+    pub(crate) fn drop_blank_layers(&self) -> Result<()> {
+        for (drive, chain) in self.chains() {
+            let named = self.layers_of_snapshots(drive).unwrap_or_default();
+            chain.drop_blank_layers(&named)?;
         }
         Ok(())
     }
 
     /// Removes the layers that are not in `keep`.
-    pub(crate) fn keep_layers(&self, keep: &[u32]) -> Result<()> {
-        for number in self.layers()? {
-            if !keep.contains(&number) {
-                fs_err::remove_file(self.layer(number))?;
-            }
-        }
-        files::sync_directory(&self.path)?;
-        Ok(())
+    pub(crate) fn keep_layers(&self, keep: &Layers) -> Result<()> {
+        self.chains().try_for_each(|(drive, chain)| chain.keep_layers(keep.of(drive)))
     }
 
-    /// Whether the disk went on after the snapshot.
+    /// Whether a disk went on after the snapshot.
     ///
     /// # Errors
     /// [`Kind::SnapshotCorrupt`](crate::Kind::SnapshotCorrupt) if layers are missing that the
     /// snapshot needs.
     pub(crate) fn has_newer_layers(&self, manifest: &SnapshotManifest) -> Result<bool> {
-        let there = self.layers()?;
-        let layers = &manifest.facts.layers;
-        if layers.iter().any(|layer| !there.contains(layer)) {
-            return Err(damaged("it names disk layers that are not there").hint(BACKUP));
+        let (mut newer, lengths) = (false, manifest.lengths());
+        for (drive, chain) in self.chains() {
+            let there = chain.layers()?;
+            let layers = manifest.facts.layers.of(drive);
+            let gone = layers.is_empty() || layers.iter().any(|layer| !there.contains(layer));
+            if gone {
+                return Err(damaged("it names disk layers that are not there").hint(BACKUP));
+            }
+            chain.check_lengths(layers, lengths.of(drive))?;
+            newer |= there.len() > layers.len();
         }
-        self.check_lengths(layers, &manifest.layer_bytes)?;
-        Ok(there.len() > layers.len())
+        Ok(newer)
     }
 
-    /// Opens layers in order, only the last for writing.
-    pub(crate) fn open_layers(&self, numbers: &[u32]) -> Result<Vec<vmm::Layer>> {
-        let last = numbers.len().saturating_sub(1);
-        let open = |(index, number): (usize, &u32)| {
-            Ok(vmm::Layer { number: *number, file: self.open_layer(*number, index == last)? })
+    /// Opens the layers of the sandbox's own disk.
+    pub(crate) fn open_disk(&self, layers: &Layers) -> Result<Vec<Layer>> {
+        self.disk().open_layers(&layers.disk, true)
+    }
+
+    /// Opens the volumes.
+    pub(crate) fn open_volumes(&self, layers: &Layers) -> Result<Vec<Volume>> {
+        let open = |volume: &VolumeDir| {
+            let (chain, read_only) = (&volume.chain, volume.read_only);
+            let layers = match read_only {
+                true => chain.open_layers(&chain.layers()?, false)?,
+                false => {
+                    let numbers = layers.of(Drive::Volume(volume.slot));
+                    if numbers.is_empty() {
+                        return Err(damaged("it names no layers of a volume").hint(BACKUP));
+                    }
+                    chain.open_layers(numbers, true)?
+                }
+            };
+            Ok(Volume::Kept { raw: template::open(&chain.raw())?, layers, read_only })
         };
-        numbers.iter().enumerate().map(open).collect()
+        self.volumes.iter().map(open).collect()
     }
 
-    /// Opens one layer. It must be an overlay as we make them, because whoever controls a VM's
-    /// monitor could have written anything.
-    pub(crate) fn open_layer(&self, number: u32, write: bool) -> Result<OwnedFd> {
-        let file = fs_err::OpenOptions::new().read(true).write(write).open(self.layer(number))?;
-        match disk::qcow2::validate_header(file.file()) {
-            Ok(_) => Ok(file.into_parts().0.into()),
-            Err(Qcow2Error::Io(error)) => Err(error.into()),
-            Err(error) => {
-                let message = format!("layer {number} of the disk is damaged");
-                Err(Error::new(Kind::SnapshotCorrupt, message).hint(BACKUP).caused_by(error))
-            }
-        }
+    /// How large each volume is, bytes.
+    pub(crate) fn volume_bytes(&self) -> Result<Vec<u64>> {
+        self.volumes.iter().map(|volume| volume.chain.bytes()).collect()
     }
 
-    /// Whether and how the layers are to become fewer when the sandbox stops.
-    pub(crate) fn shorten(&self, numbers: &[u32]) -> Result<Option<Shorten>> {
-        let mut own = Vec::new();
-        for number in numbers.iter().rev() {
-            if fs_err::metadata(self.layer(*number))?.nlink() > 1 {
-                break;
-            }
-            own.push(*number);
-        }
-        if own.len() > MOST_OWN {
-            return Ok(own.last().copied().map(Shorten::Into));
-        }
-        Ok(self.is_long(numbers).then_some(Shorten::Flatten))
+    /// The directories of volumes that the sandbox is attached to.
+    pub(super) fn attached(&self) -> impl Iterator<Item = &Chain> {
+        self.volumes.iter().filter(|volume| volume.attached).map(|volume| &volume.chain)
     }
 
-    /// Whether there are so many layers that their content is better copied together.
-    pub(crate) fn is_long(&self, numbers: &[u32]) -> bool {
-        numbers.len() > MOST
+    /// Which disks' layers are to become fewer when the sandbox stops, and how.
+    pub(crate) fn shorten(&self, layers: &Layers) -> Result<Vec<(Drive, Shorten)>> {
+        let mut all = Vec::new();
+        for (drive, chain) in self.chains() {
+            all.extend(chain.shorten(layers.of(drive))?.map(|how| (drive, how)));
+        }
+        Ok(all)
     }
 
-    /// Gives the directory `target` the layers in `numbers`. They must not be written any more.
-    pub(super) fn link_layers(&self, target: &Self, numbers: &[u32]) -> Result<()> {
-        if numbers.is_empty() {
-            return Err(damaged("its disk has no layers"));
-        }
-        for number in numbers {
-            fault::point("link.layer")?;
-            link(&self.layer(*number), &target.layer(*number))?;
+    /// Gives the directory at `path` the layers in `layers`, which must not be written any more.
+    pub(super) fn link_layers(
+        &self,
+        path: &std::path::Path,
+        layers: &Layers,
+        readers: Readers,
+    ) -> Result<()> {
+        self.disk().link_to(path, &layers.disk)?;
+        for volume in &self.volumes {
+            let numbers = match volume.read_only {
+                true if volume.attached && readers == Readers::Attached => continue,
+                true => volume.chain.layers()?,
+                false => layers.of(Drive::Volume(volume.slot)).to_vec(),
+            };
+            volume.chain.link_to(&path.join(place(volume.slot)), &numbers)?;
         }
         Ok(())
     }
 
     /// Writes down which layers a named snapshot consists of.
     pub(crate) fn seal_layers(&self) -> Result<()> {
-        let layers = self.layers()?;
-        let lengths = self.lengths(&layers)?;
-        sealed::write(&self.path.join(LAYERS), &(layers, lengths))
+        self.disk().seal()?;
+        self.copied_volumes()?.iter().try_for_each(Chain::seal)
     }
 
     /// The layers that a named snapshot consists of.
-    pub(crate) fn disk_layers(&self) -> Result<Vec<u32>> {
-        let (layers, lengths): (Vec<u32>, Vec<u64>) = sealed::read(&self.path.join(LAYERS))
-            .map_err(|_| damaged("the list of its disk's layers cannot be read"))?;
-        self.check_lengths(&layers, &lengths)?;
-        Ok(layers)
+    pub(crate) fn sealed_layers(&self) -> Result<Layers> {
+        for volume in &self.volumes {
+            volume.chain.sealed()?;
+        }
+        Layers::collect(self.chains().map(|(drive, chain)| Ok((drive, chain.sealed()?))))
     }
 
     /// How long the files of these layers are, bytes.
-    pub(super) fn lengths(&self, numbers: &[u32]) -> Result<Vec<u64>> {
-        numbers.iter().map(|number| Ok(fs_err::metadata(self.layer(*number))?.len())).collect()
+    pub(super) fn lengths(&self, layers: &Layers) -> Result<OfLayers<u64>> {
+        let lengths =
+            |(drive, chain): (Drive, Chain)| Ok((drive, chain.lengths(layers.of(drive))?));
+        OfLayers::collect(self.chains().map(lengths))
     }
 
-    /// That nothing of these layers was cut off. A merge that broke off may have made one longer.
-    fn check_lengths(&self, numbers: &[u32], lengths: &[u64]) -> Result<()> {
-        let there = self.lengths(numbers)?;
-        match there.iter().zip(lengths).position(|(there, wanted)| there < wanted) {
-            Some(at) => {
-                let message = format!("layer {} of the disk is cut off", numbers[at]);
-                Err(Error::new(Kind::SnapshotCorrupt, message).hint(BACKUP))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Has the content of a layer on the disk.
-    pub(crate) fn flush_layer(&self, number: u32) -> Result<()> {
-        Ok(fs_err::File::open(self.layer(number))?.sync_data()?)
-    }
-
-    /// Removes one layer that was never used.
-    pub(crate) fn remove_layer(&self, number: u32) -> Result<()> {
-        Ok(fs_err::remove_file(self.layer(number))?)
-    }
-
-    /// The files of all layers, lowest first.
-    pub(crate) fn layer_paths(&self) -> Result<Vec<PathBuf>> {
-        Ok(self.layers()?.into_iter().map(|number| self.layer(number)).collect())
-    }
-
-    pub(super) fn layer(&self, number: u32) -> PathBuf {
-        self.path.join(format!("layer-{number}.qcow2"))
+    /// The copies of volumes that are in the directory.
+    pub(super) fn copied_volumes(&self) -> Result<Vec<Chain>> {
+        let slots = chain::numbered(&self.path, "volume-", "")?;
+        Ok(slots.into_iter().map(|slot| Chain::at(self.path.join(place(slot)))).collect())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sandbox_dir::Origin;
-
-    fn directory(at: PathBuf) -> SandboxDir {
-        let template = tempfile::tempdir().unwrap();
-        let template = SandboxDir::at(template.path().to_owned());
-        SandboxDir::create(at, &Origin::new("t", "i", "k"), &template, 64).unwrap()
-    }
-
-    #[test]
-    fn only_layers_of_its_own_are_merged() {
-        let root = tempfile::tempdir().unwrap();
-        let parent = directory(root.path().join("parent"));
-        for _ in 0..3 {
-            parent.add_layer(64).unwrap();
-        }
-        let four = parent.layers().unwrap();
-        assert_eq!(parent.shorten(&four).unwrap(), None);
-        let child = parent.copy_to(root.path().join("child"), &four).unwrap();
-        for _ in 0..MOST_OWN {
-            child.add_layer(64).unwrap();
-        }
-        let eight = child.layers().unwrap();
-        assert_eq!(child.shorten(&eight).unwrap(), None, "four are shared, four its own");
-        child.add_layer(64).unwrap();
-        let nine = child.layers().unwrap();
-        assert_eq!(child.shorten(&nine).unwrap(), Some(Shorten::Into(4)));
-        parent.remove().unwrap();
-        assert_eq!(child.shorten(&nine).unwrap(), Some(Shorten::Into(0)), "all are its own now");
-        child.open_layers(&nine).unwrap();
-    }
-
-    #[test]
-    fn a_layer_that_never_reached_the_disk_goes_and_others_stay() {
-        let root = tempfile::tempdir().unwrap();
-        let sandbox = directory(root.path().join("sandbox"));
-        sandbox.add_layer(64).unwrap();
-        for (number, length) in [(2, 0), (3, 262_144)] {
-            fs_err::File::create(sandbox.layer(number)).unwrap().set_len(length).unwrap();
-        }
-        sandbox.drop_blank_layers().unwrap();
-        assert_eq!(sandbox.layers().unwrap(), [0, 1]);
-        sandbox.drop_blank_layers().unwrap();
-        assert_eq!(sandbox.layers().unwrap(), [0, 1]);
-    }
-
-    #[test]
-    fn a_long_chain_of_shared_layers_is_copied_together() {
-        let root = tempfile::tempdir().unwrap();
-        let parent = directory(root.path().join("parent"));
-        for _ in 0..MOST {
-            parent.add_layer(64).unwrap();
-        }
-        let layers = parent.layers().unwrap();
-        let _child = parent.copy_to(root.path().join("child"), &layers).unwrap();
-        assert_eq!(parent.shorten(&layers).unwrap(), Some(Shorten::Flatten));
-        assert_eq!(parent.shorten(&layers[..MOST]).unwrap(), None);
-    }
+/// What a sandbox's copy of a volume is called in its directory.
+fn place(slot: u32) -> String {
+    format!("volume-{slot}")
 }

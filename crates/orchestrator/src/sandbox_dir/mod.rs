@@ -4,6 +4,7 @@
 //! ```text
 //! origin.json          what it was made of; never changes
 //! layer-<n>.qcow2      its disk over the template's, lowest number first; shared with its copies
+//! volume-<slot>/       disk.raw, layer-<n>.qcow2: what only it has of a volume, as of when it was copied
 //! snapshot-<n>/        manifest.json, devices, pages
 //! ```
 //! Invariant: a snapshot names the layers that belong to it, and these are never written again:
@@ -12,7 +13,7 @@
 
 mod generations;
 mod layers;
-mod sealed;
+pub(crate) mod sealed;
 
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -22,14 +23,17 @@ use std::{
 use base::files;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use generations::{Facts, Snapshot};
-pub(crate) use layers::Shorten;
+pub(crate) use generations::{Facts, Snapshot, damaged};
+pub(crate) use layers::{Layers, Readers};
 
 use self::{
-    generations::{SnapshotManifest, damaged},
-    layers::BACKUP,
+    generations::SnapshotManifest,
+    layers::{OfLayers, VolumeDir},
 };
-use crate::{Error, Kind, Result};
+use crate::{
+    Error, Kind, Result,
+    chain::{self, BACKUP, Chain},
+};
 
 const FORMAT: u32 = 2;
 const ORIGIN: &str = "origin.json";
@@ -68,34 +72,30 @@ pub(crate) struct Usage {
 #[derive(Debug, Clone)]
 pub(crate) struct SandboxDir {
     path: PathBuf,
+    /// By their slots.
+    volumes: Vec<VolumeDir>,
 }
 
 impl SandboxDir {
+    /// The directory at `path` of what has no volumes.
     pub(crate) fn at(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, volumes: Vec::new() }
     }
 
-    /// Makes the directory with a layer of its own over those of its template.
-    pub(crate) fn create(
-        path: PathBuf,
-        origin: &Origin,
-        template: &Self,
-        disk_mib: u64,
-    ) -> Result<Self> {
-        fs_err::create_dir(&path)?;
-        sealed::write(&path.join(ORIGIN), origin)?;
-        let directory = Self { path };
-        directory.begin_on(template, disk_mib)?;
-        Ok(directory)
+    /// Makes the directory, without any layers.
+    pub(crate) fn create(&self, origin: &Origin) -> Result<()> {
+        fs_err::create_dir(&self.path)?;
+        sealed::write(&self.path.join(ORIGIN), origin)
     }
 
     /// Makes the directory around the layers of another.
     pub(crate) fn create_around(path: PathBuf, origin: &Origin, other: &Self) -> Result<Self> {
         fs_err::create_dir(&path)?;
         sealed::write(&path.join(ORIGIN), origin)?;
-        let directory = Self { path };
-        for number in other.layers()? {
-            fs_err::rename(other.layer(number), directory.layer(number))?;
+        let directory = Self::at(path);
+        let (from, to) = (other.disk(), directory.disk());
+        for number in from.layers()? {
+            fs_err::rename(from.layer(number), to.layer(number))?;
         }
         Ok(directory)
     }
@@ -107,35 +107,41 @@ impl SandboxDir {
         })
     }
 
-    /// A new directory at `path` that shares these layers. Not flushed.
-    pub(crate) fn copy_to(&self, path: PathBuf, layers: &[u32]) -> Result<Self> {
+    /// A new directory at `path` that shares these layers. Not flushed. What volumes the copy has is
+    /// not known to the result.
+    pub(crate) fn copy_to(&self, path: PathBuf, layers: &Layers, readers: Readers) -> Result<Self> {
         fs_err::create_dir(&path)?;
-        let copy = Self { path };
         // It never changes, so it is shared, too.
-        fs_err::hard_link(self.path.join(ORIGIN), copy.path.join(ORIGIN))?;
-        self.link_layers(&copy, layers)?;
-        Ok(copy)
+        fs_err::hard_link(self.path.join(ORIGIN), path.join(ORIGIN))?;
+        self.link_layers(&path, layers, readers)?;
+        Ok(Self::at(path))
     }
 
     /// A new directory at `path` that shares a snapshot and its layers. Not flushed.
-    pub(crate) fn copy_with_snapshot(&self, path: PathBuf, snapshot: &Snapshot) -> Result<Self> {
-        let copy = self.copy_to(path, &snapshot.manifest.facts.layers)?;
+    pub(crate) fn copy_with_snapshot(
+        &self,
+        path: PathBuf,
+        snapshot: &Snapshot,
+        readers: Readers,
+    ) -> Result<Self> {
+        let copy = self.copy_to(path, &snapshot.manifest.facts.layers, readers)?;
         self.link_snapshot(&copy, snapshot)?;
         Ok(copy)
     }
 
     /// Has on the disk which files the directory holds.
     pub(crate) fn flush_entries(&self) -> Result<()> {
+        for volume in self.copied_volumes()? {
+            files::sync_directory(volume.directory())?;
+        }
         files::sync_directory(&self.path)?;
         Ok(files::sync_parent(&self.path)?)
     }
 
     /// Has everything below on the disk, as far as it is not yet.
     pub(crate) fn flush(&self) -> Result<()> {
-        for number in self.layers()? {
-            self.flush_layer(number)?;
-        }
-        Ok(files::sync_directory(&self.path)?)
+        self.copied_volumes()?.iter().try_for_each(Chain::flush)?;
+        self.disk().flush()
     }
 
     /// What it takes on disk.
@@ -146,6 +152,10 @@ impl SandboxDir {
     /// Removes what a crash left half-made or half-removed.
     pub(crate) fn sweep(&self) -> Result<()> {
         files::sweep_temporary(&self.path)?;
+        let copied = self.copied_volumes()?;
+        for volume in copied.iter().chain(self.attached()) {
+            files::sweep_temporary(volume.directory())?;
+        }
         self.remove_older()
     }
 
@@ -154,21 +164,13 @@ impl SandboxDir {
         Ok(files::remove_any(&self.path)?)
     }
 
-    fn numbered(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>> {
-        let mut numbers = Vec::new();
-        for entry in fs_err::read_dir(&self.path)? {
-            let name = entry?.file_name();
-            let number: Option<u32> = name
-                .to_str()
-                .and_then(|n| n.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok());
-            numbers.extend(number);
-        }
-        numbers.sort_unstable();
-        Ok(numbers)
+    fn numbered(&self, prefix: &str) -> Result<Vec<u32>> {
+        chain::numbered(&self.path, prefix, "")
     }
 }
 
-fn usage(path: &Path) -> Result<Usage> {
+/// What a directory takes on disk with all that is below it.
+pub(crate) fn usage(path: &Path) -> Result<Usage> {
     let mut sum = Usage::default();
     for entry in fs_err::read_dir(path)? {
         let entry = entry?;

@@ -15,7 +15,7 @@ struct Sealed<T> {
 }
 
 /// Replaces the description at `path`.
-pub(super) fn write(path: &Path, body: &impl Serialize) -> Result<()> {
+pub(crate) fn write(path: &Path, body: &impl Serialize) -> Result<()> {
     let text = checksum(body)
         .and_then(|sha256| serde_json::to_vec_pretty(&Sealed { sha256, body }))
         .map_err(|error| Error::internal("a manifest cannot be written", error))?;
@@ -23,7 +23,7 @@ pub(super) fn write(path: &Path, body: &impl Serialize) -> Result<()> {
 }
 
 /// Reads the description at `path` and checks it.
-pub(super) fn read<T: DeserializeOwned + Serialize>(path: &Path) -> std::io::Result<T> {
+pub(crate) fn read<T: DeserializeOwned + Serialize>(path: &Path) -> std::io::Result<T> {
     let sealed: Sealed<T> = serde_json::from_slice(&fs_err::read(path)?)?;
     if checksum(&sealed.body)? == sealed.sha256 {
         return Ok(sealed.body);

@@ -7,6 +7,7 @@ use vmm::{Claim, Vm};
 use super::{Monitor, Recipe};
 use crate::{
     Result,
+    chain::Chain,
     guest::{Channel, Patience, fresh},
     node::Node,
     record::Identity,
@@ -43,11 +44,12 @@ impl Guest {
     async fn restore_as(node: &Node, recipe: &Recipe, monitor: Monitor) -> Result<Self> {
         let Monitor { name, process, link } = monitor;
         let directory = SandboxDir::at(node.layout.run(&name));
-        directory.begin_on(&SandboxDir::at(recipe.template.clone()), recipe.disk_mib)?;
+        let template = Chain::at(recipe.template.clone());
+        let layers = directory.begin(&template, recipe.disk_mib, &[])?;
         node.note_group(&name)?;
         let claim = Claim {
             run_dir: node.layout.run(&name),
-            layers: directory.open_layers(&directory.layers()?)?,
+            layers: directory.open_disk(&layers)?,
             state: template::open(&template::devices(&recipe.template))?,
             cgroup: node.make_group(&name, recipe.machine),
         };

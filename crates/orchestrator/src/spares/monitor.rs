@@ -40,6 +40,7 @@ impl Monitor {
                 modules: template::open(&recipe.modules)?,
                 scratch: template::open(&template::disk(&recipe.template))?,
                 layers: Vec::new(),
+                volumes: Vec::new(),
             },
             nic: Some(nic),
             boot: Boot::Awaited,

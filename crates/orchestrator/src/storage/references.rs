@@ -82,14 +82,19 @@ mod tests {
         (dir, layout)
     }
 
+    fn with_a_layer(path: std::path::PathBuf, origin: &Origin) {
+        let directory = SandboxDir::at(path);
+        directory.create(origin).unwrap();
+        directory.disk().add_layer(64 << 20).unwrap();
+    }
+
     #[test]
     fn whatever_has_a_directory_counts_also_what_was_set_aside() {
         let (_dir, layout) = node();
-        let none = SandboxDir::at(layout.data().to_owned());
         for (parent, name) in [("sandboxes", "a"), ("sandboxes", "lost-b"), ("snapshots", "c")] {
             let origin = Origin::new(&format!("t-{name}"), &format!("i-{name}"), "k");
             let path = layout.data().join(parent).join(name);
-            SandboxDir::create(path, &origin, &none, 64).unwrap();
+            with_a_layer(path, &origin);
         }
         fs_err::create_dir(layout.sandboxes().join("empty")).unwrap();
         let references = References::of(&layout).unwrap();
@@ -102,9 +107,8 @@ mod tests {
     #[test]
     fn a_directory_that_does_not_say_what_it_needs_protects_everything() {
         let (_dir, layout) = node();
-        let none = SandboxDir::at(layout.data().to_owned());
         let path = layout.sandboxes().join("a");
-        SandboxDir::create(path.clone(), &Origin::new("t", "i", "k"), &none, 64).unwrap();
+        with_a_layer(path.clone(), &Origin::new("t", "i", "k"));
         fs_err::write(path.join("origin.json"), "{}").unwrap();
         let error = References::of(&layout).unwrap_err();
         assert_eq!(error.kind, Kind::StorageUnclear);

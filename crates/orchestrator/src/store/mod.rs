@@ -25,11 +25,12 @@ mod snapshots;
 #[cfg(test)]
 mod tests;
 mod users;
+mod volumes;
 mod writer;
 
 use std::{path::Path, sync::Arc};
 
-use base::ids::{SandboxId, SnapshotId, UserId};
+use base::ids::{SandboxId, SnapshotId, UserId, VolumeId};
 use net::address::Pool;
 use rusqlite::{Row, Transaction};
 use serde::{Serialize, de::DeserializeOwned};
@@ -40,10 +41,12 @@ use self::{
     writer::Writer,
 };
 pub(crate) use self::{images::taken as image_taken, networks::Networks};
-pub use crate::record::{Identity, Likeness, Record, SnapshotRecord, SnapshotState, State};
+pub use crate::record::{
+    Attachment, Identity, Likeness, Record, SnapshotRecord, SnapshotState, State, VolumeRecord,
+};
 use crate::{
     Error, Kind, Result,
-    model::{User, UserEdit, UserLimits},
+    model::{User, UserEdit, UserLimits, VolumeState},
 };
 
 /// The name of the first admin, which [`Store::ensure_admin`] makes.
@@ -55,6 +58,7 @@ const ADMIN_LIMITS: UserLimits = UserLimits {
     cpus_per_sandbox: 64,
     memory_mib_per_sandbox: 1 << 30,
     snapshots: 200,
+    volume_mib: 1 << 40,
 };
 
 /// A handle to the store; clones share it, and it ends with the last of them.
@@ -161,6 +165,54 @@ impl Store {
     pub async fn delete_snapshot(&self, id: &SnapshotId) -> Result<()> {
         let id = id.clone();
         self.writer.transaction(move |t| snapshots::delete(t, &id)).await
+    }
+
+    /// All volumes, oldest first.
+    pub async fn volumes(&self) -> Result<Vec<VolumeRecord>> {
+        self.writer.run(|c| volumes::list(c)).await
+    }
+
+    /// One volume.
+    pub async fn volume(&self, id: &VolumeId) -> Result<VolumeRecord> {
+        let id = id.clone();
+        self.writer.run(move |c| volumes::get(c, &id)).await
+    }
+
+    /// Which sandboxes have volumes.
+    pub async fn attachments(&self) -> Result<Vec<Attachment>> {
+        self.writer.run(|c| volumes::attachments(c)).await
+    }
+
+    /// Keeps a new volume if its name is free and its owner's volumes are then at most `limit` MiB.
+    pub async fn insert_volume(&self, record: &VolumeRecord, limit: u64) -> Result<()> {
+        let record = record.clone();
+        self.writer.transaction(move |t| volumes::insert(t, &record, limit)).await
+    }
+
+    /// Keeps where a volume is in its life; it is not removed while a sandbox has it.
+    pub async fn update_volume(&self, id: &VolumeId, state: VolumeState) -> Result<()> {
+        let id = id.clone();
+        self.writer.transaction(move |t| volumes::update(t, &id, state)).await
+    }
+
+    /// Keeps another size of a volume that nobody has but `by`, within the owner's `limit`, MiB.
+    pub async fn resize_volume(
+        &self,
+        id: &VolumeId,
+        size_mib: u64,
+        limit: u64,
+        by: Option<Attachment>,
+    ) -> Result<()> {
+        let id = id.clone();
+        self.writer
+            .transaction(move |t| volumes::resize(t, &id, size_mib, limit, by.as_ref()))
+            .await
+    }
+
+    /// Forgets a volume. That it is not there is no error.
+    pub async fn delete_volume(&self, id: &VolumeId) -> Result<()> {
+        let id = id.clone();
+        self.writer.transaction(move |t| volumes::delete(t, &id)).await
     }
 
     /// Keeps a new state. `generation` must be above the stored one: an older writer never undoes

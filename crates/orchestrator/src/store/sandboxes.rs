@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{corrupt, from_json, networks::Networks, to_json};
+use super::{corrupt, from_json, networks::Networks, to_json, volumes};
 use crate::{
     Error, Kind, Result,
     record::{Address, Record, State},
@@ -63,6 +63,7 @@ pub(super) fn insert(
             to_json(&record.policy)?,
             record.address.host,
         ])?;
+    volumes::attach(transaction, &record)?;
     Ok(record)
 }
 

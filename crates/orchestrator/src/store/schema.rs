@@ -123,6 +123,28 @@ pub(super) const MIGRATIONS: &[&str] = &[
         user  TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
         PRIMARY KEY (image, user)
     ) STRICT;
+    ",
+    "
+    ALTER TABLE users ADD COLUMN max_volume_mib INTEGER NOT NULL DEFAULT 102400;
+    UPDATE users SET max_volume_mib = 1099511627776 WHERE admin = 1;
+    CREATE TABLE volumes (
+        id         TEXT PRIMARY KEY NOT NULL,
+        owner      TEXT NOT NULL REFERENCES users (id),
+        name       TEXT NOT NULL,
+        size_mib   INTEGER NOT NULL CHECK (size_mib > 0),
+        state      TEXT NOT NULL CHECK (json_valid(state)),
+        created_at INTEGER NOT NULL,
+        UNIQUE (owner, name)
+    ) STRICT;
+    CREATE TABLE attachments (
+        volume    TEXT NOT NULL REFERENCES volumes (id),
+        sandbox   TEXT NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE,
+        slot      INTEGER NOT NULL CHECK (slot >= 0),
+        target    TEXT NOT NULL,
+        read_only INTEGER NOT NULL CHECK (read_only IN (0, 1)),
+        PRIMARY KEY (sandbox, slot)
+    ) STRICT;
+    CREATE INDEX attachments_by_volume ON attachments (volume);
 ",
 ];
 

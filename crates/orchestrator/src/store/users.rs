@@ -13,8 +13,8 @@ use crate::{
 pub(super) const KEY_PREFIX: &str = "bht_";
 
 const COLUMNS: &str =
-    "id, name, admin, max_sandboxes, max_cpus, max_memory_mib, max_snapshots, idle, network_policy,
-     created_at, key_sha256";
+    "id, name, admin, max_sandboxes, max_cpus, max_memory_mib, max_snapshots, max_volume_mib, idle,
+     network_policy, created_at, key_sha256";
 
 /// A user and the digest of its key.
 pub(super) struct WithKey {
@@ -43,8 +43,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, user: User) -> Result<(User,
     let inserted = transaction
         .prepare_cached(
             "INSERT INTO users (id, name, admin, max_sandboxes, max_cpus, max_memory_mib,
-             created_at, key_sha256, max_snapshots, idle, network_policy)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+             created_at, key_sha256, max_snapshots, idle, network_policy, max_volume_mib)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
              ON CONFLICT (name) DO NOTHING",
         )?
         .execute(params![
@@ -59,6 +59,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, user: User) -> Result<(User,
             user.limits.snapshots,
             to_json(&user.idle)?,
             to_json(&user.network)?,
+            i64::try_from(user.limits.volume_mib).unwrap_or(i64::MAX),
         ])?;
     if inserted == 0 {
         let message = format!("a user named {:?} exists", user.name.as_str());
@@ -137,6 +138,15 @@ pub(super) fn delete(
             );
         }
     }
+    let kept: u32 = transaction.query_row(
+        "SELECT count(*) FROM volumes WHERE owner = ?1",
+        [user.id.as_str()],
+        |row| row.get(0),
+    )?;
+    if kept > 0 {
+        let message = format!("user {name:?} owns {kept} volumes");
+        return Err(Error::new(Kind::UserInUse, message).hint("delete the volumes first"));
+    }
     transaction.execute("DELETE FROM users WHERE id = ?1", [user.id.as_str()])?;
     if user.admin && !any_admin(transaction)? {
         return Err(Error::new(Kind::UserInUse, format!("{name:?} is the last admin"))
@@ -169,6 +179,7 @@ pub(super) fn edit(
     limits.memory_mib_per_sandbox =
         edit.memory_mib_per_sandbox.unwrap_or(limits.memory_mib_per_sandbox);
     limits.snapshots = edit.snapshots.unwrap_or(limits.snapshots);
+    limits.volume_mib = edit.volume_mib.unwrap_or(limits.volume_mib);
     user.idle.warm = edit.idle_warm.unwrap_or(user.idle.warm);
     user.idle.cold = edit.idle_cold.unwrap_or(user.idle.cold);
     let UserNetwork { ceiling, default, caps } = user.network;
@@ -179,7 +190,7 @@ pub(super) fn edit(
     };
     transaction.execute(
         "UPDATE users SET max_sandboxes = ?2, max_cpus = ?3, max_memory_mib = ?4,
-         max_snapshots = ?5, idle = ?6, network_policy = ?7 WHERE id = ?1",
+         max_snapshots = ?5, idle = ?6, network_policy = ?7, max_volume_mib = ?8 WHERE id = ?1",
         params![
             user.id.as_str(),
             user.limits.sandboxes,
@@ -188,6 +199,7 @@ pub(super) fn edit(
             user.limits.snapshots,
             to_json(&user.idle)?,
             to_json(&user.network)?,
+            i64::try_from(user.limits.volume_mib).unwrap_or(i64::MAX),
         ],
     )?;
     Ok(user)
@@ -210,6 +222,7 @@ fn new_key() -> (String, String) {
 
 fn read(row: &Row<'_>) -> Result<User> {
     let memory: i64 = row.get("max_memory_mib")?;
+    let volumes: i64 = row.get("max_volume_mib")?;
     Ok(User {
         id: row.get::<_, String>("id")?.parse().map_err(|e| corrupt("a user's id", e))?,
         name: row.get::<_, String>("name")?.parse().map_err(|e| corrupt("a user's name", e))?,
@@ -219,6 +232,7 @@ fn read(row: &Row<'_>) -> Result<User> {
             cpus_per_sandbox: row.get("max_cpus")?,
             memory_mib_per_sandbox: u64::try_from(memory).unwrap_or(0),
             snapshots: row.get("max_snapshots")?,
+            volume_mib: u64::try_from(volumes).unwrap_or(0),
         },
         idle: from_json(row, "idle")?,
         network: from_json(row, "network_policy")?,

@@ -9,6 +9,7 @@ mod file;
 mod identity;
 mod port;
 mod session;
+mod volume;
 
 pub use self::exec::{Detach, Exec, Exited, JobInfo, JobOutput, JobState};
 pub use self::file::{
@@ -20,6 +21,8 @@ pub use self::session::{
     Attach, AttachControl, DetachReason, Init, Join, NewSession, RestartPolicy, Resume,
     SessionInfo, Target, WindowSize,
 };
+
+pub use self::volume::MountVolume;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +55,25 @@ pub enum Request {
     },
     /// Writes everything that is not on the disks yet to them; answered by [`Response::Done`].
     Sync,
+    /// Mounts volumes; answered by [`Response::Done`] once all are mounted and were looked at.
+    MountVolumes {
+        /// The volumes, in the order in which they are mounted.
+        volumes: Vec<MountVolume>,
+    },
+    /// Writes everything that is not on the volumes yet to them and lets nobody write to them from then
+    /// on, so that each is as if it had been unmounted; answered by [`Response::Done`]. Ends with
+    /// [`Request::ThawVolumes`] and with a [`Request::Hello`] that proves itself.
+    FreezeVolumes,
+    /// Lets volumes be written to again; answered by [`Response::Done`].
+    ThawVolumes,
+    /// Makes the file system of a mounted volume larger once its device is; answered by
+    /// [`Response::Done`].
+    GrowVolume {
+        /// Which volume.
+        slot: u32,
+        /// How large the device is or is about to be, bytes.
+        bytes: u64,
+    },
     /// Answers [`Response::Done`].
     Ping,
     /// Runs a command; see [`Exec`].
@@ -317,6 +339,8 @@ pub enum ErrorCode {
     NotEmpty,
     /// The guest's disk is full.
     NoSpace,
+    /// A volume was not unmounted and may not be written to, so it cannot be made whole.
+    Unclean,
     /// There is no such job.
     UnknownJob,
     /// There is no such session.

@@ -5,7 +5,7 @@
 
 use std::os::fd::RawFd;
 
-use crate::{Machine, UserNetwork, accel::Accelerator};
+use crate::{Drive, Machine, UserNetwork, accel::Accelerator};
 
 /// Bumped whenever the devices below change, which makes older templates and snapshots unusable.
 pub(crate) const LAYOUT: u32 = 4;
@@ -22,10 +22,11 @@ const TRANSLATED_CPU: &str = "max,-erms,-fsrm";
 const TRANSLATION_CACHE_MIB: u32 = 128;
 /// The interface's address until the guest is told its own. Part of the device state, so all have it.
 const BLANK_MAC: &str = "02:bb:ff:ff:ff:ff";
-/// The device of the writable disk, as the monitor knows it.
-pub(crate) const DISK_DEVICE: &str = "scratch";
-/// What that device reads before the disk is known: zeros.
+/// What the device of the writable disk reads before the disk is known: zeros.
 const NO_DISK: &str = "nothing";
+/// How large a volume looks to a guest before it is known which one it is, in bytes. A guest remembers
+/// it, so it is more than any volume has.
+const AWAITED_BYTES: u64 = 2 << 40;
 /// How much of the guest's console is kept, in bytes; a power of two.
 pub(crate) const CONSOLE_RING: usize = 1 << 16;
 
@@ -42,6 +43,7 @@ pub(crate) struct Numbers {
     pub nic: Option<NicNumbers>,
     /// Lowest first.
     pub layers: Vec<LayerNumbers>,
+    pub volumes: Vec<VolumeNumbers>,
 }
 
 /// The files of the image's disk.
@@ -69,27 +71,11 @@ pub(crate) struct LayerNumbers {
     pub fds: Vec<RawFd>,
 }
 
-/// The node of the raw disk below all layers.
-pub(crate) const RAW_DISK: &str = "scratch0";
-/// What a layer's node is called before its number.
-const LAYER_NODE: &str = "layer-";
-/// Number of the first layer's descriptor set.
-const LAYER_SETS: u32 = 2000;
-
-/// The node of a layer. It follows from the layer's number, so that a daemon that takes up a
-/// running VM knows it.
-pub(crate) fn layer_node(number: u32) -> String {
-    format!("{LAYER_NODE}{number}")
-}
-
-/// The number of the layer whose node this is.
-pub(crate) fn layer_number(node: &str) -> Option<u32> {
-    node.strip_prefix(LAYER_NODE)?.parse().ok()
-}
-
-/// The number of a layer's descriptor set.
-pub(crate) fn layer_set(number: u32) -> u32 {
-    LAYER_SETS + number
+/// The files of a volume.
+#[derive(Debug, Clone)]
+pub(crate) enum VolumeNumbers {
+    Awaited,
+    Kept { raw: RawFd, layers: Vec<LayerNumbers>, read_only: bool },
 }
 
 /// How the VM begins, as far as the command line is concerned.
@@ -162,12 +148,15 @@ pub(crate) fn arguments(
     argv.pair("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
     argv.pair("-device", format!("virtserialport,chardev=notice,name={NOTICE_PORT}"));
     let top = disks(&mut argv, numbers, start);
-    argv.pair(
-        "-device",
-        format!("virtio-blk-device,drive={top},serial=bhatti-scratch,id={DISK_DEVICE}"),
-    );
+    disk_device(&mut argv, Drive::Scratch, &top);
     if let Some(nic) = numbers.nic {
         network(&mut argv, nic);
+    }
+    // Last, so that how many there are changes nothing about the others.
+    for (slot, volume) in (0..).zip(&numbers.volumes) {
+        let drive = Drive::Volume(slot);
+        let top = volume_disk(&mut argv, drive, volume);
+        disk_device(&mut argv, drive, &top);
     }
     match start {
         Start::Cold { kernel, initramfs, command_line } => {
@@ -191,9 +180,7 @@ pub(crate) fn arguments(
 fn disks(argv: &mut Argv, numbers: &Numbers, start: &Start) -> String {
     argv.set(numbers.modules).set(numbers.scratch);
     for layer in &numbers.layers {
-        for fd in &layer.fds {
-            argv.pair("-add-fd", format!("fd={fd},set={}", layer_set(layer.number)));
-        }
+        layer_files(argv, Drive::Scratch, layer);
     }
     let (base, driver) = base(argv, &numbers.base);
     for (name, fd, driver) in [("base", base, driver), ("modules", numbers.modules, "raw")] {
@@ -203,38 +190,84 @@ fn disks(argv: &mut Argv, numbers: &Numbers, start: &Start) -> String {
         );
         argv.pair("-device", format!("virtio-blk-device,drive={name},serial=bhatti-{name}"));
     }
-    let keep_sparse = "discard=unmap,detect-zeroes=unmap";
     let awaited = matches!(start, Start::Awaited { .. });
-    let read_only = if numbers.layers.is_empty() && !awaited { "off" } else { "on" };
-    argv.pair(
-        "-blockdev",
-        format!(
-            "{},driver=raw,node-name={RAW_DISK},read-only={read_only},{keep_sparse}",
-            file(numbers.scratch)
-        ),
-    );
-    let mut top = RAW_DISK.to_owned();
-    for (index, layer) in numbers.layers.iter().enumerate() {
-        let node = layer_node(layer.number);
-        let read_only = if index + 1 == numbers.layers.len() { "off" } else { "on" };
+    let top = Chain { raw: numbers.scratch, layers: &numbers.layers, read_only: awaited };
+    let top = top.show(argv, Drive::Scratch);
+    let Start::Awaited { disk_bytes } = start else { return top };
+    nothing(argv, NO_DISK, *disk_bytes);
+    NO_DISK.to_owned()
+}
+
+/// Returns the node that the guest sees.
+fn volume_disk(argv: &mut Argv, drive: Drive, volume: &VolumeNumbers) -> String {
+    match volume {
+        VolumeNumbers::Awaited => {
+            let node = drive.raw_node();
+            nothing(argv, &node, AWAITED_BYTES);
+            node
+        }
+        VolumeNumbers::Kept { raw, layers, read_only } => {
+            argv.set(*raw);
+            for layer in layers {
+                layer_files(argv, drive, layer);
+            }
+            Chain { raw: *raw, layers, read_only: *read_only }.show(argv, drive)
+        }
+    }
+}
+
+/// A disk that reads zeros, keeps nothing and is in no file.
+fn nothing(argv: &mut Argv, node: &str, bytes: u64) {
+    argv.pair("-blockdev", format!("driver=null-co,node-name={node},size={bytes},read-zeroes=on"));
+}
+
+fn disk_device(argv: &mut Argv, drive: Drive, node: &str) {
+    let (serial, id) = (drive.serial(), drive.device());
+    argv.pair("-device", format!("virtio-blk-device,drive={node},serial={serial},id={id}"));
+}
+
+fn layer_files(argv: &mut Argv, drive: Drive, layer: &LayerNumbers) {
+    for fd in &layer.fds {
+        argv.pair("-add-fd", format!("fd={fd},set={}", drive.layer_set(layer.number)));
+    }
+}
+
+/// A raw disk and layers over it.
+struct Chain<'a> {
+    raw: RawFd,
+    layers: &'a [LayerNumbers],
+    /// Whether not even the top may be written.
+    read_only: bool,
+}
+
+impl Chain<'_> {
+    /// Returns the top node.
+    fn show(&self, argv: &mut Argv, drive: Drive) -> String {
+        let keep_sparse = "discard=unmap,detect-zeroes=unmap";
+        let read_only = |is_top: bool| if is_top && !self.read_only { "off" } else { "on" };
+        let mut top = drive.raw_node();
         argv.pair(
             "-blockdev",
             format!(
-                "{},driver=qcow2,node-name={node},backing={top},read-only={read_only},\
-                 {keep_sparse}",
-                file(layer_set(layer.number))
+                "{},driver=raw,node-name={top},read-only={},{keep_sparse}",
+                file(self.raw),
+                read_only(self.layers.is_empty())
             ),
         );
-        top = node;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let node = drive.layer_node(layer.number);
+            argv.pair(
+                "-blockdev",
+                format!(
+                    "{},driver=qcow2,node-name={node},backing={top},read-only={},{keep_sparse}",
+                    file(drive.layer_set(layer.number)),
+                    read_only(index + 1 == self.layers.len())
+                ),
+            );
+            top = node;
+        }
+        top
     }
-    if let Start::Awaited { disk_bytes } = start {
-        top = NO_DISK.to_owned();
-        argv.pair(
-            "-blockdev",
-            format!("driver=null-co,node-name={top},size={disk_bytes},read-zeroes=on"),
-        );
-    }
-    top
 }
 
 /// Makes the files of the image's disk known; returns what is to be opened and as what.
@@ -318,6 +351,15 @@ mod tests {
     }
 
     fn sample_over(base: BaseNumbers, start: &Start, layers: Vec<LayerNumbers>) -> String {
+        line(base, start, layers, Vec::new())
+    }
+
+    fn line(
+        base: BaseNumbers,
+        start: &Start,
+        layers: Vec<LayerNumbers>,
+        volumes: Vec<VolumeNumbers>,
+    ) -> String {
         let numbers = Numbers {
             qmp: 3,
             agent: 4,
@@ -328,6 +370,7 @@ mod tests {
             scratch: 8,
             nic: Some(NicNumbers::Tap(15)),
             layers,
+            volumes,
         };
         let machine = Machine { cpus: 2, memory_mib: 256 };
         arguments(machine, Accelerator::Tcg, 256 << 20, false, &numbers, start).join(" ")
@@ -340,26 +383,49 @@ mod tests {
         ]
     }
 
+    /// The devices, as they are whatever is in the files.
+    fn devices(line: &str) -> Vec<String> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let pairs = words.windows(2).filter(|w| matches!(w[0], "-device" | "-machine" | "-cpu"));
+        let device = |w: &[&str]| match w[1].split_once("drive=") {
+            Some((kind, rest)) => format!("{kind}{}", rest.split_once(',').unwrap().1),
+            None => w[1].to_owned(),
+        };
+        pairs.map(device).collect()
+    }
+
+    #[test]
+    fn what_a_volume_holds_makes_no_difference_to_the_devices_and_how_many_there_are_does() {
+        let cold = Start::Cold { kernel: 9, initramfs: 10, command_line: "quiet".into() };
+        let awaited = vec![VolumeNumbers::Awaited; 2];
+        let template = line(BaseNumbers::One(6), &cold, vec![], awaited);
+        assert!(template.contains("driver=null-co,node-name=volume-1,size=2199023255552"));
+        let kept = |read_only| VolumeNumbers::Kept { raw: 30, layers: two_layers(), read_only };
+        let child = line(
+            BaseNumbers::One(6),
+            &Start::IncomingDeferred,
+            two_layers(),
+            vec![kept(false), kept(true)],
+        );
+        assert_eq!(devices(&template), devices(&child));
+        let without = sample(&cold, vec![]);
+        assert_eq!(devices(&template)[..devices(&without).len()], devices(&without));
+        assert!(
+            child.contains("node-name=volume-0-layer-7,backing=volume-0-layer-3,read-only=off")
+        );
+        assert!(!child.contains("backing=volume-1-layer-3,read-only=off"));
+        assert!(child.contains("drive=volume-1-layer-7,serial=bhatti-volume-1,id=volume1"));
+    }
+
     #[test]
     fn parent_and_child_have_the_same_devices_in_the_same_order() {
         let cold = Start::Cold { kernel: 9, initramfs: 10, command_line: "quiet".into() };
-        let devices = |line: &str| -> Vec<String> {
-            let words: Vec<&str> = line.split(' ').collect();
-            words
-                .windows(2)
-                .filter(|w| w[0] == "-device" || w[0] == "-machine" || w[0] == "-cpu")
-                .map(|w| w[1].replace("layer-7", "scratch0"))
-                .collect()
-        };
         assert_eq!(
             devices(&sample(&cold, vec![])),
             devices(&sample(&Start::IncomingDeferred, two_layers()))
         );
         let awaited = sample(&Start::Awaited { disk_bytes: 1 << 30 }, vec![]);
-        assert_eq!(
-            devices(&sample(&cold, vec![])),
-            devices(&awaited.replace("nothing", "scratch0"))
-        );
+        assert_eq!(devices(&sample(&cold, vec![])), devices(&awaited));
     }
 
     #[test]

@@ -16,11 +16,11 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 
 use super::{
     Qemu, Vm,
-    argv::{BaseNumbers, LayerNumbers, NicNumbers, Numbers, Start, arguments},
+    argv::{BaseNumbers, LayerNumbers, NicNumbers, Numbers, Start, VolumeNumbers, arguments},
     concat,
     vm::{AGENT_SOCKET, NOTICE_SOCKET, QMP_SOCKET, Stderr},
 };
-use crate::{Boot, Layer, Nic, Plan, VmError, jail};
+use crate::{Boot, Layer, Nic, Plan, VmError, Volume, jail};
 
 /// The first descriptor number that we hand to a monitor.
 const FIRST_FD: RawFd = 10;
@@ -54,7 +54,8 @@ impl Qemu {
             modules: fds.add(plan.disks.modules),
             scratch: fds.add(plan.disks.scratch),
             nic: plan.nic.map(|nic| add_nic(&mut fds, nic)),
-            layers: add_layers(&mut fds, plan.disks.layers)?,
+            layers: add_layers(&mut fds, plan.disks.layers, false)?,
+            volumes: add_volumes(&mut fds, plan.disks.volumes)?,
         };
         let (start, later) = match plan.boot {
             Boot::Cold { kernel, initramfs, command_line } => {
@@ -125,8 +126,12 @@ fn add_nic(fds: &mut Fds, nic: Nic) -> NicNumbers {
 
 /// The top layer comes with a second, read-only description of its file, because it must be
 /// opened like that when another layer is put on top of it.
-fn add_layers(fds: &mut Fds, layers: Vec<Layer>) -> Result<Vec<LayerNumbers>, VmError> {
-    let top = layers.last().map(|layer| layer.number);
+fn add_layers(
+    fds: &mut Fds,
+    layers: Vec<Layer>,
+    read_only_disk: bool,
+) -> Result<Vec<LayerNumbers>, VmError> {
+    let top = layers.last().map(|layer| layer.number).filter(|_| !read_only_disk);
     let mut added = Vec::with_capacity(layers.len());
     for Layer { number, file } in layers {
         let again = match top == Some(number) {
@@ -137,6 +142,20 @@ fn add_layers(fds: &mut Fds, layers: Vec<Layer>) -> Result<Vec<LayerNumbers>, Vm
         added.push(LayerNumbers { number, fds: numbers });
     }
     Ok(added)
+}
+
+fn add_volumes(fds: &mut Fds, volumes: Vec<Volume>) -> Result<Vec<VolumeNumbers>, VmError> {
+    let add = |volume| {
+        Ok(match volume {
+            Volume::Awaited => VolumeNumbers::Awaited,
+            Volume::Kept { raw, layers, read_only } => VolumeNumbers::Kept {
+                raw: fds.add(raw),
+                layers: add_layers(fds, layers, read_only)?,
+                read_only,
+            },
+        })
+    };
+    volumes.into_iter().map(add).collect()
 }
 
 fn size(file: &OwnedFd) -> Result<u64, VmError> {

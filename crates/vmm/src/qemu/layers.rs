@@ -1,9 +1,9 @@
-//! Layers of a running VM's writable disk: another on top, several made one, all made one.
+//! Layers of a running VM's writable disks: another on top, several made one, all made one.
 //!
 //! ```text
 //!   guest                      guest
 //!     │                          │
-//!  layer-7 ◄─ written         layer-9 ◄─ written      the descriptor set of layer-n is 2000 + n
+//!  layer-7 ◄─ written         layer-9 ◄─ written      of several disks at the same instant
 //!     │          switch          │
 //!  layer-3       ─────►       layer-7, never written again
 //!     │                          │
@@ -16,13 +16,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use serde_json::{Value, json};
 
-use super::{
-    Vm,
-    argv::{RAW_DISK, layer_node, layer_number, layer_set},
-    qmp::Event,
-    vm::ANSWER,
-};
-use crate::VmError;
+use super::{Vm, qmp::Event, vm::ANSWER};
+use crate::{Drive, VmError};
 
 /// The name of the job that merges.
 const MERGE: &str = "merge";
@@ -37,19 +32,20 @@ impl Vm {
     /// [`VmError`]; the monitor has forgotten the layer then.
     pub async fn prepare_layer(
         &self,
+        drive: Drive,
         number: u32,
         read_write: OwnedFd,
         read_only: OwnedFd,
     ) -> Result<(), VmError> {
         let prepared = async {
-            self.add_to_set(number, read_write).await?;
+            self.add_to_set(drive, number, read_write).await?;
             // This is what the monitor opens once there is a layer above.
-            self.add_to_set(number, read_only).await?;
+            self.add_to_set(drive, number, read_only).await?;
             let node = json!({
-                "driver": "qcow2", "node-name": layer_node(number), "backing": null,
+                "driver": "qcow2", "node-name": drive.layer_node(number), "backing": null,
                 "discard": "unmap", "detect-zeroes": "unmap",
                 "file": {
-                    "driver": "file", "filename": format!("/dev/fdset/{}", layer_set(number)),
+                    "driver": "file", "filename": format!("/dev/fdset/{}", drive.layer_set(number)),
                     "locking": "off", "discard": "unmap",
                 },
             });
@@ -58,41 +54,62 @@ impl Vm {
         let prepared = prepared.await;
         if prepared.is_err() {
             // What went wrong is told already.
-            let _ = self.remove_set(number).await;
+            let _ = self.remove_set(drive, number).await;
         }
         prepared
     }
 
-    /// From now on the guest writes to the prepared layer; what was on top before is never
-    /// written again.
+    /// From now on the guest writes to the prepared layers; what was on top of these disks before is
+    /// never written again. The disks are switched at the same instant.
     ///
     /// # Errors
-    /// [`VmError`], also while layers are being flattened; the guest goes on writing to the old top
+    /// [`VmError`], also while layers are being flattened; the guest goes on writing to the old tops
     /// then.
-    pub async fn switch_to_layer(&self, number: u32) -> Result<(), VmError> {
+    pub async fn switch_to_layers(&self, layers: &[(Drive, u32)]) -> Result<(), VmError> {
         // The monitor flushes the old top and opens it again read-only. If it cannot, because the
         // raw disk has only one descriptor, it leaves it as it is and does not write to it either.
-        let old = self.top_layer().await?.map_or_else(|| RAW_DISK.to_owned(), layer_node);
-        let layers = json!({"node": old, "overlay": layer_node(number)});
-        self.command("blockdev-snapshot", layers).await.map(drop)
+        let nodes = self.shown_nodes().await?;
+        let mut actions = Vec::with_capacity(layers.len());
+        for (drive, number) in layers {
+            let old = top_of(*drive, &nodes);
+            let old = old.map_or_else(|| drive.raw_node(), |top| drive.layer_node(top));
+            let layers = json!({"node": old, "overlay": drive.layer_node(*number)});
+            actions.push(json!({"type": "blockdev-snapshot", "data": layers}));
+        }
+        self.command("transaction", json!({"actions": actions})).await.map(drop)
     }
 
     /// Forgets a prepared layer that was not switched to.
     ///
     /// # Errors
     /// [`VmError`] if there is none, or the guest uses it.
-    pub async fn drop_layer(&self, number: u32) -> Result<(), VmError> {
-        self.command("blockdev-del", json!({"node-name": layer_node(number)})).await?;
-        self.remove_set(number).await
+    pub async fn drop_layer(&self, drive: Drive, number: u32) -> Result<(), VmError> {
+        self.command("blockdev-del", json!({"node-name": drive.layer_node(number)})).await?;
+        self.remove_set(drive, number).await
     }
 
     /// The layer that the guest writes to now, as the monitor says; `None` if it writes to the
     /// raw disk itself.
-    pub async fn top_layer(&self) -> Result<Option<u32>, VmError> {
+    pub async fn top_layer(&self, drive: Drive) -> Result<Option<u32>, VmError> {
+        Ok(top_of(drive, &self.shown_nodes().await?))
+    }
+
+    /// Makes the disk that the guest sees this large, and tells the guest.
+    ///
+    /// # Errors
+    /// [`VmError`], also if the disk is larger already or read-only.
+    pub async fn grow(&self, drive: Drive, bytes: u64) -> Result<(), VmError> {
+        let top = self.top_layer(drive).await?;
+        let node = top.map_or_else(|| drive.raw_node(), |top| drive.layer_node(top));
+        self.command("block_resize", json!({"node-name": node, "size": bytes})).await.map(drop)
+    }
+
+    /// The nodes that the guest's devices show.
+    async fn shown_nodes(&self) -> Result<Vec<String>, VmError> {
         let devices = self.command("query-block", json!({})).await?;
         let devices = devices.as_array().into_iter().flatten();
-        let mut nodes = devices.filter_map(|device| device["inserted"]["node-name"].as_str());
-        Ok(nodes.find_map(layer_number))
+        let nodes = devices.filter_map(|device| device["inserted"]["node-name"].as_str());
+        Ok(nodes.map(str::to_owned).collect())
     }
 
     /// Merges the layers from the top down to and including `base` into `base`, which `base_file`
@@ -102,17 +119,22 @@ impl Vm {
     ///
     /// # Errors
     /// [`VmError`], also if `base` is none of the layers.
-    pub async fn merge_layers(&self, base: u32, base_file: OwnedFd) -> Result<(), VmError> {
-        let Some(top) = self.top_layer().await? else {
+    pub async fn merge_layers(
+        &self,
+        drive: Drive,
+        base: u32,
+        base_file: OwnedFd,
+    ) -> Result<(), VmError> {
+        let Some(top) = self.top_layer(drive).await? else {
             return Err(refused("block-commit", "there are no layers"));
         };
         if top == base {
             return Ok(());
         }
         // The base is open read-only; the monitor looks in its set for what it needs.
-        self.add_to_set(base, base_file).await?;
+        self.add_to_set(drive, base, base_file).await?;
         let job = json!({
-            "job-id": MERGE, "device": layer_node(top), "base-node": layer_node(base)
+            "job-id": MERGE, "device": drive.layer_node(top), "base-node": drive.layer_node(base)
         });
         self.run_job("block-commit", MERGE, job).await
     }
@@ -122,34 +144,34 @@ impl Vm {
     ///
     /// # Errors
     /// [`VmError`], also if layers are being flattened already. All layers are still needed then.
-    pub async fn flatten_layers(&self) -> Result<(), VmError> {
-        let Some(top) = self.top_layer().await? else { return Ok(()) };
-        let lower = self.lower_layers(top).await?;
+    pub async fn flatten_layers(&self, drive: Drive) -> Result<(), VmError> {
+        let Some(top) = self.top_layer(drive).await? else { return Ok(()) };
+        let lower = self.lower_layers(drive, top).await?;
         if lower.is_empty() {
             return Ok(());
         }
         // Without a name of ours the monitor writes its own for the base into the layer, and what
         // names a backing file is refused.
         let job = json!({
-            "job-id": FLATTEN, "device": layer_node(top), "base-node": RAW_DISK,
+            "job-id": FLATTEN, "device": drive.layer_node(top), "base-node": drive.raw_node(),
             "backing-file": "",
         });
         self.run_job("block-stream", FLATTEN, job).await?;
         for layer in lower {
-            self.drop_layer(layer).await?;
+            self.drop_layer(drive, layer).await?;
         }
         Ok(())
     }
 
     /// The layers below `top`, highest first.
-    async fn lower_layers(&self, top: u32) -> Result<Vec<u32>, VmError> {
+    async fn lower_layers(&self, drive: Drive, top: u32) -> Result<Vec<u32>, VmError> {
         let nodes = self.command("query-named-block-nodes", json!({})).await?;
         let mut layers: Vec<(usize, u32)> = nodes
             .as_array()
             .into_iter()
             .flatten()
             .filter_map(|node| {
-                let number = layer_number(node["node-name"].as_str()?)?;
+                let number = drive.layer_number(node["node-name"].as_str()?)?;
                 Some((backing_images(&node["image"]), number))
             })
             // One that is only prepared has nothing below it.
@@ -159,14 +181,19 @@ impl Vm {
         Ok(layers.into_iter().map(|(_, number)| number).collect())
     }
 
-    pub(super) async fn add_to_set(&self, layer: u32, file: OwnedFd) -> Result<(), VmError> {
-        let set = json!({"fdset-id": layer_set(layer)});
+    pub(super) async fn add_to_set(
+        &self,
+        drive: Drive,
+        layer: u32,
+        file: OwnedFd,
+    ) -> Result<(), VmError> {
+        let set = json!({"fdset-id": drive.layer_set(layer)});
         let add = self.qmp().await?.command_with("add-fd", set, Some(file.as_fd()));
         self.guard("add-fd", ANSWER, add).await.map(drop)
     }
 
-    async fn remove_set(&self, layer: u32) -> Result<(), VmError> {
-        self.command("remove-fd", json!({"fdset-id": layer_set(layer)})).await.map(drop)
+    async fn remove_set(&self, drive: Drive, layer: u32) -> Result<(), VmError> {
+        self.command("remove-fd", json!({"fdset-id": drive.layer_set(layer)})).await.map(drop)
     }
 
     /// Starts a job and waits for its end, however long it takes.
@@ -210,6 +237,11 @@ impl Vm {
             ended = self.ended() => Err(ended),
         }
     }
+}
+
+/// The layer of a disk that is on top, by the nodes that devices show.
+fn top_of(drive: Drive, shown: &[String]) -> Option<u32> {
+    shown.iter().find_map(|node| drive.layer_number(node))
 }
 
 /// How many images lie below this one. The monitor's own number is always 0.

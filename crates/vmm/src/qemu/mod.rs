@@ -2,6 +2,7 @@
 
 mod argv;
 mod concat;
+mod drive;
 mod launch;
 mod layers;
 mod namespace;

@@ -13,13 +13,8 @@ use std::{
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
-use super::{
-    Qemu, Vm,
-    argv::{DISK_DEVICE, RAW_DISK, layer_node, layer_set},
-    launch::read_only,
-    vm::ANSWER,
-};
-use crate::{Boot, Layer, Plan, VmError, cgroup::Cgroup};
+use super::{Qemu, Vm, launch::read_only, vm::ANSWER};
+use crate::{Boot, Drive, Layer, Plan, VmError, cgroup::Cgroup};
 
 /// Under which name the monitor holds the device state.
 const STATE: &str = "state";
@@ -97,9 +92,9 @@ impl Vm {
         for Layer { number, file } in layers {
             if Some(&number) == numbers.last() {
                 let again = read_only(&file).map_err(VmError::io("open the top layer again"))?;
-                self.add_to_set(number, again).await?;
+                self.add_to_set(Drive::Scratch, number, again).await?;
             }
-            self.add_to_set(number, file).await?;
+            self.add_to_set(Drive::Scratch, number, file).await?;
         }
         let qmp = self.qmp().await?;
         // Sent together and done in this order, because each answer costs a round trip. Only one
@@ -117,21 +112,22 @@ impl Vm {
 /// What makes layers, lowest first, the disk.
 fn disk(layers: &[u32]) -> Vec<(&'static str, Value)> {
     let mut steps = Vec::new();
-    let mut top = RAW_DISK.to_owned();
+    let drive = Drive::Scratch;
+    let mut top = drive.raw_node();
     for number in layers {
-        let lower = std::mem::replace(&mut top, layer_node(*number));
+        let lower = std::mem::replace(&mut top, drive.layer_node(*number));
         let node = json!({
             "driver": "qcow2", "node-name": top, "backing": lower,
             "read-only": Some(number) != layers.last(),
             "discard": "unmap", "detect-zeroes": "unmap",
             "file": {
-                "driver": "file", "filename": format!("/dev/fdset/{}", layer_set(*number)),
+                "driver": "file", "filename": format!("/dev/fdset/{}", drive.layer_set(*number)),
                 "locking": "off", "discard": "unmap",
             },
         });
         steps.push(("blockdev-add", node));
     }
-    let path = format!("/machine/peripheral/{DISK_DEVICE}");
+    let path = format!("/machine/peripheral/{}", drive.device());
     steps.push(("qom-set", json!({"path": path, "property": "drive", "value": top})));
     steps
 }

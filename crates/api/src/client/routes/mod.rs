@@ -13,6 +13,7 @@ mod share;
 mod snapshots;
 mod storage;
 mod users;
+mod volumes;
 
 use std::fmt::Write as _;
 

@@ -98,6 +98,7 @@ impl Kit {
                 modules: open(&self.modules)?,
                 scratch: open(&scratch)?,
                 layers: vec![Layer { number: 0, file: file.into_parts().0.into() }],
+                volumes: Vec::new(),
             },
             nic: Some(Nic::Tap { tap: net::fabric::Tap::loose()?.into_fd(), namespace: None }),
             boot: Boot::Restore { state: open(&self.template.join("devices"))? },

@@ -28,6 +28,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         max_cpus_per_sandbox: limits.max_cpus,
         max_memory_mb_per_sandbox: limits.max_memory,
         max_snapshots: limits.max_snapshots,
+        max_volume_mb: limits.max_volume,
         idle_warm_sec: limits.idle.warm,
         idle_cold_sec: limits.idle.cold,
         egress: limits.traffic.ceiling(),

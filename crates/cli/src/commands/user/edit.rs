@@ -9,8 +9,8 @@ use crate::{
     commands::{changes, idle},
 };
 
-const FLAGS: &str = "--max-sandboxes, --max-cpus, --max-memory, --max-snapshots, --idle-warm, \
-                     --idle-cold, --egress, --allow-host, --allow-cidr, --default-egress, \
+const FLAGS: &str = "--max-sandboxes, --max-cpus, --max-memory, --max-snapshots, --max-volume, \
+                     --idle-warm, --idle-cold, --egress, --allow-host, --allow-cidr, --default-egress, \
                      --default-allow-host, --default-allow-cidr, --bandwidth, --packets, \
                      --unlimited";
 
@@ -41,6 +41,7 @@ fn request(limits: &Limits) -> EditUser {
         max_cpus_per_sandbox: limits.max_cpus,
         max_memory_mb_per_sandbox: limits.max_memory,
         max_snapshots: limits.max_snapshots,
+        max_volume_mb: limits.max_volume,
         idle_warm_sec: limits.idle.warm,
         idle_cold_sec: limits.idle.cold,
         egress: limits.traffic.ceiling(),
@@ -65,6 +66,7 @@ fn told(request: &EditUser, user: &User) -> String {
                 .map(|_| format!("{} MB", user.max_memory_mb_per_sandbox)),
         ),
         ("Max snapshots", request.max_snapshots.map(|_| user.max_snapshots.to_string())),
+        ("Max volume", request.max_volume_mb.map(|_| format!("{} MB", user.max_volume_mb))),
         ("Idle warm", request.idle_warm_sec.map(|_| sleep(user.idle_warm_sec))),
         ("Idle cold", request.idle_cold_sec.map(|_| sleep(user.idle_cold_sec))),
         ("Egress", request.egress.as_ref().map(|_| show::ceiling(user))),

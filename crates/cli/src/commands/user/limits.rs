@@ -18,6 +18,9 @@ pub(crate) struct Limits {
     /// Most named snapshots at a time
     #[arg(long, value_name = "N")]
     pub(crate) max_snapshots: Option<u32>,
+    /// Largest sum of the sizes of all volumes: 500M, 20G, 1T
+    #[arg(long, value_name = "SIZE", value_parser = crate::commands::volume::size_mb)]
+    pub(crate) max_volume: Option<u64>,
     #[command(flatten)]
     pub(crate) idle: Idle,
     #[command(flatten)]

@@ -9,7 +9,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    Boot, Disks, Layer, Machine, Plan, Qemu, Vm, VmHandle,
+    Boot, Disks, Drive, Layer, Machine, Plan, Qemu, Vm, VmHandle, Volume,
     accel::Accelerator,
     memory::{PageFile, Ram},
 };
@@ -76,28 +76,37 @@ struct Bench {
 impl Bench {
     /// A guest over a raw disk and `layers`.
     fn launch(layers: &[u32]) -> Self {
-        Self::launch_with(&["base"], layers)
+        Self::launch_with(&["base"], layers, None)
     }
 
-    fn launch_with(base: &[&str], layers: &[u32]) -> Self {
+    fn launch_with(base: &[&str], layers: &[u32], volume: Option<&[u32]>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
-        for disk in base.iter().chain(&["modules", "scratch"]) {
+        for disk in base.iter().chain(&["modules", "scratch", "volume"]) {
             fs_err::File::create(path(disk)).unwrap().set_len(DISK).unwrap();
         }
         fs_err::write(path("kernel"), halting_kernel()).unwrap();
         fs_err::write(path("initramfs"), [0; 512]).unwrap();
-        let layers = layers.iter().enumerate().map(|(index, number)| {
-            let file = path(&format!("layer-{number}"));
-            empty_layer(&file);
-            Layer { number: *number, file: open(&file, index + 1 == layers.len()) }
+        let chain = |name: &str, numbers: &[u32]| -> Vec<Layer> {
+            let layers = numbers.iter().enumerate().map(|(index, number)| {
+                let file = path(&format!("{name}-{number}"));
+                empty_layer(&file);
+                Layer { number: *number, file: open(&file, index + 1 == numbers.len()) }
+            });
+            layers.collect()
+        };
+        let layers = chain("layer", layers);
+        let volume = volume.map(|numbers| Volume::Kept {
+            raw: open(&path("volume"), false),
+            layers: chain("volume-layer", numbers),
+            read_only: false,
         });
-        let layers: Vec<Layer> = layers.collect();
         let disks = Disks {
             base: base.iter().map(|name| open(&path(name), false)).collect(),
             modules: open(&path("modules"), false),
             scratch: open(&path("scratch"), layers.is_empty()),
             layers,
+            volumes: [Volume::Awaited].into_iter().chain(volume).collect(),
         };
         let plan = Plan {
             machine: Machine { cpus: 1, memory_mib: 32 },
@@ -123,22 +132,22 @@ impl Bench {
     async fn prepare(&self, number: u32) {
         let path = self.layer(number);
         empty_layer(&path);
-        self.vm.prepare_layer(number, open(&path, true), open(&path, false)).await.unwrap();
+        self.vm
+            .prepare_layer(Drive::Scratch, number, open(&path, true), open(&path, false))
+            .await
+            .unwrap();
     }
 
     /// Fills a cluster of the guest's disk with `byte` and flushes it.
     async fn write(&self, cluster: u64, byte: u8) {
+        self.write_to(Drive::Scratch, cluster, byte).await;
+    }
+
+    async fn write_to(&self, drive: Drive, cluster: u64, byte: u8) {
         let blocks = self.vm.command("query-block", json!({})).await.unwrap();
-        let device = blocks
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|block| {
-                let node = block["inserted"]["node-name"].as_str().unwrap();
-                node == "scratch0" || node.starts_with("layer-")
-            })
-            .and_then(|block| block["qdev"].as_str())
-            .unwrap();
+        let devices = blocks.as_array().unwrap().iter().filter_map(|block| block["qdev"].as_str());
+        let is_its = |path: &&str| path.split('/').any(|part| part == drive.device());
+        let device = devices.into_iter().find(is_its).unwrap();
         let write = format!("write -P {byte} {} {CLUSTER}", cluster * CLUSTER);
         for command in [&write, "flush"] {
             let line = format!("qemu-io -d {device} \"{command}\"");
@@ -149,7 +158,11 @@ impl Bench {
 
     /// Which of the bytes that were written a layer holds in its own file.
     fn holds(&self, number: u32) -> Vec<u8> {
-        let content = fs_err::read(self.layer(number)).unwrap();
+        Self::in_file(&self.layer(number))
+    }
+
+    fn in_file(path: &Path) -> Vec<u8> {
+        let content = fs_err::read(path).unwrap();
         let clusters = content.chunks(usize::try_from(CLUSTER).unwrap());
         let mut bytes: Vec<u8> = clusters
             .filter(|cluster| cluster[0] != 0 && cluster.iter().all(|byte| *byte == cluster[0]))
@@ -191,17 +204,17 @@ fn open(path: &Path, write: bool) -> OwnedFd {
 async fn after_a_switch_the_old_layer_is_never_written_again() {
     let bench = Bench::launch(&[3]);
     bench.write(0, 1).await;
-    assert_eq!(bench.vm.top_layer().await.unwrap(), Some(3));
+    assert_eq!(bench.vm.top_layer(Drive::Scratch).await.unwrap(), Some(3));
     bench.prepare(7).await;
     bench.vm.pause().await.unwrap();
-    bench.vm.switch_to_layer(7).await.unwrap();
-    assert_eq!(bench.vm.top_layer().await.unwrap(), Some(7));
+    bench.vm.switch_to_layers(&[(Drive::Scratch, 7)]).await.unwrap();
+    assert_eq!(bench.vm.top_layer(Drive::Scratch).await.unwrap(), Some(7));
     let frozen = bench.content(3);
     bench.vm.resume().await.unwrap();
     bench.write(0, 2).await;
     bench.write(5, 3).await;
     bench.prepare(9).await;
-    bench.vm.switch_to_layer(9).await.unwrap();
+    bench.vm.switch_to_layers(&[(Drive::Scratch, 9)]).await.unwrap();
     bench.write(6, 4).await;
     bench.vm.kill().await;
     assert_eq!((bench.holds(3), bench.holds(7), bench.holds(9)), (vec![1], vec![2, 3], vec![4]));
@@ -211,7 +224,7 @@ async fn after_a_switch_the_old_layer_is_never_written_again() {
 #[tokio::test]
 async fn the_files_of_the_image_are_one_disk() {
     for names in [&["base"][..], &["base", "more", "rest"]] {
-        let bench = Bench::launch_with(names, &[3]);
+        let bench = Bench::launch_with(names, &[3], None);
         let nodes = bench.vm.command("query-named-block-nodes", json!({})).await.unwrap();
         let base = nodes.as_array().unwrap().iter().find(|node| node["node-name"] == "base");
         let size = base.unwrap()["image"]["virtual-size"].as_u64().unwrap();
@@ -221,14 +234,44 @@ async fn the_files_of_the_image_are_one_disk() {
 }
 
 #[tokio::test]
+async fn disks_are_switched_together_or_not_at_all() {
+    let bench = Bench::launch_with(&["base"], &[3], Some(&[0]));
+    let volume = Drive::Volume(1);
+    let file = |number: u32| bench.directory.path().join(format!("volume-layer-{number}"));
+    bench.write(0, 1).await;
+    bench.write_to(volume, 0, 2).await;
+    bench.prepare(4).await;
+    // The second of them is not there.
+    let both = [(Drive::Scratch, 4), (volume, 1)];
+    assert!(bench.vm.switch_to_layers(&both).await.is_err());
+    assert_eq!(bench.vm.top_layer(Drive::Scratch).await.unwrap(), Some(3));
+    empty_layer(&file(1));
+    let (write, read) = (open(&file(1), true), open(&file(1), false));
+    bench.vm.prepare_layer(volume, 1, write, read).await.unwrap();
+    bench.vm.switch_to_layers(&both).await.unwrap();
+    for (drive, top) in [(Drive::Scratch, 4), (volume, 1), (Drive::Volume(0), u32::MAX)] {
+        let shown = bench.vm.top_layer(drive).await.unwrap();
+        assert_eq!(shown, Some(top).filter(|top| *top < 9));
+    }
+    bench.write(1, 3).await;
+    bench.write_to(volume, 1, 4).await;
+    bench.vm.grow(volume, 2 * DISK).await.unwrap();
+    bench.vm.flatten_layers(volume).await.unwrap();
+    assert!(bench.vm.grow(Drive::Volume(0), DISK).await.is_err(), "it is no volume yet");
+    bench.vm.kill().await;
+    assert_eq!((bench.holds(3), bench.holds(4)), (vec![1], vec![3]));
+    assert_eq!((Bench::in_file(&file(0)), Bench::in_file(&file(1))), (vec![2], vec![2, 4]));
+}
+
+#[tokio::test]
 async fn a_raw_disk_can_be_switched_from_as_well() {
     let bench = Bench::launch(&[]);
-    assert_eq!(bench.vm.top_layer().await.unwrap(), None);
+    assert_eq!(bench.vm.top_layer(Drive::Scratch).await.unwrap(), None);
     bench.prepare(0).await;
-    bench.vm.switch_to_layer(0).await.unwrap();
-    assert_eq!(bench.vm.top_layer().await.unwrap(), Some(0));
+    bench.vm.switch_to_layers(&[(Drive::Scratch, 0)]).await.unwrap();
+    assert_eq!(bench.vm.top_layer(Drive::Scratch).await.unwrap(), Some(0));
     bench.write(0, 1).await;
-    bench.vm.flatten_layers().await.unwrap();
+    bench.vm.flatten_layers(Drive::Scratch).await.unwrap();
     bench.vm.kill().await;
     assert_eq!(bench.holds(0), [1]);
     let raw = fs_err::read(bench.directory.path().join("scratch")).unwrap();
@@ -239,20 +282,20 @@ async fn a_raw_disk_can_be_switched_from_as_well() {
 async fn a_layer_that_is_not_used_is_forgotten() {
     let bench = Bench::launch(&[3]);
     bench.prepare(4).await;
-    assert!(bench.vm.drop_layer(3).await.is_err(), "the guest writes to it");
-    bench.vm.drop_layer(4).await.unwrap();
+    assert!(bench.vm.drop_layer(Drive::Scratch, 3).await.is_err(), "the guest writes to it");
+    bench.vm.drop_layer(Drive::Scratch, 4).await.unwrap();
     assert_eq!(bench.open_in_monitor(4), (0, 0));
-    assert!(bench.vm.drop_layer(4).await.is_err());
-    assert!(bench.vm.switch_to_layer(4).await.is_err());
-    assert_eq!(bench.vm.top_layer().await.unwrap(), Some(3));
+    assert!(bench.vm.drop_layer(Drive::Scratch, 4).await.is_err());
+    assert!(bench.vm.switch_to_layers(&[(Drive::Scratch, 4)]).await.is_err());
+    assert_eq!(bench.vm.top_layer(Drive::Scratch).await.unwrap(), Some(3));
     fs_err::remove_file(bench.layer(4)).unwrap();
     fs_err::write(bench.layer(4), "no qcow2 file").unwrap();
     let (write, read) = (open(&bench.layer(4), true), open(&bench.layer(4), false));
-    assert!(bench.vm.prepare_layer(4, write, read).await.is_err());
+    assert!(bench.vm.prepare_layer(Drive::Scratch, 4, write, read).await.is_err());
     assert_eq!(bench.open_in_monitor(4), (0, 0));
     fs_err::remove_file(bench.layer(4)).unwrap();
     bench.prepare(4).await;
-    bench.vm.switch_to_layer(4).await.unwrap();
+    bench.vm.switch_to_layers(&[(Drive::Scratch, 4)]).await.unwrap();
 }
 
 #[tokio::test]
@@ -261,23 +304,23 @@ async fn only_the_top_is_open_for_writing_and_what_it_has_it_keeps_when_the_daem
     let handle: VmHandle = vm.handle();
     let mut bench = Bench { directory, vm };
     bench.prepare(5).await;
-    bench.vm.switch_to_layer(5).await.unwrap();
+    bench.vm.switch_to_layers(&[(Drive::Scratch, 5)]).await.unwrap();
     bench.write(1, 1).await;
     let run_dir = bench.directory.path().to_owned();
     let again = Vm::adopt(handle, run_dir.clone()).unwrap().unwrap();
     std::mem::replace(&mut bench.vm, again).leave_running();
-    assert_eq!(bench.vm.top_layer().await.unwrap(), Some(5));
+    assert_eq!(bench.vm.top_layer(Drive::Scratch).await.unwrap(), Some(5));
     assert_eq!(bench.open_in_monitor(1).0, 0);
     // What is there to be opened for writing is the set's, and what the guest uses is not among it.
     let ours = |(write, all): (usize, usize)| (write, all - write);
     assert_eq!(ours(bench.open_in_monitor(2)), (1, 2));
     assert_eq!(ours(bench.open_in_monitor(5)), (2, 1));
     bench.prepare(6).await;
-    bench.vm.switch_to_layer(6).await.unwrap();
+    bench.vm.switch_to_layers(&[(Drive::Scratch, 6)]).await.unwrap();
     bench.write(2, 2).await;
     bench.vm.pause().await.unwrap();
     let base = open(&bench.layer(5), true);
-    bench.vm.merge_layers(5, base).await.unwrap();
+    bench.vm.merge_layers(Drive::Scratch, 5, base).await.unwrap();
     bench.vm.kill().await;
     assert_eq!(bench.holds(5), [1, 2]);
 }
@@ -289,16 +332,16 @@ async fn a_merge_into_the_middle_leaves_what_is_below_alone() {
         bench.write(cluster, byte).await;
         let next = u32::from(byte);
         bench.prepare(next).await;
-        bench.vm.switch_to_layer(next).await.unwrap();
+        bench.vm.switch_to_layers(&[(Drive::Scratch, next)]).await.unwrap();
     }
     bench.write(0, 5).await;
     let below = (bench.content(0), bench.content(1));
     bench.vm.pause().await.unwrap();
-    let wrong = bench.vm.merge_layers(17, open(&bench.layer(2), true)).await;
+    let wrong = bench.vm.merge_layers(Drive::Scratch, 17, open(&bench.layer(2), true)).await;
     assert!(wrong.is_err(), "there is no such layer");
-    bench.vm.merge_layers(2, open(&bench.layer(2), true)).await.unwrap();
-    assert_eq!(bench.vm.top_layer().await.unwrap(), Some(2));
-    bench.vm.merge_layers(2, open(&bench.layer(2), true)).await.unwrap();
+    bench.vm.merge_layers(Drive::Scratch, 2, open(&bench.layer(2), true)).await.unwrap();
+    assert_eq!(bench.vm.top_layer(Drive::Scratch).await.unwrap(), Some(2));
+    bench.vm.merge_layers(Drive::Scratch, 2, open(&bench.layer(2), true)).await.unwrap();
     bench.vm.kill().await;
     assert_eq!(bench.holds(2), [3, 4, 5]);
     assert!((bench.content(0), bench.content(1)) == below);
@@ -310,15 +353,15 @@ async fn flattened_layers_are_needed_no_more() {
     bench.write(0, 1).await;
     for number in [8, 3] {
         bench.prepare(number).await;
-        bench.vm.switch_to_layer(number).await.unwrap();
+        bench.vm.switch_to_layers(&[(Drive::Scratch, number)]).await.unwrap();
         bench.write(u64::from(number), 2).await;
     }
     bench.prepare(20).await;
     let below = (bench.content(0), bench.content(8));
-    bench.vm.flatten_layers().await.unwrap();
+    bench.vm.flatten_layers(Drive::Scratch).await.unwrap();
     assert_eq!((bench.open_in_monitor(0).1, bench.open_in_monitor(8).1), (0, 0));
-    assert_eq!(bench.vm.top_layer().await.unwrap(), Some(3));
-    bench.vm.switch_to_layer(20).await.unwrap();
+    assert_eq!(bench.vm.top_layer(Drive::Scratch).await.unwrap(), Some(3));
+    bench.vm.switch_to_layers(&[(Drive::Scratch, 20)]).await.unwrap();
     bench.write(0, 9).await;
     bench.vm.kill().await;
     assert_eq!((bench.holds(3), bench.holds(20)), (vec![1, 2, 2], vec![9]));
