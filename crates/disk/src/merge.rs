@@ -315,3 +315,6 @@ fn implicit() -> Inode {
     let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
     Inode { meta, body: Body::Directory(BTreeMap::new()) }
 }
+
+#[cfg(test)]
+mod tests;
