@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::erofs::{
@@ -163,12 +163,12 @@ fn entry(owner: u32, said: &Said) -> Entry {
 }
 
 fn path(shortest: usize) -> impl Strategy<Value = Path> {
-    vec(prop_oneof!["a", "b", "c"], shortest..4)
+    vec(select(vec!["a", "b", "c"]).prop_map(str::to_owned), shortest..4)
 }
 
 fn said() -> impl Strategy<Value = Said> {
-    let target =
-        prop_oneof!["a", "b", "c", "/a/b", "../c", "/", "../..", "b/./c", "nowhere/at/all"];
+    let targets = ["a", "b", "c", "/a/b", "../c", "/", "../..", "b/./c", "nowhere/at/all"];
+    let target = select(targets.to_vec()).prop_map(str::to_owned);
     let what = prop_oneof![
         3 => Just(What::Directory),
         4 => Just(What::File),
@@ -212,6 +212,7 @@ proptest! {
         prop_assert_eq!(found.len(), model.nodes.len() + 1);
         let mut slots = BTreeMap::new();
         for (path, (_, owner, node)) in &model.nodes {
+            prop_assert!(found.contains_key(path.join("/").as_bytes()), "{:?}", path);
             let found = &found[path.join("/").as_bytes()];
             let (kind, content) = match node {
                 Node::Directory => (0o040_000, String::new()),
@@ -297,6 +298,9 @@ fn there_is_an_end_to_depth_and_number() {
     let layer = [(deep.as_str(), What::Directory), ("l", Symlink(deep.clone())), ("l/d/f", File)];
     let error = apply(&[&layer]).unwrap_err();
     assert!(error.to_string().contains("512 directories deep"), "{error}");
+    let long = Symlink("n".repeat(256));
+    let error = apply(&[&[("l", long), ("l/f", File)]]).unwrap_err();
+    assert!(error.to_string().contains("longer than 255"), "{error}");
     let mut tree = Tree::new();
     tree.inodes.resize(INODES_MAX, implicit());
     let said = Said { path: parts("f"), what: File };

@@ -59,12 +59,12 @@ const KEYS: [&str; 7] =
     ["path", "linkpath", "size", "mtime", "uid", "SCHILY.xattr.user.a", "GNU.sparse.name"];
 
 fn entry(tar: Tarball, rng: &mut Rng) -> Tarball {
-    let kinds = b"00123455670\x00gVLKxS\xff";
+    let kinds = b"00103455670\x00gVLKx2S\xff";
     let most = if rng.below(20) == 0 { kinds.len() } else { 14 };
     let kind = kinds[rng.below(most)];
     let content = rng.bytes(3000);
     let name = if rng.below(30) == 0 { rng.pick(&BAD_NAMES) } else { rng.pick(&NAMES) };
-    match rng.below(24) {
+    match rng.below(60) {
         0 => tar.pax(&[(rng.pick(&KEYS), rng.pick(&NAMES).as_bytes())]),
         1 => tar.pax(&[(rng.pick(&KEYS), &rng.bytes(20))]),
         2 => tar.raw(&rng.bytes(600)),
@@ -73,7 +73,7 @@ fn entry(tar: Tarball, rng: &mut Rng) -> Tarball {
             let field = rng.bytes(12);
             tar.header(Raw::new(kind, name.as_bytes(), 0).set(at, &field), b"")
         }
-        4..8 => {
+        4..14 => {
             let target = rng.pick(&NAMES).as_bytes();
             tar.header(Raw::new(b'1' + (kind & 1), name.as_bytes(), 0).set(157, target), b"")
         }
@@ -87,7 +87,7 @@ fn archive(rng: &mut Rng) -> Vec<u8> {
         1 | 2 => sample(),
         _ => (0..rng.below(12)).fold(Tarball::default(), |tar, _| entry(tar, rng)).end(),
     };
-    for _ in 0..rng.below(3) {
+    for _ in 0..rng.below(5).saturating_sub(2) {
         let at = rng.below(bytes.len().max(1)).min(bytes.len());
         match rng.below(4) {
             0 => bytes.truncate(at),

@@ -32,7 +32,10 @@ const SMALL: Limits = Limits { bytes: 4 << 20, entries: 2000, name_bytes: 1 << 2
 
 impl House {
     pub(super) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // In memory, because thousands of them are made and flushed.
+        let memory = Path::new("/dev/shm");
+        let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let directory = tempfile::tempdir_in(place).unwrap();
         fs::create_dir(directory.path().join("outside")).unwrap();
         fs::write(directory.path().join("outside/canary"), "alive").unwrap();
         fs::write(directory.path().join("canary"), "alive").unwrap();
