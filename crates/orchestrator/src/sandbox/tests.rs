@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Weak, time::Duration};
 
 use base::ids::UserId;
 use proto::{
