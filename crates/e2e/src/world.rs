@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use api::{Sandbox, Snapshot, SnapshotType, Status};
+use api::{Sandbox, Snapshot, SnapshotType, Status, Volume, VolumeStatus};
 use fs_err as fs;
 
 use crate::{
@@ -19,7 +19,7 @@ const HANGS: Duration = Duration::from_secs(30);
 /// How often they are compared until they do.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The admin's sandboxes, once each of them, and each snapshot, is in a lasting state and has on the host what that
+/// The admin's sandboxes, once each of them, each snapshot and each volume is in a lasting state and has on the host what that
 /// state needs, and nothing else of this node is there: no monitor, socket, control group, directory
 /// or half-made file. Wakes and disturbs none.
 ///
@@ -37,7 +37,9 @@ pub async fn agreed(node: &Node, when: &str) -> Vec<Sandbox> {
             again.tick().await;
             let all = client.sandboxes(&[]).await.expect("sandboxes can be listed");
             let snapshots = client.snapshots().await.expect("snapshots can be listed");
+            let volumes = client.volumes().await.expect("volumes can be listed");
             differences = compare(node, &all);
+            differences.extend(compare_volumes(node, &volumes, &all));
             differences.extend(compare_snapshots(node, &snapshots));
             if differences.is_empty() {
                 return all;
@@ -103,6 +105,33 @@ fn compare_snapshots(node: &Node, all: &[Snapshot]) -> Vec<String> {
     wrong
 }
 
+/// Everything in which the volumes are not on the disk as `all` have it, or not had by whom the
+/// sandboxes say.
+fn compare_volumes(node: &Node, all: &[Volume], sandboxes: &[Sandbox]) -> Vec<String> {
+    let directory = node.data().join("volumes");
+    let known = all.iter().map(|volume| volume.id.clone()).collect();
+    let mut wrong: Vec<String> =
+        unequal("volumes", &names(&directory).into_iter().collect(), &known).into_iter().collect();
+    for volume in all {
+        let there = names(&directory.join(&volume.id));
+        let layers = count(&there, "layer-");
+        if count(&there, "disk.raw") != 1 || there.len() != layers + 1 {
+            wrong.push(format!("volumes/{} has {there:?}", volume.id));
+        }
+        if volume.status != VolumeStatus::Ready {
+            wrong.push(format!("volume {} is {}", volume.name, volume.status));
+        }
+        let users = volume.attachments.iter().map(|user| user.sandbox_id.clone()).collect();
+        let having = |sandbox: &&Sandbox| {
+            let mut its = sandbox.volumes.iter();
+            its.any(|its| its.name == volume.name && its.copied_at.is_none())
+        };
+        let wanted = sandboxes.iter().filter(having).map(|sandbox| sandbox.id.clone()).collect();
+        wrong.extend(unequal(&format!("sandboxes with volume {}", volume.name), &users, &wanted));
+    }
+    wrong
+}
+
 fn unequal(what: &str, found: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Option<String> {
     (found != wanted).then(|| format!("{what}: {found:?} instead of {wanted:?}"))
 }
@@ -139,7 +168,8 @@ fn incomplete(sandbox: &Sandbox, there: &[String]) -> Vec<String> {
 fn well_formed(there: &[String]) -> bool {
     let (origins, layers) = (count(there, "origin.json"), count(there, "layer-"));
     let lists = count(there, "layers.json");
-    let strange = there.len() - layers - count(there, "snapshot-") - origins - lists;
+    let volumes = count(there, "volume-");
+    let strange = there.len() - layers - count(there, "snapshot-") - origins - lists - volumes;
     origins == 1 && layers > 0 && lists < 2 && strange == 0
 }
 

@@ -97,7 +97,6 @@ impl Chain {
         // What has the name of a layer is one: whoever dies here leaves none that is half-made.
         let temporary = files::temporary_sibling(&path);
         let made = (|| {
-            fault::point("layer.add")?;
             let file = fs_err::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
             disk::qcow2::create_overlay(file.file(), bytes, CLUSTER_BITS)
                 .map_err(std::io::Error::from)?;

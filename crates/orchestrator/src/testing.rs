@@ -167,6 +167,7 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
         name: name.parse().unwrap(),
         spec: Arc::new(Spec {
             network: NetworkSpec::default(),
+            volumes: Vec::new(),
             image: "debian".parse().unwrap(),
             cpus: 1,
             memory_mib: 256,

@@ -75,6 +75,7 @@ async fn keep(store: &Store, owner: &str, name: &str) -> String {
         source: "dev".parse().unwrap(),
         spec: Arc::new(Spec {
             network: NetworkSpec::default(),
+            volumes: Vec::new(),
             image: "minimal".parse().unwrap(),
             cpus: 1,
             memory_mib: 256,

@@ -2,8 +2,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use proto::message::{
     Attach, AttachControl, Defaults, Detach, Exec, FileList, FileRead, FileWrite, Hello, Identify,
-    Init, Interface, JobOutput, Join, NewSession, Refresh, Request, RestartPolicy, Resume, Target,
-    WindowSize,
+    Init, Interface, JobOutput, Join, MountVolume, NewSession, Refresh, Request, RestartPolicy,
+    Resume, Target, WindowSize,
 };
 
 use super::{every, text, words};
@@ -24,6 +24,17 @@ pub(crate) fn requests() -> Vec<Request> {
         R::Refresh(_) => [R::Refresh(refresh())],
         R::Rest { .. } => [R::Rest { hang_up: true }, R::Rest { hang_up: false }],
         R::Sync => [R::Sync],
+        R::MountVolumes { .. } => [R::MountVolumes {
+            volumes: vec![MountVolume {
+                slot: 1,
+                target: "/data".to_owned(),
+                read_only: true,
+                bytes: 1 << 30,
+            }],
+        }],
+        R::FreezeVolumes => [R::FreezeVolumes],
+        R::ThawVolumes => [R::ThawVolumes],
+        R::GrowVolume { .. } => [R::GrowVolume { slot: 1, bytes: 2 << 30 }],
         R::Ping => [R::Ping],
         R::Exec(_) => [
             R::Exec(exec(Some(Detach { keep_awake: true, output_max: Some(1 << 20) }))),

@@ -76,6 +76,7 @@ pub(crate) fn error_codes() -> Vec<ErrorCode> {
         E::Exists => [E::Exists],
         E::NotEmpty => [E::NotEmpty],
         E::NoSpace => [E::NoSpace],
+        E::Unclean => [E::Unclean],
         E::UnknownJob => [E::UnknownJob],
         E::UnknownSession => [E::UnknownSession],
         E::Attached => [E::Attached],

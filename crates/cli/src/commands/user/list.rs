@@ -65,6 +65,7 @@ pub(crate) mod tests {
             max_cpus_per_sandbox: 4,
             max_memory_mb_per_sandbox: 4096,
             max_snapshots: 20,
+            max_volume_mb: 102_400,
             idle_warm_sec: None,
             idle_cold_sec: None,
             egress: None,
