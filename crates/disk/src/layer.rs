@@ -19,6 +19,7 @@ mod error;
 mod header;
 pub(crate) mod index;
 mod input;
+pub(crate) mod outer;
 pub(crate) mod path;
 mod pax;
 mod store;

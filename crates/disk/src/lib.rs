@@ -15,6 +15,7 @@
 //!
 //! All functions block.
 
+pub mod archive;
 pub mod image;
 pub mod initramfs;
 pub mod kernel;
