@@ -121,7 +121,7 @@ async fn perform(
         }
         Request::Watch { path, recursive } => watch::watch(agent, &path, recursive, stream).await,
         Request::Pack { path } => pack::pack(agent, path, stream).await,
-        Request::Unpack { path } => unpack::unpack(agent, path, stream).await,
+        Request::Unpack { path, owner } => unpack::unpack(agent, path, owner, stream).await,
         _ => Err(Failure::Refused(refuse(ErrorCode::Unsupported, "not about files"))),
     }
 }

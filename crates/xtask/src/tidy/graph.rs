@@ -8,7 +8,10 @@ use crate::workspace::Graph;
 const ALLOWED: [(&str, &[&str]); 13] = [
     ("api", &[]),
     ("base", &[]),
-    ("bhatti", &["api", "base", "daemon", "disk", "dockerfile", "net", "orchestrator", "proto", "vmm"]),
+    (
+        "bhatti",
+        &["api", "base", "daemon", "disk", "dockerfile", "net", "orchestrator", "proto", "vmm"],
+    ),
     ("daemon", &["api", "base", "orchestrator"]),
     ("disk", &["base"]),
     ("dockerfile", &[]),
