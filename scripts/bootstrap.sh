@@ -41,6 +41,11 @@ case "${1:-}" in
 # The authority that certificates are had from.
 tests)
     need pebble pebble
+    # Registries, and what fills them with images.
+    need docker-registry docker-registry
+    need skopeo skopeo
+    need umoci umoci
+    need htpasswd apache2-utils
     # Ubuntu's package only leads to a snap, which need not work where tests run. The test that
     # wants a browser says so then.
     . /etc/os-release

@@ -151,11 +151,28 @@ text_enum! {
         Misdirected = "misdirected",
         /// This node has no networks that can do what was asked.
         NetworkUnsupported = "network_unsupported",
+        /// It cannot be said what is needed, so nothing is removed.
+        StorageUnclear = "storage_unclear",
+        /// The caller has another image of that name.
+        ImageExists = "image_exists",
+        /// The registry cannot be reached or breaks off.
+        ImageUnavailable = "image_unavailable",
+        /// The registry lets nobody have the image who asks like this.
+        RegistryDenied = "registry_denied",
+        /// The caller may not have this node ask that registry.
+        RegistryForbidden = "registry_forbidden",
+        /// What was to become an image is none, or not what it says that it is.
+        ImageInvalid = "image_invalid",
+        /// The caller has no such task.
+        TaskNotFound = "task_not_found",
+        /// Somebody cancelled it.
+        Cancelled = "cancelled",
     }
 }
 
 impl ErrorCode {
     /// The HTTP status that goes with the code.
+    #[expect(clippy::too_many_lines, reason = "a table with a line for every code")]
     pub fn http_status(&self) -> u16 {
         match self {
             Self::InvalidRequest
@@ -173,9 +190,13 @@ impl ErrorCode {
             | Self::DiskInvalid
             | Self::QuotaCpus
             | Self::QuotaMemory
-            | Self::NetworkUnsupported => 400,
+            | Self::NetworkUnsupported
+            | Self::ImageInvalid => 400,
             Self::Unauthorized | Self::InvalidApiKey => 401,
-            Self::Forbidden | Self::PermissionDenied => 403,
+            Self::Forbidden
+            | Self::PermissionDenied
+            | Self::RegistryDenied
+            | Self::RegistryForbidden => 403,
             Self::NotFound
             | Self::SandboxNotFound
             | Self::UserNotFound
@@ -185,7 +206,8 @@ impl ErrorCode {
             | Self::JobNotFound
             | Self::NotPublished
             | Self::ShareNotFound
-            | Self::SessionNotFound => 404,
+            | Self::SessionNotFound
+            | Self::TaskNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NameTaken
             | Self::UserExists
@@ -197,12 +219,15 @@ impl ErrorCode {
             | Self::SnapshotCorrupt
             | Self::SnapshotExists
             | Self::SnapshotIncompatible
+            | Self::StorageUnclear
             | Self::FileExists
             | Self::DirectoryNotEmpty
             | Self::SessionAttached
             | Self::AliasTaken
             | Self::HostPortTaken
             | Self::PublishDiffers
+            | Self::ImageExists
+            | Self::Cancelled
             | Self::WrongState => 409,
             Self::BodyTooLarge => 413,
             Self::RangeInvalid => 416,
@@ -214,9 +239,11 @@ impl ErrorCode {
             | Self::TooManyViewers
             | Self::RateLimited => 429,
             Self::Internal | Self::Unknown(_) => 500,
-            Self::VmDied | Self::AgentUnreachable | Self::PortClosed | Self::SandboxUnavailable => {
-                502
-            }
+            Self::VmDied
+            | Self::AgentUnreachable
+            | Self::PortClosed
+            | Self::ImageUnavailable
+            | Self::SandboxUnavailable => 502,
             Self::NoKernel
             | Self::EngineMissing
             | Self::EngineTooOld
@@ -303,7 +330,8 @@ mod tests {
         publish_differs 409, not_published 404, quota_published 429, share_not_found 404, \
          quota_shares 429, too_many_viewers 429, stopped_by_owner 503, \
          sandbox_unavailable 502, rate_limited 429, misdirected 421, \
-         network_unsupported 400";
+         network_unsupported 400, storage_unclear 409, image_exists 409, image_unavailable 502, registry_denied 403, \
+          registry_forbidden 403, image_invalid 400, task_not_found 404, cancelled 409";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

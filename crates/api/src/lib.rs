@@ -25,6 +25,7 @@ mod sandbox;
 mod session;
 mod share;
 mod snapshot;
+mod storage;
 mod system;
 mod text_enum;
 mod user;
@@ -41,7 +42,10 @@ pub use file::{
     FileInfo, FileKind, FileStat, FileWritten, MakeDirectory, MoveFile, WatchEvent, WatchKind,
 };
 pub use idle::{IdleSetting, IdleTime, MAX_IDLE_SEC};
-pub use image::Image;
+pub use image::{
+    Image, ImageConfig, ImageDetails, ImageScope, ImageShares, PullEvent, PullImage, PullStarted,
+    ShareImage, Task, TaskStatus,
+};
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
 pub use network::{
     CertificateState, Egress, EgressAttempt, EgressLog, EgressMode, Network, NetworkFinding,
@@ -59,5 +63,6 @@ pub use share::{Share, ShareHello, ShareLink, ShareResume, SharedPlace, SharedTe
 pub use snapshot::{
     CreateSnapshot, ForkSandbox, MAX_FORKS, ResumeSnapshot, Snapshot, SnapshotTaken, SnapshotType,
 };
+pub use storage::{Prune, Pruned, PrunedItem, Storage, StorageUse};
 pub use system::{Health, Prestarted};
 pub use user::{CreateUser, Deleted, EditUser, User, UserKey};

@@ -97,6 +97,16 @@ id!(
     ShareId, "shr_", 6, "shr_ and 12 hexadecimal digits"
 );
 
+id!(
+    /// Identifies one image of a user.
+    ImageId, "img_", 6, "img_ and 12 hexadecimal digits"
+);
+
+id!(
+    /// Identifies one piece of work that goes on by itself.
+    TaskId, "task_", 6, "task_ and 12 hexadecimal digits"
+);
+
 /// A name that people choose, for a sandbox, an image or a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

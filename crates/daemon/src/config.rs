@@ -8,7 +8,7 @@ use std::{
 
 use api::IdleSetting;
 use fs_err as fs;
-use orchestrator::{Connection, model::IdlePolicy};
+use orchestrator::{Connection, images::ImageSettings, model::IdlePolicy};
 use serde::Deserialize;
 
 pub use self::{
@@ -19,6 +19,7 @@ pub use self::{
 };
 use self::{
     acme::{RawAcme, Wish},
+    images::RawImages,
     places::is_root,
     public::RawPublic,
     tls::{RawTls, Said},
@@ -29,6 +30,7 @@ use crate::{
 };
 
 mod acme;
+mod images;
 mod places;
 mod public;
 mod tls;
@@ -64,6 +66,8 @@ pub struct Config {
     pub sandbox: SandboxDefaults,
     /// How sandboxes are connected; not at all if absent.
     pub network: Option<Connection>,
+    /// Where images may come from.
+    pub images: ImageSettings,
 }
 
 /// Defaults for sandboxes, as far as the file or a flag sets them.
@@ -159,6 +163,9 @@ pub enum ConfigError {
     /// What is said of ACME does not go together.
     #[error("acme: {0}")]
     Acme(String),
+    /// What is said of images makes no sense.
+    #[error("images: {0}")]
+    Images(String),
     /// What is said of the public listener makes no sense.
     #[error("the public listener: {0}")]
     Public(String),
@@ -186,6 +193,8 @@ struct Raw {
     sandbox: SandboxDefaults,
     #[serde(default)]
     network: network::Section,
+    #[serde(default)]
+    images: RawImages,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -249,7 +258,18 @@ fn resolve(raw: Raw, flags: Flags, root: bool) -> Result<Config, ConfigError> {
     sandbox.memory_low_mb = flags.memory_low_mb.or(sandbox.memory_low_mb);
     sandbox.prestarted = flags.prestarted.or(sandbox.prestarted);
     let network = raw.network.resolve(flags.network, root)?;
-    Ok(Config { data_dir, socket, listen, tls, public, acme, json_body_max, sandbox, network })
+    Ok(Config {
+        data_dir,
+        socket,
+        listen,
+        tls,
+        public,
+        acme,
+        json_body_max,
+        sandbox,
+        network,
+        images: raw.images.resolve()?,
+    })
 }
 
 /// How certificates are had by ACME, if a listener wants any.

@@ -103,10 +103,19 @@ impl IntoResponse for Failure {
 }
 
 /// The code of every kind. Written out, so that a new kind does not compile before it has one.
+#[expect(clippy::too_many_lines, reason = "a table with a line for every kind")]
 pub(crate) fn code(kind: Kind) -> ErrorCode {
     match kind {
         Kind::SandboxNotFound => ErrorCode::SandboxNotFound,
         Kind::UserNotFound => ErrorCode::UserNotFound,
+        Kind::ImageExists => ErrorCode::ImageExists,
+        Kind::ImageUnavailable => ErrorCode::ImageUnavailable,
+        Kind::RegistryDenied => ErrorCode::RegistryDenied,
+        Kind::RegistryForbidden => ErrorCode::RegistryForbidden,
+        Kind::ImageInvalid => ErrorCode::ImageInvalid,
+        Kind::TooLarge => ErrorCode::BodyTooLarge,
+        Kind::TaskNotFound => ErrorCode::TaskNotFound,
+        Kind::Cancelled => ErrorCode::Cancelled,
         Kind::ImageNotFound => ErrorCode::ImageNotFound,
         Kind::FileNotFound => ErrorCode::FileNotFound,
         Kind::FileExists => ErrorCode::FileExists,
@@ -115,6 +124,7 @@ pub(crate) fn code(kind: Kind) -> ErrorCode {
         Kind::SessionNotFound => ErrorCode::SessionNotFound,
         Kind::SessionAttached => ErrorCode::SessionAttached,
         Kind::PortClosed => ErrorCode::PortClosed,
+        Kind::StorageUnclear => ErrorCode::StorageUnclear,
         Kind::SnapshotNotFound => ErrorCode::SnapshotNotFound,
         Kind::SnapshotExists => ErrorCode::SnapshotExists,
         Kind::QuotaSnapshots => ErrorCode::QuotaSnapshots,
@@ -175,6 +185,14 @@ mod tests {
             (Kind::SandboxNotFound, "sandbox_not_found", 404),
             (Kind::UserNotFound, "user_not_found", 404),
             (Kind::ImageNotFound, "image_not_found", 404),
+            (Kind::ImageExists, "image_exists", 409),
+            (Kind::ImageUnavailable, "image_unavailable", 502),
+            (Kind::RegistryDenied, "registry_denied", 403),
+            (Kind::RegistryForbidden, "registry_forbidden", 403),
+            (Kind::ImageInvalid, "image_invalid", 400),
+            (Kind::TooLarge, "body_too_large", 413),
+            (Kind::TaskNotFound, "task_not_found", 404),
+            (Kind::Cancelled, "cancelled", 409),
             (Kind::FileNotFound, "file_not_found", 404),
             (Kind::FileExists, "file_exists", 409),
             (Kind::DirectoryNotEmpty, "directory_not_empty", 409),

@@ -56,6 +56,7 @@ impl Served {
             memory_low_mib: Some(0),
             prestarted: 0,
             network: None,
+            images: orchestrator::images::ImageSettings::default(),
         };
         let orchestrator = Orchestrator::open(settings).await.unwrap();
         orchestrator.store().ensure_admin().await.unwrap();

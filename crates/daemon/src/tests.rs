@@ -83,6 +83,7 @@ fn settings(data_dir: &Path) -> Settings {
         memory_low_mib: Some(0),
         prestarted: 0,
         network: None,
+        images: orchestrator::images::ImageSettings::default(),
     }
 }
 
@@ -333,6 +334,7 @@ async fn a_daemon_serves_refuses_a_second_one_and_ends_at_a_signal() {
         json_body_max: JSON_BODY_MAX,
         sandbox: SandboxDefaults::default(),
         network: None,
+        images: orchestrator::images::ImageSettings::default(),
     };
     let (ready, bound) = tokio::sync::oneshot::channel();
     let first = serve(config.clone(), settings(dir.path()), move |bound| {

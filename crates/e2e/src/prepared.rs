@@ -113,11 +113,13 @@ impl Prepared {
     /// Gives a new data directory what there is.
     pub(crate) fn furnish(&self, data: &Path, options: &Options) -> io::Result<()> {
         if options.kernels {
-            for name in ["kernels", "images"] {
-                symlink(self.data.join(name), data.join(name))?;
-            }
+            symlink(self.data.join("kernels"), data.join("kernels"))?;
             if options.run_as == RunAs::Root {
                 symlink(self.data.join("initramfs"), data.join("initramfs"))?;
+                // What a test stores and removes is its own.
+                share(&self.data.join("images"), &data.join("images"), "content", "names")?;
+            } else {
+                symlink(self.data.join("images"), data.join("images"))?;
             }
         }
         if options.run_as != RunAs::Root {
@@ -130,21 +132,26 @@ impl Prepared {
         if !options.recorded_templates {
             return Ok(());
         }
-        let (from, to) = (self.directory.join("templates"), data.join("templates"));
-        fs::create_dir(&to)?;
-        fs::create_dir(to.join("keys"))?;
-        for entry in fs::read_dir(&from)? {
-            let entry = entry?;
-            if entry.file_name() != "keys" {
-                symlink(entry.path(), to.join(entry.file_name()))?;
-            }
-        }
-        for entry in fs::read_dir(from.join("keys"))? {
-            let entry = entry?;
-            fs::copy(entry.path(), to.join("keys").join(entry.file_name()))?;
-        }
-        Ok(())
+        share(&self.directory.join("templates"), &data.join("templates"), "", "keys")
     }
+}
+
+/// Makes the directory `to` with links to what is in `things` of `from`, and copies of the files in `names`
+/// that lead to them.
+fn share(from: &Path, to: &Path, things: &str, names: &str) -> io::Result<()> {
+    fs::create_dir_all(to.join(things))?;
+    fs::create_dir(to.join(names))?;
+    for entry in fs::read_dir(from.join(things))? {
+        let entry = entry?;
+        if entry.file_name() != names {
+            symlink(entry.path(), to.join(things).join(entry.file_name()))?;
+        }
+    }
+    for entry in fs::read_dir(from.join(names))? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(names).join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 /// Makes a data directory an ordinary user's, with a program that it can run wherever this one's is.

@@ -106,6 +106,7 @@ pub(crate) fn identify(agent: &Agent, wanted: &Identify) -> Result<(), WireError
         sandbox_id: wanted.sandbox_id.clone(),
         token,
         env: wanted.env.clone(),
+        defaults: wanted.defaults.clone(),
     });
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proto::message::{ErrorCode, PortInfo, WireError};
+use proto::message::{ErrorCode, PortInfo, Response, WireError};
 use tokio::task::spawn_blocking;
 
 use crate::agent::refuse;
@@ -25,6 +25,11 @@ type Listener = (u16, IpAddr, u64);
 pub(crate) async fn list(patience: Duration) -> Result<Vec<PortInfo>, WireError> {
     let ports = spawn_blocking(move || find(Path::new("/proc"), patience)).await;
     ports.map_err(|error| refuse(ErrorCode::Failed, format!("ports: {error}")))
+}
+
+/// All of them, named however long that takes.
+pub(crate) async fn all() -> Result<Response, WireError> {
+    list(Duration::MAX).await.map(|ports| Response::Ports { ports })
 }
 
 fn find(proc: &Path, patience: Duration) -> Vec<PortInfo> {

@@ -238,10 +238,9 @@ impl Shared {
             | Request::FileRemove { .. }
             | Request::Watch { .. }
             | Request::Pack { .. }
+            | Request::PackChanges
             | Request::Unpack { .. } => return files::serve(agent, request, stream).await,
-            Request::Ports => {
-                ports::list(Duration::MAX).await.map(|ports| Response::Ports { ports })
-            }
+            Request::Ports => ports::all().await,
             Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
         };
         Some((stream, response.unwrap_or_else(Response::Error)))

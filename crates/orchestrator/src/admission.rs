@@ -66,8 +66,11 @@ pub(crate) fn admit(
     check_env(&request.env)?;
     check_labels(&request.labels)?;
     check_init(request.init.as_ref())?;
-    let CreateRequest { env, labels, init, network, .. } = request;
-    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init, network }))
+    if request.no_init && request.init.is_some() {
+        return Err(Error::new(Kind::InvalidRequest, "init and no_init contradict each other"));
+    }
+    let CreateRequest { env, labels, init, no_init, network, .. } = request;
+    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init, no_init, network }))
 }
 
 /// Whether somebody may give a sandbox this policy: only an admin opens what is closed to all, the

@@ -1,7 +1,7 @@
 //! From the errors of the crates below to ours.
 
 use base::chain;
-use disk::{DiskError, image::ImageError, kernel::KernelError};
+use disk::{DiskError, image::ImageError, kernel::KernelError, layer::LayerError};
 use proto::mux::MuxError;
 use vmm::VmError;
 
@@ -69,6 +69,9 @@ impl From<ImageError> for Error {
         let hint = error.hint();
         let converted = match error {
             ImageError::Unknown { .. } => Self::new(Kind::ImageNotFound, chain(&error)),
+            ImageError::TooManyLayers(_) => Self::new(Kind::ImageInvalid, chain(&error)),
+            ImageError::Layer(error) => return error.into(),
+            ImageError::Disk(DiskError::Io(error)) => return error.into(),
             other => Self::internal("the image cannot be used", other),
         };
         match hint {
@@ -78,8 +81,29 @@ impl From<ImageError> for Error {
     }
 }
 
+impl From<LayerError> for Error {
+    fn from(error: LayerError) -> Self {
+        if error.is_of_the_image() {
+            let (message, hint) = (chain(&error), error.hint());
+            let told = Self::new(Kind::ImageInvalid, message);
+            return match hint {
+                Some(hint) => told.hint(hint),
+                None => told,
+            };
+        }
+        match error {
+            LayerError::Disk(error) => error.into(),
+            LayerError::Source(error) | LayerError::Sink(error) => error.into(),
+            other => Self::internal("a layer cannot be used", other),
+        }
+    }
+}
+
 impl From<DiskError> for Error {
     fn from(error: DiskError) -> Self {
-        Self::internal("a disk operation failed", error)
+        match error {
+            DiskError::Io(error) => error.into(),
+            other => Self::internal("a disk operation failed", other),
+        }
     }
 }

@@ -6,7 +6,6 @@ use base::{
     clock,
     ids::{SandboxId, UserId},
 };
-use disk::image;
 use net::fabric::Finding;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
@@ -15,6 +14,7 @@ use crate::{
     admission::{self, Defaults},
     contents::Contents,
     driver::Begin,
+    images::{Choice, ImageSettings},
     model::{CreateRequest, IdlePolicy, SandboxView, Spec, StartFrom, Status, User, UserEdit},
     networking::{Connection, EgressLog, NetworkMode, Networking},
     node::{Node, blocking},
@@ -44,6 +44,8 @@ pub struct Settings {
     pub prestarted: usize,
     /// How sandboxes are connected; not at all if absent.
     pub network: Option<Connection>,
+    /// Where images may come from.
+    pub images: ImageSettings,
 }
 
 /// What runs the VMs, for people.
@@ -59,21 +61,6 @@ pub struct NodeInfo {
     pub reason: String,
     /// Which limits monitors get: some of memory, cpu, pids.
     pub limits: Vec<&'static str>,
-}
-
-/// An image that sandboxes can be made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageView {
-    /// Its name.
-    pub name: String,
-    /// SHA-256 of its content, hexadecimal.
-    pub digest: String,
-    /// What it takes on disk, bytes.
-    pub size_bytes: u64,
-    /// Where it comes from.
-    pub source: String,
-    /// Unix seconds.
-    pub created_at: i64,
 }
 
 /// Where a long operation says what it is doing. Cheap, never waits, may be nobody.
@@ -180,11 +167,17 @@ impl Orchestrator {
     pub async fn create(
         &self,
         owner: &User,
-        request: CreateRequest,
+        mut request: CreateRequest,
         contents: Contents,
         progress: Progress,
     ) -> Result<Created> {
         let defaults = &self.node.settings.defaults;
+        let mut wanted = None;
+        if let Some(text) = request.image.take() {
+            let choice = self.choose_image(owner, &text).await?;
+            request.image = Some(choice.name().to_string());
+            wanted = Some((text, choice));
+        }
         let policy = request.policy;
         let (name, mut spec) =
             admission::admit(request, defaults, owner.limits, admission::host())?;
@@ -197,7 +190,10 @@ impl Orchestrator {
         let existing = name.as_ref().and_then(|n| self.node.registry.find(&owner.id, n.as_str()));
         if existing.is_none() {
             self.node.engine().await?;
-            self.node.shape(&spec)?;
+            if let Some((text, choice @ Choice::Away { .. })) = wanted {
+                self.pull_for_create(owner, &text, choice, &progress).await?;
+            }
+            self.node.shape(&owner.id, &spec)?;
         }
         let naming = Arc::clone(&self.node.naming).lock_owned().await;
         if let Some(name) = &name
@@ -322,25 +318,6 @@ impl Orchestrator {
             Error::new(Kind::SandboxNotFound, format!("there is no sandbox {shown:?}"))
                 .hint("see what there is: bhatti list")
         })
-    }
-
-    /// The images of this node.
-    pub async fn images(&self) -> Result<Vec<ImageView>> {
-        let data = self.node.layout.data().to_owned();
-        blocking(move || {
-            let images = image::list(&data)?;
-            Ok(images
-                .iter()
-                .map(|image| ImageView {
-                    name: image.name().map(ToString::to_string).unwrap_or_default(),
-                    digest: image.digest().to_owned(),
-                    size_bytes: image.size(),
-                    source: image.source().to_owned(),
-                    created_at: image.created_at(),
-                })
-                .collect())
-        })
-        .await
     }
 
     /// What a sandbox tried to reach, and a policy that would have let it through. Wakes nothing.

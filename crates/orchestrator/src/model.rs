@@ -29,6 +29,9 @@ pub struct Spec {
     /// What runs in it whenever it has booted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitSpec>,
+    /// Whether the program of its image does not run, either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_init: bool,
     /// How it is connected.
     #[serde(default, skip_serializing_if = "NetworkSpec::is_default")]
     pub network: NetworkSpec,
@@ -67,7 +70,7 @@ pub struct InitSpec {
 
 impl From<&InitSpec> for Init {
     fn from(spec: &InitSpec) -> Self {
-        Self { command: spec.command.clone(), restart: spec.restart }
+        Self { command: spec.command.clone(), argv: Vec::new(), restart: spec.restart }
     }
 }
 
@@ -76,7 +79,8 @@ impl From<&InitSpec> for Init {
 pub struct CreateRequest {
     /// Wanted name; one is made up if absent.
     pub name: Option<String>,
-    /// Image name; the default image if absent.
+    /// Image name, or a reference to one that is pulled if it is not here; the default image if
+    /// absent.
     pub image: Option<String>,
     /// Number of vCPUs; 1 if absent.
     pub cpus: Option<u32>,
@@ -90,6 +94,8 @@ pub struct CreateRequest {
     pub labels: BTreeMap<String, String>,
     /// What it is to run.
     pub init: Option<InitSpec>,
+    /// Whether the program of its image does not run, either.
+    pub no_init: bool,
     /// When it may be put to sleep.
     pub policy: Policy,
     /// How it is connected.

@@ -13,6 +13,9 @@ use crate::{
     spares,
 };
 
+/// What the names of directories begin with that belong to nobody.
+pub(crate) const LOST: &str = "lost-";
+
 /// Starts a driver for every sandbox and removes what belongs to none: monitors without a record,
 /// their sockets and control groups, directories without a row.
 ///
@@ -102,8 +105,8 @@ async fn set_aside(directory: PathBuf, known: HashSet<String>) -> Result<()> {
             }
             // A row is written before its directory is made and removed after it is gone, so
             // without a row this can only be what an older copy of the store does not know.
-            let aside = entry.path().with_file_name(format!("lost-{name}"));
-            if !name.starts_with("lost-") {
+            let aside = entry.path().with_file_name(format!("{LOST}{name}"));
+            if !name.starts_with(LOST) {
                 tracing::warn!(from = name, "a directory without a row is set aside");
                 fs_err::rename(entry.path(), aside)?;
                 files::sync_directory(&directory)?;

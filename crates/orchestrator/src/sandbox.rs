@@ -6,7 +6,12 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use base::ids::Name;
 use proto::{message::Resting, mux::Session};
@@ -36,6 +41,7 @@ pub struct Sandbox {
 
 #[derive(Debug)]
 struct Shared {
+    node: Weak<Node>,
     record: Record,
     ip: Option<Ipv4Addr>,
     rules: Rules,
@@ -55,7 +61,8 @@ impl Sandbox {
         let (driver, (commands, published)) =
             driver::prepare(Arc::clone(node), record.clone(), rules.clone(), counts);
         let ip = node.networking.interface(&record).map(|interface| interface.address);
-        let shared = Shared { record, ip, rules, commands, published, activity, awake };
+        let weak = Arc::downgrade(node);
+        let shared = Shared { node: weak, record, ip, rules, commands, published, activity, awake };
         let sandbox = Self { shared: Arc::new(shared) };
         node.registry.insert(sandbox.clone());
         // Only now, because a driver that gives up takes its sandbox out of the registry.
@@ -75,6 +82,7 @@ impl Sandbox {
         let rules = Rules::plain(record.owner.clone());
         Self {
             shared: Arc::new(Shared {
+                node: Weak::new(),
                 record,
                 ip: None,
                 rules,

@@ -174,6 +174,7 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
             env: [("A".to_owned(), "ü\"".to_owned())].into(),
             labels: Default::default(),
             init: None,
+            no_init: false,
         }),
         policy: Policy::default(),
         identity: Identity::random(),
@@ -205,6 +206,7 @@ pub(crate) fn settings(dir: &std::path::Path) -> crate::Settings {
         memory_low_mib: Some(0),
         prestarted: 0,
         network: None,
+        images: crate::images::ImageSettings::default(),
     }
 }
 

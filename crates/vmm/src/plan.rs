@@ -26,8 +26,9 @@ pub struct Layer {
 /// Open files of a VM's disks. The monitor gets descriptors and never a path.
 #[derive(Debug)]
 pub struct Disks {
-    /// The image's root file system, read-only.
-    pub base: OwnedFd,
+    /// The image's root file system, read-only: the guest sees these files as one disk, one behind
+    /// the other. Of several, each has a length that is a multiple of 512 bytes.
+    pub base: Vec<OwnedFd>,
     /// The kernel's modules, read-only.
     pub modules: OwnedFd,
     /// The lowest layer of the writable disk, raw; opened for writing only if there are no layers

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError, connection::Connection};
-use crate::{JobEvent, ProgressEvent, StreamEvent, WatchEvent};
+use crate::{JobEvent, ProgressEvent, PullEvent, StreamEvent, WatchEvent};
 
 /// Most bytes of one line.
 const MAX_LINE: usize = 16 << 20;
@@ -26,6 +26,12 @@ impl Event for StreamEvent {
 }
 
 impl Event for ProgressEvent {
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Result { .. } | Self::Error(_))
+    }
+}
+
+impl Event for PullEvent {
     fn is_last(&self) -> bool {
         matches!(self, Self::Result { .. } | Self::Error(_))
     }

@@ -42,6 +42,7 @@ mod shell;
 mod snapshot;
 mod start;
 mod stop;
+mod system;
 mod traffic;
 mod unpublish;
 mod user;
@@ -121,6 +122,7 @@ commands! {
     Bench(bench),
     User(user),
     Network(network),
+    System(system),
     Ca(ca),
     Setup(setup),
     Version(version),

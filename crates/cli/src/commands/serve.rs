@@ -135,6 +135,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         memory_low_mib: sandbox.memory_low_mb,
         prestarted: sandbox.prestarted.unwrap_or(PRESTARTED),
         network: config.network.clone(),
+        images: config.images.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_io()

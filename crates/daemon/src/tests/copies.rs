@@ -82,6 +82,7 @@ async fn keep(store: &Store, owner: &str, name: &str) -> String {
             env: BTreeMap::new(),
             labels: BTreeMap::new(),
             init: None,
+            no_init: false,
         }),
         likeness: Likeness { sandbox_id: SandboxId::random(), identity: Identity::random() },
         state: SnapshotState::Ready,

@@ -16,6 +16,8 @@ use super::{BootError, Doing};
 
 const BASE: &str = "/base";
 const SCRATCH: &str = "/scratch";
+/// What is written over the image, below the root directory of the writable disk.
+pub(super) const UPPER: &str = "upper";
 const NEW_ROOT: &str = "/new";
 
 /// What an image may be, the likeliest first.
@@ -70,11 +72,11 @@ pub(super) fn enter(found: &Found) -> Result<OwnedFd, BootError> {
     make_directory(SCRATCH)?;
     mount(found.scratch.as_path(), SCRATCH, "ext4", MountFlags::NOATIME, c"")
         .doing(|| format!("mount {} (writable disk)", found.scratch.display()))?;
-    for directory in ["upper", "work"] {
+    for directory in [UPPER, "work"] {
         make_directory(&format!("{SCRATCH}/{directory}"))?;
     }
     // The upper directory's own bits are those of the root directory to be.
-    let upper = format!("{SCRATCH}/upper");
+    let upper = format!("{SCRATCH}/{UPPER}");
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))
         .doing(|| format!("set permissions of {upper}"))?;
     let options = format!("lowerdir={BASE},upperdir={upper},workdir={SCRATCH}/work");

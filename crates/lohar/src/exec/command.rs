@@ -50,10 +50,8 @@ impl Command {
     /// The user or the command does not exist, or the request makes no sense.
     pub(crate) fn prepare(agent: &Agent, request: &Exec) -> Result<Self, WireError> {
         let user = find_user(agent, request.user.as_deref())?;
-        let cwd = match &request.cwd {
-            Some(cwd) => vec![cwd.clone()],
-            None => vec![user.home.clone(), "/".to_owned()],
-        };
+        let others = || vec![user.home.clone(), "/".to_owned()];
+        let cwd = start_in(agent, request.cwd.as_deref(), others)?;
         Self::of(agent, user, &request.argv, &request.env, cwd)
     }
 
@@ -63,20 +61,20 @@ impl Command {
     /// As there.
     pub(crate) fn for_session(agent: &Agent, request: &NewSession) -> Result<Self, WireError> {
         let user = find_user(agent, request.user.as_deref())?;
-        let cwd = match &request.cwd {
-            Some(cwd) => vec![cwd.clone()],
-            None => vec![WORKSPACE.to_owned(), user.home.clone(), "/".to_owned()],
-        };
+        let others = || vec![WORKSPACE.to_owned(), user.home.clone(), "/".to_owned()];
+        let cwd = start_in(agent, request.cwd.as_deref(), others)?;
         if !request.argv.is_empty() {
             return Self::of(agent, user, &request.argv, &request.env, cwd);
         }
         let there = std::fs::metadata(&user.shell).is_ok_and(|meta| meta.is_file());
         let shell = if there { user.shell.clone() } else { FALLBACK_SHELL.to_owned() };
         let name = shell.rsplit('/').next().unwrap_or_default();
-        // As login does it; shells read the user's profile then.
-        let login = c_string(format!("-{name}"))?;
+        // As login does it; shells read the user's profile then, which sets PATH anew. One that the
+        // image says is worth more.
+        let dash = if image_says_path(agent) { "" } else { "-" };
+        let called = c_string(format!("{dash}{name}"))?;
         let mut command = Self::of(agent, user, &[shell], &request.env, cwd)?;
-        command.argv = vec![login];
+        command.argv = vec![called];
         Ok(command)
     }
 
@@ -92,6 +90,7 @@ impl Command {
         };
         let mut variables = defaults(&user);
         if let Some(identity) = agent.identity() {
+            variables.extend(identity.defaults.env.clone());
             variables.extend(identity.env.clone());
         }
         variables.extend(env.clone());
@@ -204,10 +203,36 @@ impl Command {
 }
 
 fn find_user(agent: &Agent, wanted: Option<&str>) -> Result<User, WireError> {
-    agent.users.find(wanted).ok_or_else(|| {
-        let wanted = wanted.unwrap_or_default();
+    let Some(wanted) = wanted else { return agent.default_user() };
+    agent.users.find(Some(wanted)).ok_or_else(|| {
         refuse(ErrorCode::UnknownUser, format!("user {wanted} does not exist in the guest"))
     })
+}
+
+/// Where a command starts: where it wants, else where the image says, which is made if it is missing,
+/// else in the first of `others` that is there.
+fn start_in(
+    agent: &Agent,
+    wanted: Option<&str>,
+    others: impl FnOnce() -> Vec<String>,
+) -> Result<Vec<String>, WireError> {
+    if let Some(wanted) = wanted {
+        return Ok(vec![wanted.to_owned()]);
+    }
+    let identity = agent.identity();
+    let said = identity.as_ref().and_then(|identity| identity.defaults.working_dir.clone());
+    let Some(said) = said else { return Ok(others()) };
+    if !Path::new(&said).exists() {
+        std::fs::create_dir_all(&said).map_err(|error| {
+            let message = format!("make the image's working directory {said}: {error}");
+            refuse(ErrorCode::Failed, message)
+        })?;
+    }
+    Ok(vec![said])
+}
+
+fn image_says_path(agent: &Agent) -> bool {
+    agent.identity().is_some_and(|identity| identity.defaults.env.contains_key("PATH"))
 }
 
 /// As many arguments as are worth showing.

@@ -48,7 +48,7 @@ pub(super) fn heir(agent: &Agent, directory: &Stat) -> Owner {
     if directory.st_mode & 0o002 == 0 {
         return (directory.st_uid, directory.st_gid);
     }
-    let default = agent.users.find(None);
+    let default = agent.default_user();
     default.map_or((DEFAULT_UID, DEFAULT_UID), |user| (user.uid.as_raw(), user.gid.as_raw()))
 }
 

@@ -40,7 +40,7 @@ pub(crate) const JOBS_MAX: usize = 200;
 const ENDED_MAX: usize = 100;
 
 /// Where the jobs are, below the guest's root.
-const DIRECTORY: &str = "var/log/bhatti/jobs";
+pub(crate) const DIRECTORY: &str = "var/log/bhatti/jobs";
 
 /// Keeps the highest number that was given, for when that job is removed.
 const HIGHEST: &str = "highest";

@@ -32,7 +32,7 @@ mod stop;
 mod thermal;
 mod wake;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use proto::message::Resting;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -50,6 +50,7 @@ use crate::{
     guest::{Awake, Channel, Patience},
     model::StoppedBy,
     node::Node,
+    processes::Processes,
     record::{Record, State},
     sandbox_dir::SandboxDir,
     thermal::{Rules, policy::Step, schedule::Schedule},
@@ -77,6 +78,8 @@ pub(crate) struct Driver {
     node: Arc<Node>,
     record: Record,
     directory: SandboxDir,
+    /// What its image says, once that was needed.
+    processes: OnceLock<Processes>,
     phase: Phase,
     activity: Arc<Activity>,
     awake: Arc<Awake>,
@@ -117,6 +120,7 @@ pub(crate) fn prepare(
         node,
         record,
         directory,
+        processes: OnceLock::new(),
         phase,
         activity,
         awake,

@@ -69,6 +69,24 @@ impl SandboxDir {
         Ok(number)
     }
 
+    /// Gives an empty directory the layers of a template, if it has any, and one of its own on top.
+    pub(crate) fn begin_on(&self, template: &Self, disk_mib: u64) -> Result<()> {
+        let below = template.layers()?;
+        if !below.is_empty() {
+            template.link_layers(self, &below)?;
+        }
+        self.add_layer(disk_mib).map(drop)
+    }
+
+    /// Gives an empty directory the layers that an image was saved with, lowest first.
+    pub(crate) fn link_saved(&self, saved: &[PathBuf]) -> Result<()> {
+        for (number, path) in (0..).zip(saved) {
+            fault::point("link.saved")?;
+            link(path, &self.layer(number))?;
+        }
+        Ok(())
+    }
+
     /// Removes layers on top of which nothing has reached the disk, not even what makes them layers:
     /// the host lost its power. Their guest was never told that anything in them was safe.
     pub(crate) fn drop_blank_layers(&self) -> Result<()> {
@@ -209,6 +227,11 @@ impl SandboxDir {
         Ok(fs_err::remove_file(self.layer(number))?)
     }
 
+    /// The files of all layers, lowest first.
+    pub(crate) fn layer_paths(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.layers()?.into_iter().map(|number| self.layer(number)).collect())
+    }
+
     pub(super) fn layer(&self, number: u32) -> PathBuf {
         self.path.join(format!("layer-{number}.qcow2"))
     }
@@ -220,7 +243,9 @@ mod tests {
     use crate::sandbox_dir::Origin;
 
     fn directory(at: PathBuf) -> SandboxDir {
-        SandboxDir::create(at, &Origin::new("t", "i", "k"), 64).unwrap()
+        let template = tempfile::tempdir().unwrap();
+        let template = SandboxDir::at(template.path().to_owned());
+        SandboxDir::create(at, &Origin::new("t", "i", "k"), &template, 64).unwrap()
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! A sandbox's directory: where it comes from, its disk layers and its memory snapshots. A named
-//! snapshot is a directory of the same kind that no VM uses.
+//! snapshot is a directory of the same kind that no VM uses, and so is a template's.
 //!
 //! ```text
 //! origin.json          what it was made of; never changes
@@ -75,21 +75,28 @@ impl SandboxDir {
         Self { path }
     }
 
-    /// Makes the directory with a first disk layer.
-    pub(crate) fn create(path: PathBuf, origin: &Origin, disk_mib: u64) -> Result<Self> {
+    /// Makes the directory with a layer of its own over those of its template.
+    pub(crate) fn create(
+        path: PathBuf,
+        origin: &Origin,
+        template: &Self,
+        disk_mib: u64,
+    ) -> Result<Self> {
         fs_err::create_dir(&path)?;
         sealed::write(&path.join(ORIGIN), origin)?;
         let directory = Self { path };
-        directory.add_layer(disk_mib)?;
+        directory.begin_on(template, disk_mib)?;
         Ok(directory)
     }
 
-    /// Makes the directory around the only layer of another.
+    /// Makes the directory around the layers of another.
     pub(crate) fn create_around(path: PathBuf, origin: &Origin, other: &Self) -> Result<Self> {
         fs_err::create_dir(&path)?;
         sealed::write(&path.join(ORIGIN), origin)?;
         let directory = Self { path };
-        fs_err::rename(other.layer(0), directory.layer(0))?;
+        for number in other.layers()? {
+            fs_err::rename(other.layer(number), directory.layer(number))?;
+        }
         Ok(directory)
     }
 

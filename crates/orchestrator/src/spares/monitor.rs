@@ -36,9 +36,9 @@ impl Monitor {
             machine: recipe.machine,
             ram: recipe.ram.clone(),
             disks: Disks {
-                base: template::open(&recipe.image)?,
+                base: template::open_all(&recipe.image)?,
                 modules: template::open(&recipe.modules)?,
-                scratch: template::open(&recipe.scratch)?,
+                scratch: template::open(&template::disk(&recipe.template))?,
                 layers: Vec::new(),
             },
             nic: Some(nic),

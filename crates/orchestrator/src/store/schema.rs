@@ -107,6 +107,23 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ) STRICT;
     CREATE INDEX shares_by_sandbox ON shares (sandbox);
 ",
+    "
+    CREATE TABLE images (
+        id         TEXT PRIMARY KEY NOT NULL,
+        owner      TEXT NOT NULL REFERENCES users (id),
+        name       TEXT NOT NULL,
+        digest     TEXT NOT NULL CHECK (length(digest) = 64),
+        reference  TEXT,
+        source     TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        UNIQUE (owner, name)
+    ) STRICT;
+    CREATE TABLE image_shares (
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        user  TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        PRIMARY KEY (image, user)
+    ) STRICT;
+",
 ];
 
 /// How long to wait for another process that reads the file, such as a backup.

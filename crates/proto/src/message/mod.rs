@@ -14,7 +14,7 @@ pub use self::exec::{Detach, Exec, Exited, JobInfo, JobOutput, JobState};
 pub use self::file::{
     Change, ChangeKind, FileEntry, FileKind, FileList, FileRead, FileStat, FileWrite, Ownership,
 };
-pub use self::identity::{Hello, Identify, Interface, Refresh, Welcome};
+pub use self::identity::{Defaults, Hello, Identify, Interface, Refresh, Welcome};
 pub use self::port::{Activity, PortInfo, Resting};
 pub use self::session::{
     Attach, AttachControl, DetachReason, Init, Join, NewSession, RestartPolicy, Resume,
@@ -140,6 +140,9 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
+    /// Sends what was written over the image since the guest booted first, as a layer of an image: answered
+    /// as [`Request::Pack`]. What is gone is said by names (`.wh.`), extended attributes are there.
+    PackChanges,
     /// Unpacks a tar archive. The host sends `Data` frames and an empty one to end; answered by
     /// [`Response::Done`]. Entries keep their modes and times. No entry ends up outside of the
     /// directory.

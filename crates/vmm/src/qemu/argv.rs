@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use crate::{Machine, UserNetwork, accel::Accelerator};
 
 /// Bumped whenever the devices below change, which makes older templates and snapshots unusable.
-pub(crate) const LAYOUT: u32 = 3;
+pub(crate) const LAYOUT: u32 = 4;
 
 /// The host's name for the agent's port.
 const AGENT_PORT: &str = "bhatti.agent";
@@ -36,12 +36,23 @@ pub(crate) struct Numbers {
     pub agent: RawFd,
     pub notice: RawFd,
     pub ram: RawFd,
-    pub base: RawFd,
+    pub base: BaseNumbers,
     pub modules: RawFd,
     pub scratch: RawFd,
     pub nic: Option<NicNumbers>,
     /// Lowest first.
     pub layers: Vec<LayerNumbers>,
+}
+
+/// The files of the image's disk.
+#[derive(Debug, Clone)]
+pub(crate) enum BaseNumbers {
+    One(RawFd),
+    /// The description of a disk that consists of the files, see [`concat`](super::concat).
+    Several {
+        description: RawFd,
+        files: Vec<RawFd>,
+    },
 }
 
 /// Where the network interface leads.
@@ -122,11 +133,12 @@ pub(crate) fn arguments(
             .pair("-accel", format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"))
             .pair("-cpu", TRANSLATED_CPU),
     };
-    // TCG has no paravirtual clock and needs the PIT and the PIC to boot.
+    // TCG has no paravirtual clock and needs the PIT and the PIC to boot. The second interrupt
+    // controller makes room for 24 devices instead of 8.
     argv.pair(
         "-machine",
         "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,\
-         dump-guest-core=off,suppress-vmdesc=on,memory-backend=ram",
+         dump-guest-core=off,suppress-vmdesc=on,memory-backend=ram,ioapic2=on",
     );
     argv.pair("-smp", machine.cpus.to_string());
     argv.pair("-m", format!("{}M", machine.memory_mib));
@@ -177,14 +189,18 @@ pub(crate) fn arguments(
 
 /// Returns the node that the guest writes to.
 fn disks(argv: &mut Argv, numbers: &Numbers, start: &Start) -> String {
-    argv.set(numbers.base).set(numbers.modules).set(numbers.scratch);
+    argv.set(numbers.modules).set(numbers.scratch);
     for layer in &numbers.layers {
         for fd in &layer.fds {
             argv.pair("-add-fd", format!("fd={fd},set={}", layer_set(layer.number)));
         }
     }
-    for (name, fd) in [("base", numbers.base), ("modules", numbers.modules)] {
-        argv.pair("-blockdev", format!("{},read-only=on,driver=raw,node-name={name}", file(fd)));
+    let (base, driver) = base(argv, &numbers.base);
+    for (name, fd, driver) in [("base", base, driver), ("modules", numbers.modules, "raw")] {
+        argv.pair(
+            "-blockdev",
+            format!("{},read-only=on,driver={driver},node-name={name}", file(fd)),
+        );
         argv.pair("-device", format!("virtio-blk-device,drive={name},serial=bhatti-{name}"));
     }
     let keep_sparse = "discard=unmap,detect-zeroes=unmap";
@@ -219,6 +235,23 @@ fn disks(argv: &mut Argv, numbers: &Numbers, start: &Start) -> String {
         );
     }
     top
+}
+
+/// Makes the files of the image's disk known; returns what is to be opened and as what.
+fn base(argv: &mut Argv, base: &BaseNumbers) -> (RawFd, &'static str) {
+    match base {
+        BaseNumbers::One(file) => {
+            argv.set(*file);
+            (*file, "raw")
+        }
+        BaseNumbers::Several { description, files } => {
+            for file in files {
+                argv.set(*file);
+            }
+            argv.set(*description);
+            (*description, "vmdk")
+        }
+    }
 }
 
 /// The guest is told by its agent when its address changes, and peers by the guest then; QEMU would
@@ -281,12 +314,16 @@ mod tests {
     use super::*;
 
     fn sample(start: &Start, layers: Vec<LayerNumbers>) -> String {
+        sample_over(BaseNumbers::One(6), start, layers)
+    }
+
+    fn sample_over(base: BaseNumbers, start: &Start, layers: Vec<LayerNumbers>) -> String {
         let numbers = Numbers {
             qmp: 3,
             agent: 4,
             notice: 13,
             ram: 5,
-            base: 6,
+            base,
             modules: 7,
             scratch: 8,
             nic: Some(NicNumbers::Tap(15)),
@@ -322,6 +359,18 @@ mod tests {
         assert_eq!(
             devices(&sample(&cold, vec![])),
             devices(&awaited.replace("nothing", "scratch0"))
+        );
+    }
+
+    #[test]
+    fn a_disk_of_several_files_is_the_same_device() {
+        let several = BaseNumbers::Several { description: 6, files: vec![21, 22] };
+        let start = Start::IncomingDeferred;
+        let (one, several) =
+            (sample(&start, two_layers()), sample_over(several, &start, two_layers()));
+        assert_eq!(
+            one.replace("driver=raw,node-name=base", "driver=vmdk,node-name=base"),
+            several.replace("-add-fd fd=21,set=21 -add-fd fd=22,set=22 ", "")
         );
     }
 

@@ -16,7 +16,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 
 use super::{
     Qemu, Vm,
-    argv::{LayerNumbers, NicNumbers, Numbers, Start, arguments},
+    argv::{BaseNumbers, LayerNumbers, NicNumbers, Numbers, Start, arguments},
+    concat,
     vm::{AGENT_SOCKET, NOTICE_SOCKET, QMP_SOCKET, Stderr},
 };
 use crate::{Boot, Layer, Nic, Plan, VmError, jail};
@@ -49,7 +50,7 @@ impl Qemu {
             qmp: fds.add(listen(&plan.run_dir, QMP_SOCKET)?),
             agent: fds.add(listen(&plan.run_dir, AGENT_SOCKET)?),
             notice: fds.add(listen(&plan.run_dir, NOTICE_SOCKET)?),
-            base: fds.add(plan.disks.base),
+            base: add_base(&mut fds, plan.disks.base)?,
             modules: fds.add(plan.disks.modules),
             scratch: fds.add(plan.disks.scratch),
             nic: plan.nic.map(|nic| add_nic(&mut fds, nic)),
@@ -97,6 +98,17 @@ impl Qemu {
             None => vm,
         })
     }
+}
+
+fn add_base(fds: &mut Fds, files: Vec<OwnedFd>) -> Result<BaseNumbers, VmError> {
+    let sizes: Vec<u64> = files.iter().map(size).collect::<Result<_, _>>()?;
+    let files: Vec<RawFd> = files.into_iter().map(|file| fds.add(file)).collect();
+    if let [only] = files[..] {
+        return Ok(BaseNumbers::One(only));
+    }
+    let described = concat::describe(files.iter().copied().zip(sizes));
+    let description = described.map_err(VmError::io("describe the image's disk"))?;
+    Ok(BaseNumbers::Several { description: fds.add(description), files })
 }
 
 fn add_nic(fds: &mut Fds, nic: Nic) -> NicNumbers {

@@ -1,6 +1,7 @@
 //! The QEMU engine.
 
 mod argv;
+mod concat;
 mod launch;
 mod layers;
 mod namespace;

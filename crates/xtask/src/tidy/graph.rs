@@ -18,8 +18,9 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     ("e2e", &["api", "base"]),
     ("lohar", &["proto"]),
     ("net", &["base"]),
-    ("orchestrator", &["base", "disk", "dockerfile", "net", "proto", "vmm"]),
+    ("orchestrator", &["base", "disk", "dockerfile", "net", "proto", "registry", "vmm"]),
     ("proto", &[]),
+    ("registry", &["base"]),
     ("vmm", &["base"]),
     ("xtask", &[]),
 ];

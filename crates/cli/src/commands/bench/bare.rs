@@ -13,7 +13,7 @@ use disk::{image, kernel, qcow2};
 use fs_err as fs;
 use proto::{
     frame::FrameKind,
-    message::{Exec, Hello, Identify, Refresh, Request, Response},
+    message::{Defaults, Exec, Hello, Identify, Refresh, Request, Response},
     mux::{MuxError, Session, Side, Stream, establish},
     preamble::VERSION,
 };
@@ -52,7 +52,7 @@ pub(super) struct Kit {
     qemu: Qemu,
     machine: Machine,
     ram: Ram,
-    image: PathBuf,
+    image: Vec<PathBuf>,
     modules: PathBuf,
     template: PathBuf,
     /// Where disks and control sockets are made.
@@ -73,7 +73,7 @@ impl Kit {
             qemu,
             machine,
             ram,
-            image: image::open_digest(data, &origin.image_digest)?.path().to_owned(),
+            image: image::open_digest(data, &origin.image_digest)?.files().to_vec(),
             modules: kernel::open(data, &origin.kernel_id)?.modules_image(),
             template,
             workshop,
@@ -94,7 +94,7 @@ impl Kit {
             machine: self.machine,
             ram: self.ram.clone(),
             disks: Disks {
-                base: open(&self.image)?,
+                base: self.image.iter().map(|file| open(file)).collect::<Result<_>>()?,
                 modules: open(&self.modules)?,
                 scratch: open(&scratch)?,
                 layers: vec![Layer { number: 0, file: file.into_parts().0.into() }],
@@ -107,8 +107,9 @@ impl Kit {
     }
 
     /// What all sandboxes of the template read from the disk.
-    pub(super) fn shared_files(&self) -> [&Path; 3] {
-        [&self.template, &self.image, &self.modules]
+    pub(super) fn shared_files(&self) -> Vec<&Path> {
+        let own = [&self.template, &self.modules];
+        own.into_iter().chain(&self.image).map(PathBuf::as_path).collect()
     }
 
     /// Starts a VM; returns when its agent has greeted us.
@@ -179,6 +180,7 @@ impl BareVm {
             machine_id: random::hex::<16>(),
             token: random::hex::<32>(),
             env: std::collections::BTreeMap::new(),
+            defaults: Defaults::default(),
             interface: None,
             refresh: Refresh { time_ns, seed: random::hex::<32>() },
         });

@@ -157,6 +157,7 @@ async fn encrypted() -> (Site, SocketAddr, Arc<RootCertStore>) {
         json_body_max: 0,
         sandbox: crate::SandboxDefaults::default(),
         network: None,
+        images: orchestrator::images::ImageSettings::default(),
     };
     let certificates = Certificates::new(&config).unwrap();
     let pem = fs_err::read(crate::certificate_path(dir.path())).unwrap();

@@ -76,9 +76,13 @@ struct Bench {
 impl Bench {
     /// A guest over a raw disk and `layers`.
     fn launch(layers: &[u32]) -> Self {
+        Self::launch_with(&["base"], layers)
+    }
+
+    fn launch_with(base: &[&str], layers: &[u32]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
-        for disk in ["base", "modules", "scratch"] {
+        for disk in base.iter().chain(&["modules", "scratch"]) {
             fs_err::File::create(path(disk)).unwrap().set_len(DISK).unwrap();
         }
         fs_err::write(path("kernel"), halting_kernel()).unwrap();
@@ -90,7 +94,7 @@ impl Bench {
         });
         let layers: Vec<Layer> = layers.collect();
         let disks = Disks {
-            base: open(&path("base"), false),
+            base: base.iter().map(|name| open(&path(name), false)).collect(),
             modules: open(&path("modules"), false),
             scratch: open(&path("scratch"), layers.is_empty()),
             layers,
@@ -202,6 +206,18 @@ async fn after_a_switch_the_old_layer_is_never_written_again() {
     bench.vm.kill().await;
     assert_eq!((bench.holds(3), bench.holds(7), bench.holds(9)), (vec![1], vec![2, 3], vec![4]));
     assert!(bench.content(3) == frozen);
+}
+
+#[tokio::test]
+async fn the_files_of_the_image_are_one_disk() {
+    for names in [&["base"][..], &["base", "more", "rest"]] {
+        let bench = Bench::launch_with(names, &[3]);
+        let nodes = bench.vm.command("query-named-block-nodes", json!({})).await.unwrap();
+        let base = nodes.as_array().unwrap().iter().find(|node| node["node-name"] == "base");
+        let size = base.unwrap()["image"]["virtual-size"].as_u64().unwrap();
+        assert_eq!(size, DISK * u64::try_from(names.len()).unwrap());
+        assert_eq!(base.unwrap()["ro"], true);
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,40 @@
+//! Where archives and layers lie while they come in.
+//!
+//! `images/incoming/<random>`: whoever makes one removes it; what a killed daemon leaves goes when the
+//! next one begins, which is the only one then.
+
+use std::path::{Path, PathBuf};
+
+use base::files;
+use fs_err as fs;
+
+use crate::{Result, layout::Layout};
+
+/// A directory that is gone when this is.
+#[derive(Debug)]
+pub(super) struct Incoming(PathBuf);
+
+impl Incoming {
+    pub(super) fn make(layout: &Layout) -> Result<Self> {
+        let path = layout.incoming().join(base::random::hex::<8>());
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Err(error) = files::remove_any(&self.0) {
+            tracing::warn!(%error, "what was coming in stays behind until the next start");
+        }
+    }
+}
+
+/// Removes what an earlier daemon left.
+pub(crate) fn sweep(layout: &Layout) -> Result<()> {
+    Ok(files::remove_any(&layout.incoming())?)
+}
