@@ -167,6 +167,10 @@ text_enum! {
         TaskNotFound = "task_not_found",
         /// Somebody cancelled it.
         Cancelled = "cancelled",
+        /// A Dockerfile or its context makes no sense.
+        BuildInvalid = "build_invalid",
+        /// A command of a build has failed.
+        BuildFailed = "build_failed",
     }
 }
 
@@ -191,6 +195,8 @@ impl ErrorCode {
             | Self::QuotaCpus
             | Self::QuotaMemory
             | Self::NetworkUnsupported
+            | Self::BuildInvalid
+            | Self::BuildFailed
             | Self::ImageInvalid => 400,
             Self::Unauthorized | Self::InvalidApiKey => 401,
             Self::Forbidden
@@ -331,7 +337,8 @@ mod tests {
          quota_shares 429, too_many_viewers 429, stopped_by_owner 503, \
          sandbox_unavailable 502, rate_limited 429, misdirected 421, \
          network_unsupported 400, storage_unclear 409, image_exists 409, image_unavailable 502, registry_denied 403, \
-          registry_forbidden 403, image_invalid 400, task_not_found 404, cancelled 409";
+          registry_forbidden 403, image_invalid 400, task_not_found 404, cancelled 409, \
+         build_invalid 400, build_failed 400";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

@@ -70,7 +70,11 @@ pub(crate) fn admit(
         return Err(Error::new(Kind::InvalidRequest, "init and no_init contradict each other"));
     }
     let CreateRequest { env, labels, init, no_init, network, .. } = request;
-    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init, no_init, network }))
+    let build = None;
+    Ok((
+        name,
+        Spec { image, cpus, memory_mib, disk_mib, env, labels, init, no_init, network, build },
+    ))
 }
 
 /// Whether somebody may give a sandbox this policy: only an admin opens what is closed to all, the

@@ -35,6 +35,10 @@ pub struct Spec {
     /// How it is connected.
     #[serde(default, skip_serializing_if = "NetworkSpec::is_default")]
     pub network: NetworkSpec,
+    /// Digest of the content that it is made of in place of an image, if it is a build's: nobody sees
+    /// it, and it ends with the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
 }
 
 /// How a sandbox is connected.

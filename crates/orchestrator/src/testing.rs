@@ -175,6 +175,7 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
             labels: Default::default(),
             init: None,
             no_init: false,
+            build: None,
         }),
         policy: Policy::default(),
         identity: Identity::random(),

@@ -14,7 +14,7 @@ use crate::{
 const VERSION: &str = "bhatti build step, 1";
 
 /// Steps that nobody has needed for so long are forgotten, seconds.
-pub(crate) const UNUSED_AFTER: i64 = 14 * 24 * 60 * 60;
+const UNUSED_AFTER: i64 = 14 * 24 * 60 * 60;
 
 /// One step and what it came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What instructions say about the image rather than about its files.
 
 use disk::image::Config;
-use dockerfile::{Command, Instruction};
+use dockerfile::Instruction;
 
 /// What an image says, and what its Dockerfile says besides.
 #[derive(Debug, Clone)]
@@ -33,10 +33,11 @@ impl Said {
             }
             Instruction::Label(pairs) => config.labels.extend(pairs.iter().cloned()),
             Instruction::User(user) => config.user = Some(user.clone()),
-            Instruction::Workdir(path) => config.working_dir = Some(self.absolute(path)),
+            Instruction::Workdir(path) => self.config.working_dir = Some(self.absolute(path)),
             Instruction::Expose(ports) => {
                 for port in ports {
-                    let port = if port.contains('/') { port.clone() } else { format!("{port}/tcp") };
+                    let port =
+                        if port.contains('/') { port.clone() } else { format!("{port}/tcp") };
                     if !config.exposed_ports.contains(&port) {
                         config.exposed_ports.push(port);
                     }
@@ -45,11 +46,11 @@ impl Said {
             Instruction::StopSignal(signal) => config.stop_signal = Some(signal.clone()),
             Instruction::Shell(shell) => self.shell.clone_from(shell),
             Instruction::Cmd(command) => {
-                config.cmd = self.argv(command);
+                self.config.cmd = command.argv(&self.shell);
                 self.command = true;
             }
             Instruction::Entrypoint(command) => {
-                config.entrypoint = self.argv(command);
+                self.config.entrypoint = command.argv(&self.shell);
                 if !self.command {
                     self.config.cmd.clear();
                 }
@@ -59,10 +60,6 @@ impl Said {
             | Instruction::Copy(_)
             | Instruction::Volume(_) => {}
         }
-    }
-
-    fn argv(&self, command: &Command) -> Vec<String> {
-        command.argv(&self.shell)
     }
 
     /// A path of the image, relative to its working directory, without `.`, `..` and doubled
@@ -131,6 +128,9 @@ mod tests {
         assert_eq!(config.env, [pair("A", "3"), pair("B", "2")]);
         assert_eq!(config.labels, [pair("a", "3"), pair("b", "2")].into());
         assert_eq!(config.exposed_ports, ["80/tcp", "90/udp"]);
-        assert_eq!((config.user.as_deref(), config.stop_signal.as_deref()), (Some("u:g"), Some("SIGINT")));
+        assert_eq!(
+            (config.user.as_deref(), config.stop_signal.as_deref()),
+            (Some("u:g"), Some("SIGINT"))
+        );
     }
 }

@@ -17,6 +17,7 @@ mod cache;
 mod config;
 mod context;
 mod copy;
+mod create;
 mod guest;
 mod run;
 
@@ -26,12 +27,9 @@ use base::ids::Name;
 use dockerfile::{Dockerfile, Planned, Scope};
 use tokio::sync::mpsc;
 
-pub(crate) use self::cache::{CachedStep, UNUSED_AFTER};
+pub(crate) use self::cache::CachedStep;
 use self::{context::Spool, run::Run};
 use crate::{Error, Kind, Orchestrator, Result, model::User};
-
-/// Largest context if nobody says otherwise, bytes.
-const CONTEXT_MAX: u64 = 5 << 30;
 
 /// What a build's guest gets if nobody says otherwise, as far as its owner may have it.
 const CPUS: u32 = 2;
@@ -40,19 +38,6 @@ const MEMORY_MIB: u64 = 2048;
 /// Most build arguments, and most bytes of all of them.
 const ARGS_MAX: usize = 256;
 const ARGS_BYTES_MAX: usize = 256 << 10;
-
-/// What an operator says about builds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildSettings {
-    /// Largest context, bytes.
-    pub context_max: u64,
-}
-
-impl Default for BuildSettings {
-    fn default() -> Self {
-        Self { context_max: CONTEXT_MAX }
-    }
-}
 
 /// Asks for an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -152,7 +137,7 @@ impl Orchestrator {
     pub async fn build(&self, owner: &User, request: BuildRequest) -> Result<Build> {
         let recipe = Recipe::of(request, owner)?;
         self.node.store.may_build(&owner.id, &recipe.name)?;
-        let max = self.node.settings.build.context_max;
+        let max = self.node.settings.images.context_max;
         let spool = Spool::begin(self.node.layout.incoming(), max).await?;
         Ok(Build { orchestrator: self.clone(), owner: owner.clone(), recipe, spool })
     }

@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 
-use base::{clock, ids::UserId};
+use base::{
+    clock,
+    ids::{Name, UserId},
+};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::Store;
-use crate::{Result, build::CachedStep};
+use super::{Store, image_taken};
+use crate::{Result, build::CachedStep, images::BUILT};
 
 impl Store {
     /// The digest of what a step of that owner came to, which counts as a use of it.
@@ -18,7 +21,8 @@ impl Store {
                     "UPDATE build_cache SET used_at = ?3 WHERE owner = ?1 AND key = ?2
                      RETURNING digest",
                 )?;
-                let digest = statement.query_row(params![owner.as_str(), key, now], |row| row.get(0));
+                let digest =
+                    statement.query_row(params![owner.as_str(), key, now], |row| row.get(0));
                 Ok(digest.optional()?)
             })
             .await
@@ -37,6 +41,17 @@ impl Store {
                 Ok(())
             })
             .await
+    }
+
+    /// Whether a build of that name could be kept.
+    ///
+    /// # Errors
+    /// [`Kind::ImageExists`](crate::Kind::ImageExists).
+    pub(crate) fn may_build(&self, owner: &UserId, name: &Name) -> Result<()> {
+        match self.own_image(owner, name) {
+            Some(image) if !image.source.starts_with(BUILT) => Err(image_taken(name)),
+            _ => Ok(()),
+        }
     }
 
     /// Content that must stay because a build may go on from it.

@@ -20,11 +20,11 @@ use std::{
 use tar::EntryType;
 use tokio::io::AsyncWriteExt as _;
 
+use self::archive::{Found, Reader, invalid};
 pub(crate) use self::{
     header::{END, Header, padding},
     select::{Place, Selection},
 };
-use self::archive::{Found, Reader, invalid};
 use crate::{Error, Kind, Result, node::blocking};
 
 /// Most entries of a context.
@@ -85,7 +85,7 @@ impl Spool {
             let message = format!("the context is larger than {} bytes", self.max);
             return Err(Error::new(Kind::TooLarge, message).hint(
                 "leave out what is not needed with a .dockerignore; whoever runs this node can \
-                 allow more: max_context_bytes of [build]",
+                 allow more: max_context_bytes of [images]",
             ));
         }
         Ok(self.file.write_all(bytes).await?)
@@ -168,7 +168,7 @@ impl Context {
 
 /// The parts of a path, first one last, without those that mean nothing.
 fn split(path: &[u8]) -> Vec<Vec<u8>> {
-    let parts = path.split(|byte| *byte == b'/').filter(|part| !matches!(part, b"" | b"."));
+    let parts = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
     parts.rev().map(<[u8]>::to_vec).collect()
 }
 
@@ -208,11 +208,7 @@ fn index(file: File) -> io::Result<BTreeMap<Vec<u8>, Entry>> {
     Ok(entries)
 }
 
-fn understand(
-    entries: &BTreeMap<Vec<u8>, Entry>,
-    path: &[u8],
-    found: &Found,
-) -> io::Result<Entry> {
+fn understand(entries: &BTreeMap<Vec<u8>, Entry>, path: &[u8], found: &Found) -> io::Result<Entry> {
     let shown = || String::from_utf8_lossy(path);
     let kind = match found.kind {
         EntryType::Regular | EntryType::Continuous => {

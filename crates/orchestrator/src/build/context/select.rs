@@ -95,7 +95,7 @@ impl Selection {
             let content = match entry.content {
                 Data::None => String::new(),
                 Data::Text(text) => hash::bytes(text.as_bytes()),
-                Data::File(mut content) => hash::reader(&mut content)?,
+                Data::File(mut content) => content.hash()?,
             };
             let mode = format!("{:?} {:o}", entry.kind, entry.mode);
             parts.extend([entry.name, entry.link, mode.into_bytes(), content.into_bytes()]);
@@ -173,7 +173,8 @@ impl Selection {
             to(self.packed(b"./".to_vec(), entry))?;
         }
         let prefix = if top.is_empty() { Vec::new() } else { [top, b"/"].concat() };
-        let below = entries.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix));
+        let below =
+            entries.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix));
         for (path, entry) in below {
             if path.len() > prefix.len() {
                 to(self.packed(path[prefix.len()..].to_vec(), entry))?;
@@ -279,6 +280,14 @@ pub(crate) struct Content {
 }
 
 impl Content {
+    fn hash(&mut self) -> io::Result<String> {
+        let mut hash = hash::Stream::default();
+        while let Some(piece) = self.piece()? {
+            hash.update(&piece);
+        }
+        Ok(hash.finish())
+    }
+
     fn piece(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut piece = vec![0; usize::try_from(self.left).unwrap_or(PIECE).min(PIECE)];
         let length = self.read(&mut piece)?;
