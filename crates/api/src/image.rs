@@ -136,6 +136,14 @@ impl std::fmt::Debug for PullImage {
     }
 }
 
+/// Asks for an image of what is on a sandbox's disk: `POST /sandboxes/:id/save-image`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaveImage {
+    /// What it is to be called.
+    pub name: String,
+}
+
 /// A pull has begun and goes on by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullStarted {

@@ -44,7 +44,7 @@ pub use file::{
 pub use idle::{IdleSetting, IdleTime, MAX_IDLE_SEC};
 pub use image::{
     Image, ImageConfig, ImageDetails, ImageScope, ImageShares, PullEvent, PullImage, PullStarted,
-    ShareImage, Task, TaskStatus,
+    SaveImage, ShareImage, Task, TaskStatus,
 };
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
 pub use network::{

@@ -103,7 +103,6 @@ impl IntoResponse for Failure {
 }
 
 /// The code of every kind. Written out, so that a new kind does not compile before it has one.
-#[expect(clippy::too_many_lines, reason = "a table with a line for every kind")]
 pub(crate) fn code(kind: Kind) -> ErrorCode {
     match kind {
         Kind::SandboxNotFound => ErrorCode::SandboxNotFound,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use api::{
-    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, PullStarted, ShareImage,
+    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, PullStarted, SaveImage, ShareImage,
     Task, TaskStatus, headers,
 };
 use axum::{
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use crate::{
     app::{App, RequestId},
-    auth::{Caller, Id},
+    auth::{Caller, Id, OwnedSandbox},
     body,
     failure::Failure,
     show,
@@ -44,6 +44,18 @@ pub(crate) async fn get(
     Id(name): Id,
 ) -> Result<Json<ImageDetails>, Failure> {
     Ok(Json(show::image_details(app.orchestrator.image(&user, &name).await?, &app)))
+}
+
+/// Makes an image of a sandbox's disk.
+pub(crate) async fn save(
+    State(app): State<App>,
+    Caller(user): Caller,
+    OwnedSandbox(sandbox): OwnedSandbox,
+    body: Body,
+) -> Result<(StatusCode, Json<Image>), Failure> {
+    let SaveImage { name } = body::json(body, app.json_body_max).await?;
+    let saved = app.orchestrator.save_image(&user, &sandbox, &name).await?;
+    Ok((StatusCode::CREATED, Json(show::image(saved, &app))))
 }
 
 pub(crate) async fn delete(

@@ -46,6 +46,7 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/resume", post(sandboxes::resume))
         .route("/sandboxes/{id}/checkpoint", post(snapshots::checkpoint))
         .route("/sandboxes/{id}/fork", post(snapshots::fork))
+        .route("/sandboxes/{id}/save-image", post(images::save))
         .route("/sandboxes/{id}/exec", post(exec::exec))
         .route("/sandboxes/{id}/exec/ws", get(sessions::program))
         .route("/sandboxes/{id}/jobs", get(jobs::list))

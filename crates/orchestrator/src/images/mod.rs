@@ -19,6 +19,7 @@ mod places;
 mod pull;
 mod record;
 mod registries;
+mod save;
 mod tasks;
 
 pub use self::{

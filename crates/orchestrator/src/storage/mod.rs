@@ -148,7 +148,9 @@ fn choose(
 
 fn present(node: &Node) -> Result<Present> {
     let images = image::list(node.layout.data())?;
-    let images: HashSet<String> = images.iter().map(|image| image.digest().to_owned()).collect();
+    let mut images: HashSet<String> =
+        images.iter().map(|image| image.digest().to_owned()).collect();
+    images.extend(node.store.image_digests());
     let engine = node.known_engine().map(|engine| engine.qemu.fingerprint());
     Ok(Present { engine, images, stocked: node.spares.templates() })
 }

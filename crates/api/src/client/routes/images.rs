@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use hyper::Method;
 use tokio::io::AsyncRead;
 
-use super::{Query, encode, require_ndjson};
+use super::{Query, encode, require_ndjson, sandbox_path};
 use crate::{
-    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, ShareImage, Task,
+    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, SaveImage, ShareImage, Task,
     client::{Call, Client, ClientError, Events, FileContent, body::json},
     headers,
 };
@@ -21,6 +21,13 @@ impl Client {
     /// One image in full.
     pub async fn image(&mut self, name: &str) -> Result<ImageDetails, ClientError> {
         json(self.send(Call::new(Method::GET, path(name, ""))).await?).await
+    }
+
+    /// Makes an image of what is on a sandbox's disk.
+    pub async fn save_image(&mut self, id: &str, name: &str) -> Result<Image, ClientError> {
+        let request = SaveImage { name: name.to_owned() };
+        let call = Call::new(Method::POST, sandbox_path(id, "/save-image")).json(&request)?;
+        json(self.send(call).await?).await
     }
 
     /// Takes a name of an image away.

@@ -8,7 +8,7 @@ use crate::{
     app::{App, DONE},
     commands::{
         host_tools::{self, APT_GET, DPKG_DEB, MKFS_EROFS, MMDEBSTRAP, Tool, UNSHARE},
-        preparing::{self, megabytes, time},
+        preparing,
     },
     human,
 };
@@ -71,13 +71,7 @@ fn existing(app: &App, recipe: Recipe) -> Result<Option<Image>> {
 }
 
 fn shown(recipe: Recipe, image: &image::Image) -> Image {
-    Image {
-        name: recipe.name().to_owned(),
-        digest: image.digest().to_owned(),
-        size_mb: megabytes(image.size()),
-        source: image.source().to_owned(),
-        created_at: time(image.created_at()),
-    }
+    preparing::shown_image(recipe.name(), image)
 }
 
 fn line(image: &Image, state: &str) -> String {
@@ -92,13 +86,7 @@ mod tests {
 
     #[test]
     fn the_line_says_which_image_it_is() {
-        let image = Image {
-            name: "minimal".into(),
-            digest: "00".into(),
-            size_mb: 190,
-            source: "Debian bookworm, bootstrapped".into(),
-            created_at: time(0),
-        };
+        let image = super::super::image();
         let expected = "image/minimal ready (Debian bookworm, bootstrapped, 190 MB)";
         assert_eq!(line(&image, "ready"), expected);
     }
