@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use api::{
-    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, PullStarted, SaveImage, ShareImage,
-    Task, TaskStatus, headers,
+    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, PullStarted, SaveImage,
+    ShareImage, Task, TaskStatus, headers,
 };
 use axum::{
     Json,

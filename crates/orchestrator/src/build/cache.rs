@@ -6,7 +6,7 @@ use base::{clock, hash, ids::UserId};
 use disk::image::{self, Image};
 
 use crate::{
-    Orchestrator, Result,
+    Result,
     node::{Node, blocking},
 };
 
@@ -88,11 +88,9 @@ impl Cache {
     }
 }
 
-impl Orchestrator {
-    /// Forgets steps of builds that nobody has needed for two weeks, or with `all` every one, and says
-    /// how many. Their content is garbage then, unless somebody has a name for it.
-    pub async fn forget_build_steps(&self, all: bool) -> Result<usize> {
-        let before = if all { i64::MAX } else { clock::unix_seconds() - UNUSED_AFTER };
-        self.node.store.forget_steps(before).await
-    }
+/// Forgets steps of builds that nobody has needed for two weeks, or with `all` every one, and says how
+/// many. Their content is garbage then, unless somebody has a name for it.
+pub(crate) async fn forget_steps(node: &Node, all: bool) -> Result<usize> {
+    let before = if all { i64::MAX } else { clock::unix_seconds() - UNUSED_AFTER };
+    node.store.forget_steps(before).await
 }

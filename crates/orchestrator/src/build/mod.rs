@@ -27,7 +27,7 @@ use base::ids::Name;
 use dockerfile::{Dockerfile, Planned, Scope};
 use tokio::sync::mpsc;
 
-pub(crate) use self::cache::CachedStep;
+pub(crate) use self::cache::{CachedStep, forget_steps};
 use self::{context::Spool, run::Run};
 use crate::{Error, Kind, Orchestrator, Result, model::User};
 

@@ -7,7 +7,8 @@ use tokio::io::AsyncRead;
 
 use super::{Query, encode, require_ndjson, sandbox_path};
 use crate::{
-    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, SaveImage, ShareImage, Task,
+    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, SaveImage, ShareImage,
+    Task,
     client::{Call, Client, ClientError, Events, FileContent, body::json},
     headers,
 };
