@@ -24,6 +24,7 @@ mod run;
 use std::{collections::BTreeMap, sync::Arc};
 
 use base::ids::Name;
+pub use dockerfile::DOCKERFILE_MAX;
 use dockerfile::{Dockerfile, Planned, Scope};
 use tokio::sync::mpsc;
 
