@@ -179,6 +179,10 @@ text_enum! {
         VolumeSizeInvalid = "volume_size_invalid",
         /// The user's volumes would be larger than allowed.
         QuotaVolumes = "quota_volumes",
+        /// A Dockerfile or its context makes no sense.
+        BuildInvalid = "build_invalid",
+        /// A command of a build has failed.
+        BuildFailed = "build_failed",
     }
 }
 
@@ -204,6 +208,8 @@ impl ErrorCode {
             | Self::QuotaMemory
             | Self::VolumeSizeInvalid
             | Self::NetworkUnsupported
+            | Self::BuildInvalid
+            | Self::BuildFailed
             | Self::ImageInvalid => 400,
             Self::Unauthorized | Self::InvalidApiKey => 401,
             Self::Forbidden
@@ -351,7 +357,8 @@ mod tests {
          network_unsupported 400, storage_unclear 409, image_exists 409, image_unavailable 502, registry_denied 403, \
          registry_forbidden 403, image_invalid 400, task_not_found 404, cancelled 409, \
          volume_not_found 404, volume_exists 409, \
-         volume_in_use 409, volume_unclean 409, volume_size_invalid 400, quota_volumes 429";
+         volume_in_use 409, volume_unclean 409, volume_size_invalid 400, quota_volumes 429, \
+         build_invalid 400, build_failed 400";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

@@ -11,6 +11,7 @@
 
 #![warn(missing_docs)]
 
+mod build;
 mod error;
 mod exec;
 mod file;
@@ -35,6 +36,7 @@ mod volume;
 pub mod client;
 pub mod headers;
 
+pub use build::{BuildEvent, BuildImage, BuiltImage};
 pub use error::{ErrorBody, ErrorCode};
 pub use exec::{
     DEFAULT_TIMEOUT_SEC, ExecRequest, ExecResponse, MAX_STDIN_BYTES, MAX_TIMEOUT_SEC, StreamEvent,

@@ -20,6 +20,7 @@ mod assemble;
 mod busybox;
 mod collect;
 mod config;
+mod configure;
 mod minimal;
 mod saved;
 mod tree;
@@ -40,6 +41,7 @@ pub use self::{
     assemble::assemble,
     collect::{Collector, Hold, Unused, collect_garbage, collector, hold},
     config::Config,
+    configure::configure,
     saved::save,
 };
 use crate::{

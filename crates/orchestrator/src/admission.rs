@@ -72,11 +72,21 @@ pub(crate) fn admit(
     }
     let CreateRequest { env, labels, init, no_init, network, .. } = request;
     // Which volumes are meant is not to be seen from the request.
-    let volumes = Vec::new();
-    Ok((
-        name,
-        Spec { image, cpus, memory_mib, disk_mib, env, labels, init, no_init, network, volumes },
-    ))
+    let (volumes, build) = (Vec::new(), None);
+    let spec = Spec {
+        image,
+        cpus,
+        memory_mib,
+        disk_mib,
+        env,
+        labels,
+        init,
+        no_init,
+        network,
+        volumes,
+        build,
+    };
+    Ok((name, spec))
 }
 
 /// Whether somebody may give a sandbox this policy: only an admin opens what is closed to all, the

@@ -28,6 +28,10 @@ pub enum Kind {
     TaskNotFound,
     /// The task was cancelled.
     Cancelled,
+    /// A Dockerfile or its context makes no sense.
+    BuildInvalid,
+    /// A command of a build has failed.
+    BuildFailed,
     /// A path does not exist in the guest.
     FileNotFound,
     /// Something is at that path already.

@@ -236,7 +236,7 @@ impl Orchestrator {
 
     /// Keeps the record and starts its driver. A task of its own, because between the row and the
     /// driver nobody may leave.
-    async fn begin(
+    pub(crate) async fn begin(
         &self,
         record: Record,
         limit: u32,
@@ -294,8 +294,7 @@ impl Orchestrator {
 
     /// The owner's sandboxes by name. Wakes none.
     pub fn list(&self, owner: &UserId) -> Vec<SandboxView> {
-        let mut views: Vec<SandboxView> =
-            self.node.registry.of(owner).iter().map(Sandbox::view).collect();
+        let mut views: Vec<SandboxView> = self.sandboxes(owner).iter().map(Sandbox::view).collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
     }
@@ -309,6 +308,7 @@ impl Orchestrator {
     /// The owner's sandboxes themselves, by name. Wakes none.
     pub fn sandboxes(&self, owner: &UserId) -> Vec<Sandbox> {
         let mut sandboxes = self.node.registry.of(owner);
+        sandboxes.retain(|sandbox| !sandbox.is_for_build());
         sandboxes.sort_by_cached_key(Sandbox::name);
         sandboxes
     }
@@ -318,7 +318,8 @@ impl Orchestrator {
     /// # Errors
     /// [`Kind::SandboxNotFound`], also for what belongs to somebody else.
     pub fn find(&self, owner: &UserId, name_or_id: &str) -> Result<Sandbox> {
-        self.node.registry.find(owner, name_or_id).ok_or_else(|| {
+        let found = self.node.registry.find(owner, name_or_id);
+        found.filter(|sandbox| !sandbox.is_for_build()).ok_or_else(|| {
             let shown: String = name_or_id.chars().take(80).collect();
             Error::new(Kind::SandboxNotFound, format!("there is no sandbox {shown:?}"))
                 .hint("see what there is: bhatti list")

@@ -38,6 +38,10 @@ pub struct Spec {
     /// What volumes it has, by their slots.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeUse>,
+    /// Digest of the content that it is made of in place of an image, if it is a build's: nobody sees
+    /// it, and it ends with the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
 }
 
 /// A volume that a sandbox has.

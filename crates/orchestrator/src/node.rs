@@ -271,7 +271,10 @@ impl Node {
     /// What kernel and image a new sandbox gets.
     pub(crate) fn shape(&self, owner: &UserId, spec: &Spec) -> Result<Shape> {
         let bundle = kernel::current(self.layout.data())?;
-        let image = self.image(owner, &spec.image)?;
+        let image = match &spec.build {
+            Some(digest) => image::open_digest(self.layout.data(), digest)?,
+            None => self.image(owner, &spec.image)?,
+        };
         self.shape_of(spec, bundle, image)
     }
 

@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc};
 use base::{files, process::Process};
 
 use crate::{
-    Result, copies,
+    Kind, Result, copies,
     driver::Begin,
     model::VolumeState,
     node::{Node, blocking},
@@ -85,7 +85,17 @@ async fn settle_volumes(node: &Arc<Node>) -> Result<HashSet<String>> {
 }
 
 fn start(node: &Arc<Node>, record: Record) {
-    Sandbox::start_driver(node, record, Begin::Recover);
+    let sandbox = Sandbox::start_driver(node, record, Begin::Recover);
+    if sandbox.is_for_build() {
+        // Its build has ended with the daemon that did it.
+        tokio::spawn(async move {
+            if let Err(error) = sandbox.destroy().await
+                && error.kind != Kind::SandboxNotFound
+            {
+                tracing::warn!(%error, "a build's sandbox stays until the next start");
+            }
+        });
+    }
 }
 
 /// Kills monitors of ours that no record speaks of: their daemon was killed between starting them

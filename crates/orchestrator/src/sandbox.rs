@@ -100,6 +100,11 @@ impl Sandbox {
         &self.shared.record
     }
 
+    /// Whether it is a build's, which nobody sees.
+    pub(crate) fn is_for_build(&self) -> bool {
+        self.shared.record.spec.build.is_some()
+    }
+
     /// The name that it has now.
     pub(crate) fn name(&self) -> Name {
         self.shared.published.borrow().name.clone()

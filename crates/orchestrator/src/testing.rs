@@ -177,6 +177,7 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
             init: None,
             no_init: false,
             volumes: Vec::new(),
+            build: None,
         }),
         policy: Policy::default(),
         identity: Identity::random(),

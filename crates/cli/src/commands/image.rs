@@ -1,5 +1,6 @@
 //! Images.
 
+mod build;
 mod delete;
 mod export;
 mod import;
@@ -29,6 +30,7 @@ enum Command {
     List(list::Args),
     #[command(visible_alias = "info")]
     Inspect(inspect::Args),
+    Build(build::Args),
     Pull(pull::Args),
     Import(import::Args),
     Save(save::Args),
@@ -44,6 +46,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     match &args.command {
         Command::List(args) => list::run(args, app),
         Command::Inspect(args) => inspect::run(args, app),
+        Command::Build(args) => build::run(args, app),
         Command::Pull(args) => pull::run(args, app),
         Command::Import(args) => import::run(args, app),
         Command::Save(args) => save::run(args, app),

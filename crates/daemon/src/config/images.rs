@@ -17,6 +17,8 @@ pub(super) struct RawImages {
     insecure_registries: Vec<String>,
     /// Largest archive that can be imported.
     max_import_bytes: Option<u64>,
+    /// Largest context of a build.
+    max_context_bytes: Option<u64>,
 }
 
 impl RawImages {
@@ -34,6 +36,7 @@ impl RawImages {
                 insecure: self.insecure_registries,
             },
             import_max: self.max_import_bytes.unwrap_or(default.import_max),
+            context_max: self.max_context_bytes.unwrap_or(default.context_max),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The routes, one module a resource.
 
+mod build;
 mod create;
 mod exec;
 mod files;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Router<App> {
     Router::new()
         .route("/health", get(system::health))
         .route("/images", get(images::list))
+        .route("/images/build", post(build::build))
         .route("/images/pull", post(images::pull))
         .route("/images/import", post(images::import))
         .route("/images/{id}", get(images::get).delete(images::delete))

@@ -128,7 +128,7 @@ async fn perform(
             })?;
             pack::pack(agent, changes, Style::Layer, stream).await
         }
-        Request::Unpack { path } => unpack::unpack(agent, path, stream).await,
+        Request::Unpack { path, owner } => unpack::unpack(agent, path, owner, stream).await,
         _ => Err(Failure::Refused(refuse(ErrorCode::Unsupported, "not about files"))),
     }
 }

@@ -35,6 +35,7 @@ pub(crate) use self::{
     facade::Choice,
     making::{Making, collect_loose},
     places::sweep,
+    record::BUILT,
 };
 
 use std::sync::{Arc, Mutex, atomic::AtomicBool};
@@ -49,6 +50,9 @@ const AT_ONCE: usize = 2;
 /// Largest archive that can be imported if nobody says otherwise, bytes.
 const IMPORT_MAX: u64 = 20 << 30;
 
+/// Largest context of a build if nobody says otherwise, bytes.
+const CONTEXT_MAX: u64 = 5 << 30;
+
 /// What an operator says about images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSettings {
@@ -56,11 +60,17 @@ pub struct ImageSettings {
     pub registries: RegistrySettings,
     /// Largest archive that can be imported, bytes.
     pub import_max: u64,
+    /// Largest context of a build, bytes.
+    pub context_max: u64,
 }
 
 impl Default for ImageSettings {
     fn default() -> Self {
-        Self { registries: RegistrySettings::default(), import_max: IMPORT_MAX }
+        Self {
+            registries: RegistrySettings::default(),
+            import_max: IMPORT_MAX,
+            context_max: CONTEXT_MAX,
+        }
     }
 }
 

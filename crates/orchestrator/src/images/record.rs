@@ -30,6 +30,9 @@ impl ImageRecord {
     }
 }
 
+/// What the source of an image begins with that was built. No reference does.
+pub(crate) const BUILT: &str = "build of ";
+
 /// An image that gets a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewImage {

@@ -18,7 +18,7 @@ use self::{
     prune::{Present, Victim},
 };
 use crate::{
-    Orchestrator, Result,
+    Orchestrator, Result, build,
     node::{Node, blocking},
 };
 
@@ -89,7 +89,7 @@ impl Orchestrator {
     /// # Errors
     /// [`Kind::StorageUnclear`](crate::Kind::StorageUnclear) if a directory does not say what it depends on.
     pub async fn storage(&self) -> Result<Storage> {
-        let (node, present) = (Arc::clone(&self.node), present(&self.node)?);
+        let (node, present) = (Arc::clone(&self.node), present(&self.node).await?);
         blocking(move || {
             let collector = image::collector(node.layout.data())?;
             let pinned = node.pins.hold();
@@ -108,7 +108,10 @@ impl Orchestrator {
     pub async fn prune(&self, all: bool, dry_run: bool) -> Result<Prune> {
         let node = Arc::clone(&self.node);
         let pruning = tokio::spawn(async move {
-            let present = present(&node)?;
+            if !dry_run {
+                build::forget_steps(&node, all).await?;
+            }
+            let present = present(&node).await?;
             blocking(move || {
                 let (victims, bytes, aside) = choose(&node, &present, all, dry_run)?;
                 for path in aside {
@@ -146,11 +149,13 @@ fn choose(
     Ok((victims, files.freed(), aside))
 }
 
-fn present(node: &Node) -> Result<Present> {
+async fn present(node: &Node) -> Result<Present> {
+    let cached = node.store.cached_digests().await?;
     let images = image::list(node.layout.data())?;
     let mut images: HashSet<String> =
         images.iter().map(|image| image.digest().to_owned()).collect();
     images.extend(node.store.image_digests());
+    images.extend(cached);
     let engine = node.known_engine().map(|engine| engine.qemu.fingerprint());
     Ok(Present { engine, images, stocked: node.spares.templates() })
 }

@@ -11,7 +11,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 use super::{Store, corrupt, writer};
 use crate::{
     Error, Kind, Result,
-    images::{ImageRecord, NewImage},
+    images::{BUILT, ImageRecord, NewImage},
 };
 
 /// All images of users in memory. The writer's thread changes it after each commit; readers hold the
@@ -37,8 +37,8 @@ impl Images {
 }
 
 impl Store {
-    /// Keeps an image under its name. One of that name that was pulled from the very same reference
-    /// is this image from then on, for those too with whom it is shared.
+    /// Keeps an image under its name. One of that name that was pulled from the very same reference,
+    /// or was built as this one was, is this image from then on, for those too with whom it is shared.
     ///
     /// # Errors
     /// [`Kind::ImageExists`] if the owner has another of that name.
@@ -146,7 +146,8 @@ fn keep(transaction: &Transaction<'_>, image: &NewImage) -> Result<()> {
              ON CONFLICT (owner, name) DO UPDATE
              SET digest = excluded.digest, source = excluded.source,
                  created_at = iif(digest = excluded.digest, created_at, excluded.created_at)
-             WHERE reference = excluded.reference",
+             WHERE reference = excluded.reference
+             OR source LIKE ?8 || '%' AND excluded.source LIKE ?8 || '%'",
         )?
         .execute(params![
             ImageId::random().as_str(),
@@ -155,7 +156,8 @@ fn keep(transaction: &Transaction<'_>, image: &NewImage) -> Result<()> {
             digest,
             reference,
             source,
-            created_at
+            created_at,
+            BUILT
         ])?;
     if kept == 0 {
         return Err(taken(name));

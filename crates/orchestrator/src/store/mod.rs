@@ -12,6 +12,7 @@
 //! Invariant: nothing else writes to the file. The daemon holds a lock on the data directory
 //! before it opens the store.
 
+mod builds;
 mod directory;
 mod images;
 mod networks;

@@ -146,6 +146,15 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ) STRICT;
     CREATE INDEX attachments_by_volume ON attachments (volume);
 ",
+    "
+    CREATE TABLE build_cache (
+        owner   TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        key     TEXT NOT NULL CHECK (length(key) = 64),
+        digest  TEXT NOT NULL CHECK (length(digest) = 64),
+        used_at INTEGER NOT NULL,
+        PRIMARY KEY (owner, key)
+    ) STRICT;
+",
 ];
 
 /// How long to wait for another process that reads the file, such as a backup.

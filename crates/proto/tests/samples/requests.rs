@@ -2,8 +2,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use proto::message::{
     Attach, AttachControl, Defaults, Detach, Exec, FileList, FileRead, FileWrite, Hello, Identify,
-    Init, Interface, JobOutput, Join, MountVolume, NewSession, Refresh, Request, RestartPolicy,
-    Resume, Target, WindowSize,
+    Init, Interface, JobOutput, Join, MountVolume, NewSession, Ownership, Refresh, Request,
+    RestartPolicy, Resume, Target, WindowSize,
 };
 
 use super::{every, text, words};
@@ -83,7 +83,11 @@ pub(crate) fn requests() -> Vec<Request> {
         R::Watch { .. } => [R::Watch { path: text("/srv"), recursive: true }],
         R::Pack { .. } => [R::Pack { path: text("/srv") }],
         R::PackChanges => [R::PackChanges],
-        R::Unpack { .. } => [R::Unpack { path: text("/srv") }],
+        R::Unpack { .. } => [
+            R::Unpack { path: text("/srv"), owner: None },
+            R::Unpack { path: text("/srv"), owner: Some(Ownership::Archive) },
+            R::Unpack { path: text("/srv"), owner: Some(Ownership::Of(text("dev:dev"))) },
+        ],
         R::Ports => [R::Ports],
         R::Tunnel { .. } => [R::Tunnel { port: 8080 }],
         R::Activity => [R::Activity],

@@ -3,12 +3,12 @@
 use std::marker::PhantomData;
 
 use hyper::Method;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{Query, encode, require_ndjson, sandbox_path};
+use super::{Query, encode, require_ndjson, sandbox_path, sandboxes::first_line};
 use crate::{
-    Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage, SaveImage, ShareImage,
-    Task,
+    BuildEvent, BuildImage, Deleted, Done, Image, ImageDetails, ImageShares, PullEvent, PullImage,
+    SaveImage, ShareImage, Task,
     client::{Call, Client, ClientError, Events, FileContent, body::json},
     headers,
 };
@@ -43,6 +43,18 @@ impl Client {
     ) -> Result<Events<'_, PullEvent>, ClientError> {
         let call = Call::new(Method::POST, "/images/pull").json(request)?.streamed();
         Ok(Events::new(require_ndjson(self.send(call).await?)?.into_body()))
+    }
+
+    /// Makes an image as a Dockerfile says, with the files of a tar archive. Dropping the events cancels
+    /// it.
+    pub async fn image_build(
+        &mut self,
+        request: &BuildImage,
+        context: impl AsyncRead + Unpin + Send + 'static,
+    ) -> Result<Events<'_, BuildEvent>, ClientError> {
+        let content = first_line(request)?.chain(context);
+        let call = Call::new(Method::POST, "/images/build").content(headers::BUILD_TAR, content);
+        Ok(Events::new(require_ndjson(self.send(call.streamed()).await?)?.into_body()))
     }
 
     /// Makes an image of a tar archive: what `docker save` writes, an OCI layout or a root file

@@ -55,7 +55,8 @@ async fn a_tree_comes_out_as_it_went_in() {
     .map(|(name, kind)| (PathBuf::from(name), kind));
     assert_eq!(names, expected);
 
-    let answer = send(&host, &Request::Unpack { path: "/x/y".to_owned() }, &archive).await;
+    let answer =
+        send(&host, &Request::Unpack { path: "/x/y".to_owned(), owner: None }, &archive).await;
     assert_eq!(answer, Response::Done);
     let out = guest.path().join("x/y");
     assert_eq!(fs::read(out.join("a")).unwrap(), vec![3; 700_001]);
