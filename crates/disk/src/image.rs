@@ -11,8 +11,9 @@
 //! again with [`open_digest`], and a failure harms nobody. [`collect_garbage`] removes what has
 //! neither a name nor a user.
 
+mod bootstrapped;
 mod busybox;
-mod minimal;
+mod tiers;
 mod tree;
 
 use std::{
@@ -86,12 +87,11 @@ impl ImageError {
             Self::Unknown { known, .. } => Some(format!("there are: {}", known.join(", "))),
             Self::Apt(error) => error.hint(),
             Self::Disk(error) => error.hint(),
-            Self::NotRoot(_) => Some(
-                "have root make it, then copy what it made: sudo bhatti image prepare minimal, and \
+            Self::NotRoot(name) => Some(format!(
+                "have root make it, then copy what it made: sudo bhatti image prepare {name}, and \
                  cp -r /var/lib/bhatti/images into your own data directory; without root there is \
                  bhatti image prepare busybox"
-                    .to_owned(),
-            ),
+            )),
             Self::Name(_) => None,
         }
     }
@@ -104,6 +104,16 @@ pub enum Recipe {
     Minimal,
     /// A statically linked busybox and nothing else.
     Busybox,
+    /// `minimal` with systemd.
+    Services,
+    /// `minimal` with Node.js, npm, Python and a C compiler.
+    Node,
+    /// `services` with a Chromium that is driven through the DevTools protocol.
+    Browser,
+    /// `services` with Docker Engine.
+    Docker,
+    /// `services` with a desktop that is looked at through a web page.
+    Computer,
 }
 
 impl Recipe {
@@ -112,7 +122,30 @@ impl Recipe {
         match self {
             Self::Minimal => "minimal",
             Self::Busybox => "busybox",
+            Self::Services => "services",
+            Self::Node => "node",
+            Self::Browser => "browser",
+            Self::Docker => "docker",
+            Self::Computer => "computer",
         }
+    }
+
+    fn make(
+        self,
+        work: &Path,
+        image: &Path,
+        progress: Listener<'_>,
+    ) -> Result<Made, ImageError> {
+        let tier = match self {
+            Self::Busybox => return busybox::make(work, image, progress),
+            Self::Minimal => &tiers::MINIMAL,
+            Self::Services => &tiers::SERVICES,
+            Self::Node => &tiers::NODE,
+            Self::Browser => &tiers::BROWSER,
+            Self::Docker => &tiers::DOCKER,
+            Self::Computer => &tiers::COMPUTER,
+        };
+        bootstrapped::make(work, image, (self.name(), tier), progress)
     }
 }
 
@@ -206,10 +239,7 @@ pub fn prepare(data: &Path, recipe: Recipe, progress: Listener<'_>) -> Result<Im
     let work = Staging::inside(&content)?;
     let result = Staging::inside(&content)?;
     let root = result.path().join(ROOT);
-    let made = match recipe {
-        Recipe::Minimal => minimal::make(work.path(), &root, progress)?,
-        Recipe::Busybox => busybox::make(work.path(), &root, progress)?,
-    };
+    let made = recipe.make(work.path(), &root, progress)?;
     drop(work);
 
     report(progress, "hashing and storing the image");
