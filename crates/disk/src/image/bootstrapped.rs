@@ -146,7 +146,14 @@ fn from_npm(
     report(progress, format!("installing {} from the npm registry", packages.join(", ")));
     tree.directory("usr/local/lib/node_modules", 0o755)?;
     let prefix = tree.root().join("usr/local");
-    Command::new("npm")
+    let mut npm = Command::new("npm");
+    // Where whoever runs this has said which registry and which authorities he trusts.
+    for name in ["HOME", "NODE_EXTRA_CA_CERTS"] {
+        if let Some(value) = std::env::var_os(name) {
+            npm = npm.env(name, value);
+        }
+    }
+    npm
         .args(["install", "--global", "--ignore-scripts", "--no-audit", "--no-fund"])
         .args(["--loglevel=error", "--cache"])
         .arg(work.join("npm"))

@@ -9,16 +9,18 @@
 
 mod devices;
 mod modules;
+mod plain;
 mod root;
 mod system;
 mod user;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::conf::Conf;
 use crate::{log, power};
 
 /// On the kernel's command line: say that user space was reached and power off.
@@ -75,6 +77,7 @@ pub(crate) fn run() -> Result<Booted, BootError> {
     let found = devices::wait(&events)?;
     let disk = root::enter(&found)?;
     system::set_up(found.modules.as_deref())?;
+    plain::set_up(&disk, &Conf::read(Path::new("/")).plain)?;
     user::set_up()?;
     Ok(Booted { port: found.port, notice: found.notice, disk })
 }
