@@ -130,12 +130,7 @@ impl Recipe {
         }
     }
 
-    fn make(
-        self,
-        work: &Path,
-        image: &Path,
-        progress: Listener<'_>,
-    ) -> Result<Made, ImageError> {
+    fn make(self, work: &Path, image: &Path, progress: Listener<'_>) -> Result<Made, ImageError> {
         let tier = match self {
             Self::Busybox => return busybox::make(work, image, progress),
             Self::Minimal => &tiers::MINIMAL,

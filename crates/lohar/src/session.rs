@@ -252,8 +252,13 @@ impl Shared {
         // Before anybody looks: the other sessions have a standing no more.
         self.identity.store(*self.identities.borrow(), Ordering::Relaxed);
         self.set_standing(Standing::Owner);
-        // A guest that was booted and not restored has none yet.
-        services::begin(&self.agent);
+        let agent = Arc::clone(&self.agent);
+        // Nobody waits for them.
+        tokio::spawn(async move {
+            // A guest that was booted and not restored has none yet.
+            services::begin(&agent);
+            services::go_on(&agent).await;
+        });
         Ok(Response::Identified)
     }
 

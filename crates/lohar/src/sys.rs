@@ -184,4 +184,3 @@ unsafe fn syscall(number: usize, arguments: [usize; 4]) -> isize {
     }
     result
 }
-

@@ -153,8 +153,7 @@ fn from_npm(
             npm = npm.env(name, value);
         }
     }
-    npm
-        .args(["install", "--global", "--ignore-scripts", "--no-audit", "--no-fund"])
+    npm.args(["install", "--global", "--ignore-scripts", "--no-audit", "--no-fund"])
         .args(["--loglevel=error", "--cache"])
         .arg(work.join("npm"))
         .arg("--prefix")

@@ -4,6 +4,7 @@
 //! A tier is data: packages, files that are put in, links that enable services. What it takes to
 //! make an image of it is the same for all of them, see [`bootstrapped`](super::bootstrapped).
 
+mod browser;
 mod computer;
 mod docker;
 
@@ -63,16 +64,15 @@ pub(super) const BROWSER: Tier = Tier {
         "systemd",
         "systemd-sysv",
     ],
-    npm: &["playwright-core@1"],
-    files: &[("etc/systemd/system/chromium.service", CHROMIUM, 0o644)],
-    links: &[(
-        "etc/systemd/system/multi-user.target.wants/chromium.service",
-        "/etc/systemd/system/chromium.service",
-    )],
+    // The last that runs on the Node.js of Debian 12.
+    npm: &["playwright-core@1.58"],
+    files: &browser::FILES,
+    links: &browser::LINKS,
 };
 
 pub(super) const COMPUTER: Tier = Tier {
     packages: &[
+        "chromium",
         "dbus",
         "dbus-x11",
         "fonts-liberation",
@@ -83,8 +83,10 @@ pub(super) const COMPUTER: Tier = Tier {
         "systemd",
         "systemd-sysv",
         "tigervnc-standalone-server",
+        "tint2",
         "websockify",
-        "xauth",
+        "wmctrl",
+        "x11-xserver-utils",
         "xclip",
         "xdotool",
         "xterm",
@@ -93,27 +95,6 @@ pub(super) const COMPUTER: Tier = Tier {
     links: &computer::LINKS,
     ..MINIMAL
 };
-
-/// There is no user name space to shut a page up in that the machine around it is not better at, and
-/// no GPU. Requests come from the guest itself: through a tunnel, or by name of the loopback.
-const CHROMIUM: &str = "\
-[Unit]
-Description=Chromium without a screen, for the DevTools protocol
-
-[Service]
-User=lohar
-ExecStart=/usr/bin/chromium --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage \
---no-first-run --no-default-browser-check --hide-scrollbars --mute-audio \
---remote-debugging-address=127.0.0.1 --remote-debugging-port=9222 --remote-allow-origins=* \
---user-data-dir=/home/lohar/.config/chromium-headless about:blank
-Restart=always
-RestartSec=1
-KillMode=mixed
-TimeoutStopSec=5
-
-[Install]
-WantedBy=multi-user.target
-";
 
 #[cfg(test)]
 mod tests {

@@ -288,5 +288,6 @@ pub(crate) async fn time_spawn(agent: &Arc<Agent>) -> Result<u64, WireError> {
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
     let took = begin.elapsed();
     agent.learn_small_command(took);
+    services::hold(agent);
     Ok(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX))
 }

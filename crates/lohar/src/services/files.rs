@@ -118,6 +118,17 @@ fn machine_id() -> io::Result<String> {
     Ok(id)
 }
 
+/// Has all services stand still, or go on.
+pub(super) fn freeze(still: bool) -> io::Result<()> {
+    for entry in fs::read_dir(CGROUP)? {
+        let path = entry?.path();
+        if path.is_dir() && path != Path::new(JOINERS) {
+            fs::write(path.join("cgroup.freeze"), if still { "1" } else { "0" })?;
+        }
+    }
+    Ok(())
+}
+
 /// Lets the journal be found by `id`. The process that writes it keeps the directory that it has.
 pub(super) fn name_journal(id: &str) -> io::Result<()> {
     let directory = Path::new(JOURNAL);

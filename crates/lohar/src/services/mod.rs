@@ -37,12 +37,14 @@ use crate::sys::{self, Beside, Launch, Place, Spawned};
 /// come.
 const SETTLED: Duration = Duration::from_secs(150);
 
+/// How long services stand still after the guest has become somebody.
+const YOUR_TURN: Duration = Duration::from_millis(300);
+
 /// Longest message of systemd to its manager.
 const MESSAGE_MAX: usize = 4096;
 
 /// What systemd is told on its command line; what the kernel was told is not meant for it.
-const ARGUMENTS: [&str; 4] =
-    ["--system", "--show-status=no", "--log-target=journal", "fstab=no"];
+const ARGUMENTS: [&str; 4] = ["--system", "--show-status=no", "--log-target=journal", "fstab=no"];
 
 /// The services of a guest.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub(crate) struct Services {
 #[derive(Debug, Default)]
 struct State {
     begun: bool,
+    /// Whether they stand still.
+    held: bool,
     running: Option<Running>,
 }
 
@@ -139,16 +143,41 @@ pub(crate) async fn settle(agent: &Arc<Agent>) {
     }
 }
 
+/// Has the services stand still until [`go_on`] if the guest is nobody yet: all of them notice when
+/// the clock is set, and whoever waits for a new sandbox would wait for them to have done so.
+pub(crate) fn hold(agent: &Agent) {
+    let mut state = lock(&agent.services.state);
+    if agent.identity().is_some() || state.running.is_none() {
+        return;
+    }
+    state.held = true;
+    if let Err(error) = files::freeze(true) {
+        log::warn(&format!("services do not stand still: {error}"));
+    }
+}
+
+/// Lets them go on, in a moment, now that the guest is somebody: whoever has made it is told so first,
+/// and most have a first command that is over by then.
+pub(crate) async fn go_on(agent: &Agent) {
+    let services = &agent.services;
+    if !std::mem::take(&mut lock(&services.state).held) {
+        return;
+    }
+    let forever = std::future::pending::<()>();
+    let _over = timeout(YOUR_TURN, forever).await;
+    if let Err(error) = files::freeze(false) {
+        log::warn(&format!("services do not go on: {error}"));
+    }
+}
+
 fn start(agent: &Agent, program: &Path) -> io::Result<(Receiver<Ended>, UnixDatagram)> {
     let messages = files::set_up()?;
     let cgroup = directory(files::CGROUP)?;
     let joiners = directory(files::JOINERS)?;
     let text = |text: &str| CString::new(text).map_err(io::Error::other);
     let path = text(&program.to_string_lossy())?;
-    let argv: Vec<CString> = [Ok(path.clone())]
-        .into_iter()
-        .chain(ARGUMENTS.map(text))
-        .collect::<io::Result<_>>()?;
+    let argv: Vec<CString> =
+        [Ok(path.clone())].into_iter().chain(ARGUMENTS.map(text)).collect::<io::Result<_>>()?;
     let env = files::ENVIRONMENT.map(text).into_iter().collect::<io::Result<Vec<_>>>()?;
     let null = agent.null.as_fd();
     let launch = Launch {

@@ -105,7 +105,10 @@ pub(crate) fn spawn(launch: &Launch<'_>) -> Result<Spawned, (Stage, Errno)> {
         exit_signal: u64::from(Signal::CHILD.as_raw().unsigned_abs()),
         stack: stack.as_mut_ptr() as u64,
         stack_size: CHILD_STACK as u64,
-        cgroup: launch.place.cgroup().map_or(0, |group| u64::from(group.as_raw_fd().unsigned_abs())),
+        cgroup: launch
+            .place
+            .cgroup()
+            .map_or(0, |group| u64::from(group.as_raw_fd().unsigned_abs())),
         ..CloneArguments::default()
     };
     let started = std::ptr::addr_of_mut!(child);
@@ -207,7 +210,6 @@ fn prepare(launch: &Launch<'_>) -> Result<(), (Stage, Errno)> {
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
-
 
 /// Runs `entry(argument)` in a new process on the stack that `arguments` name, sharing this one's
 /// memory; returns its process id once it has left that memory.
