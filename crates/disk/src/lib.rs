@@ -18,6 +18,7 @@
 pub mod image;
 pub mod initramfs;
 pub mod kernel;
+pub mod layer;
 pub mod qcow2;
 pub mod scratch;
 pub mod sparse;
@@ -26,6 +27,8 @@ mod apt;
 mod erofs;
 mod error;
 mod manifest;
+mod merge;
+mod output;
 mod staging;
 
 use std::{io, path::Path};
@@ -33,6 +36,11 @@ use std::{io, path::Path};
 pub use apt::AptError;
 pub use error::DiskError;
 pub use manifest::FileEntry;
+
+/// Blocks of file systems and of the data of layers have this many bytes.
+pub(crate) const BLOCK: usize = 4096;
+/// The same, for positions in files.
+pub(crate) const BLOCK_SIZE: u64 = BLOCK as u64;
 
 /// A step of a longer preparation that has just begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +63,8 @@ fn report(progress: Listener<'_>, step: impl Into<String>) {
 /// If a directory cannot be read or something left behind cannot be removed.
 pub fn sweep(data: &Path) -> io::Result<usize> {
     let mut removed = 0;
-    for directory in [kernel::directory(data), image::content_directory(data)] {
+    let images = [image::content_directory(data), layer::directory(data)];
+    for directory in images.into_iter().chain([kernel::directory(data)]) {
         removed += staging::sweep(&directory)?;
     }
     Ok(removed)

@@ -69,6 +69,7 @@ impl From<ImageError> for Error {
         let hint = error.hint();
         let converted = match error {
             ImageError::Unknown { .. } => Self::new(Kind::ImageNotFound, chain(&error)),
+            full if full.is_disk_full() => return disk_full(full),
             other => Self::internal("the image cannot be used", other),
         };
         match hint {

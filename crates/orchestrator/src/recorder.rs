@@ -71,7 +71,7 @@ async fn record_in(
         machine: shape.machine,
         ram: ram.clone(),
         disks: Disks {
-            base: template::open(shape.image.path())?,
+            base: template::open(&shape.image.files()[0])?,
             modules: template::open(&shape.bundle.modules_image())?,
             scratch: scratch.into_parts().0.into(),
             layers: Vec::new(),

@@ -25,7 +25,7 @@ impl Driver {
         let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());
         let files = BootFiles {
             ram: template.ram.clone(),
-            image: shape.image.path().to_owned(),
+            image: shape.image.files()[0].clone(),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&template.directory),
             boot: Boot::Restore { state: template.devices()? },

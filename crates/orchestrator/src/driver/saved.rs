@@ -106,7 +106,7 @@ impl Driver {
         let connected = facts.connected;
         let files = BootFiles {
             ram,
-            image: shape.image.path().to_owned(),
+            image: shape.image.files()[0].clone(),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&self.node.layout.template(&origin.template)),
             boot: Boot::RestoreLater { state },

@@ -168,7 +168,7 @@ impl Driver {
         let shape = self.node.shape_again(&self.record.spec, &origin)?;
         let files = BootFiles {
             ram: Ram::fresh(self.record.spec.memory_mib)?,
-            image: shape.image.path().to_owned(),
+            image: shape.image.files()[0].clone(),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&self.node.layout.template(&origin.template)),
             boot: recorder::cold_boot(&shape, &engine)?,

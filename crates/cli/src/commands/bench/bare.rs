@@ -73,7 +73,7 @@ impl Kit {
             qemu,
             machine,
             ram,
-            image: image::open_digest(data, &origin.image_digest)?.path().to_owned(),
+            image: image::open_digest(data, &origin.image_digest)?.files()[0].clone(),
             modules: kernel::open(data, &origin.kernel_id)?.modules_image(),
             template,
             workshop,

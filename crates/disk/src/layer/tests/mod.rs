@@ -1,0 +1,9 @@
+//! Layers from archives made here, good and hostile ones.
+
+mod fuzz;
+mod hostile;
+mod store;
+mod tarball;
+mod whole;
+
+pub(crate) use tarball::Tarball;
