@@ -59,6 +59,7 @@ pub(crate) fn tool_hint(error: &ProcessError) -> Option<String> {
         "mmdebstrap" => "mmdebstrap",
         "depmod" => "kmod",
         "unshare" => "util-linux",
+        "npm" => "npm",
         "dpkg-deb" | "dpkg-query" => "dpkg",
         "apt-get" | "apt-cache" => {
             return Some("this needs Debian or Ubuntu, or anything else that has apt".to_owned());

@@ -17,12 +17,14 @@
 //! neither a name nor a user.
 
 mod assemble;
+mod bootstrapped;
 mod busybox;
 mod collect;
 mod config;
 mod configure;
-mod minimal;
+mod recipe;
 mod saved;
+mod tiers;
 mod tree;
 
 use std::{
@@ -42,6 +44,7 @@ pub use self::{
     collect::{Collector, Hold, Unused, collect_garbage, collector, hold},
     config::Config,
     configure::configure,
+    recipe::Recipe,
     saved::save,
 };
 use crate::{
@@ -122,32 +125,12 @@ impl ImageError {
             Self::Disk(error) => error.hint(),
             Self::Layer(error) => error.hint(),
             Self::TooManyLayers(_) => Some("make the image again in fewer steps".to_owned()),
-            Self::NotRoot(_) => Some(
-                "have root make it, then copy what it made: sudo bhatti image prepare minimal, and \
+            Self::NotRoot(name) => Some(format!(
+                "have root make it, then copy what it made: sudo bhatti image prepare {name}, and \
                  cp -r /var/lib/bhatti/images into your own data directory; without root there is \
                  bhatti image prepare busybox"
-                    .to_owned(),
-            ),
+            )),
             Self::Name(_) => None,
-        }
-    }
-}
-
-/// An image that can be made from the distribution's packages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recipe {
-    /// A small Debian or Ubuntu, as the host's, with what people expect in a shell.
-    Minimal,
-    /// A statically linked busybox and nothing else.
-    Busybox,
-}
-
-impl Recipe {
-    /// The name of the image that it makes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Minimal => "minimal",
-            Self::Busybox => "busybox",
         }
     }
 }
@@ -309,10 +292,7 @@ pub fn prepare(data: &Path, recipe: Recipe, progress: Listener<'_>) -> Result<Im
     let work = Staging::inside(&content)?;
     let result = Staging::inside(&content)?;
     let root = result.path().join(ROOT);
-    let made = match recipe {
-        Recipe::Minimal => minimal::make(work.path(), &root, progress)?,
-        Recipe::Busybox => busybox::make(work.path(), &root, progress)?,
-    };
+    let made = recipe.make(work.path(), &root, progress)?;
     drop(work);
 
     report(progress, "hashing and storing the image");

@@ -18,6 +18,7 @@ use crate::activity::{Counted, Counts, EXECS_MAX, Held, TUNNELS_MAX};
 use crate::identity::{Generation, IdentityFiles, Kernel};
 use crate::jobs::Jobs;
 use crate::reaper::Reaper;
+use crate::services::Services;
 use crate::sessions::Sessions;
 use crate::users::{User, Users};
 use crate::volumes::Volumes;
@@ -68,6 +69,7 @@ pub(crate) struct Agent {
     pub(crate) jobs: Jobs,
     pub(crate) sessions: Sessions,
     pub(crate) volumes: Volumes,
+    pub(crate) services: Arc<Services>,
     identity: Mutex<Option<Arc<Identity>>>,
     /// How many identities this agent has been given.
     identities: watch::Sender<u64>,
@@ -89,6 +91,7 @@ impl Agent {
             identity_files: IdentityFiles::open(&root)?,
             generation: Generation::begin(&root)?,
             jobs: Jobs::at(&root),
+            services: Arc::new(Services::at(&root)),
             root,
             changes: None,
             kernel,

@@ -153,6 +153,7 @@ fn put_in_place(agent: &Agent, wanted: &Identify) -> Result<Vec<u8>, WireError> 
         let failed = |error: io::Error| refuse(ErrorCode::Failed, error.to_string());
         write_files(&IdentityFiles::open(&agent.root).map_err(failed)?, wanted)?;
     }
+    confirm("journal", agent.services.rename(&wanted.machine_id).map(|()| true))?;
     confirm("generation", agent.generation.renew())?;
     Ok(token)
 }

@@ -11,6 +11,7 @@
 mod activity;
 mod agent;
 mod boot;
+mod conf;
 mod exec;
 mod files;
 mod identity;
@@ -22,6 +23,7 @@ mod ports;
 mod power;
 mod reaper;
 mod rest;
+mod services;
 mod session;
 mod sessions;
 mod sys;

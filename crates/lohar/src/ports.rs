@@ -113,7 +113,7 @@ fn find_owners(
                 let name = fs::read(directory.join("comm")).ok();
                 let name =
                     name.map(|name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned());
-                owners.insert(inode, (pid, name));
+                owners.insert(inode, (own_number(&directory).unwrap_or(pid), name));
             }
         }
         if wanted.is_empty() || late() {
@@ -121,6 +121,13 @@ fn find_owners(
         }
     }
     owners
+}
+
+/// The number that a process has for itself and those around it: with the services, another one.
+fn own_number(directory: &Path) -> Option<i32> {
+    let status = fs::read_to_string(directory.join("status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub(crate) const DPKG_DEB: Tool = tool("dpkg-deb", "dpkg");
 pub(crate) const DOCKER: Tool = tool("docker", "docker.io");
 pub(crate) const PODMAN: Tool = tool("podman", "podman");
 pub(crate) const APT_GET: Tool = tool("apt-get", "apt");
+pub(crate) const NPM: Tool = tool("npm", "npm");
 
 /// Those of `tools` that the host does not have.
 pub(crate) fn missing(tools: &[Tool]) -> Vec<Tool> {

@@ -9,6 +9,7 @@
 
 pub(crate) mod devices;
 mod modules;
+mod plain;
 mod root;
 mod system;
 mod user;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::conf::Conf;
 use crate::{jobs, log, power};
 
 /// On the kernel's command line: say that user space was reached and power off.
@@ -95,6 +97,7 @@ pub(crate) fn run() -> Result<Booted, BootError> {
         remove_any(&jobs).doing(|| format!("remove {}", jobs.display()))?;
     }
     system::set_up(found.modules.as_deref())?;
+    plain::set_up(&disk, &Conf::read(Path::new("/")).plain)?;
     user::set_up()?;
     Ok(Booted { port: found.port, notice: found.notice, disk })
 }

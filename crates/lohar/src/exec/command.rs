@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proto::message::{ErrorCode, Exec, NewSession, WireError};
 use rustix::fs::Mode;
@@ -12,7 +13,8 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Pid};
 
 use crate::agent::{Agent, refuse};
-use crate::sys::{self, Launch, Stage};
+use crate::services::Services;
+use crate::sys::{self, Launch, Place, Spawned, Stage};
 use crate::users::User;
 
 /// Bytes that arguments and environment together may have.
@@ -41,6 +43,7 @@ pub(crate) struct Command {
     cwd: Vec<CString>,
     /// Absent if this process may not become anybody else.
     user: Option<User>,
+    services: Arc<Services>,
 }
 
 impl Command {
@@ -103,6 +106,7 @@ impl Command {
             env: environment(variables)?,
             cwd: cwd.into_iter().map(c_string).collect::<Result<_, _>>()?,
             user: rustix::process::geteuid().is_root().then_some(user),
+            services: Arc::clone(&agent.services),
         })
     }
 
@@ -134,7 +138,7 @@ impl Command {
     ///
     /// # Errors
     /// What failed, in the host's terms.
-    pub(crate) fn start(&self, stdio: [BorrowedFd<'_>; 3]) -> Result<Pid, WireError> {
+    pub(crate) fn start(&self, stdio: [BorrowedFd<'_>; 3]) -> Result<Spawned, WireError> {
         self.launch(stdio, false)
     }
 
@@ -142,21 +146,32 @@ impl Command {
     ///
     /// # Errors
     /// As [`Command::start`].
-    pub(crate) fn start_on_terminal(&self, terminal: BorrowedFd<'_>) -> Result<Pid, WireError> {
+    pub(crate) fn start_on_terminal(&self, terminal: BorrowedFd<'_>) -> Result<Spawned, WireError> {
         self.launch([terminal; 3], true)
     }
 
-    fn launch(&self, stdio: [BorrowedFd<'_>; 3], terminal: bool) -> Result<Pid, WireError> {
-        let launch = Launch {
-            program: &self.program,
-            argv: &self.argv,
-            env: &self.env,
-            cwd: &self.cwd,
-            user: self.user.as_ref(),
-            stdio,
-            terminal,
+    fn launch(&self, stdio: [BorrowedFd<'_>; 3], terminal: bool) -> Result<Spawned, WireError> {
+        let spawn = |place| {
+            sys::spawn(&Launch {
+                program: &self.program,
+                argv: &self.argv,
+                env: &self.env,
+                cwd: &self.cwd,
+                user: self.user.as_ref(),
+                stdio,
+                terminal,
+                place,
+            })
         };
-        sys::spawn(&launch).map_err(|(stage, errno)| self.explain(stage, errno))
+        let started = match self.services.beside() {
+            None => spawn(Place::Here),
+            Some(beside) => match spawn(Place::Beside(&beside)) {
+                // They have ended meanwhile, and we have not heard of it yet.
+                Err((Stage::Fork | Stage::Enter, _)) if beside.is_over() => spawn(Place::Here),
+                other => other,
+            },
+        };
+        started.map_err(|(stage, errno)| self.explain(stage, errno))
     }
 
     /// Starts the command without input or output.
@@ -165,7 +180,7 @@ impl Command {
     /// As [`Command::start`].
     pub(crate) fn start_silent(&self, agent: &Agent) -> Result<Pid, WireError> {
         let null = agent.null.as_fd();
-        self.start([null, null, null])
+        self.start([null, null, null]).map(|started| started.pid)
     }
 
     fn explain(&self, stage: Stage, errno: Errno) -> WireError {
@@ -197,6 +212,7 @@ impl Command {
                 (ErrorCode::Limit, format!("start a process: {errno}"))
             }
             (Stage::Fork, _) => (ErrorCode::Failed, format!("start a process: {errno}")),
+            (Stage::Enter, _) => (ErrorCode::Failed, format!("join the services: {errno}")),
         };
         WireError { code, message }
     }

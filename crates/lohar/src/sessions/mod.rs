@@ -37,6 +37,7 @@ use self::ring::Ring;
 use self::terminal::Terminal;
 use crate::activity::{Counted, Held};
 use crate::agent::{Agent, lock, refuse};
+use crate::sys::Spawned;
 
 /// Sessions that may live at once, the one named `init` not counted.
 pub(crate) const SESSIONS_MAX: usize = 20;
@@ -101,7 +102,7 @@ struct State {
     input_closed: bool,
     /// Absent once the session has ended.
     terminal: Option<Terminal>,
-    pid: Pid,
+    program: Spawned,
     restarts: u32,
     exited: Option<(Exited, Instant)>,
     /// When the last client left.
@@ -225,7 +226,7 @@ impl Session {
             id: self.id.clone(),
             argv: self.argv.clone(),
             tty: self.tty,
-            pid: state.pid.as_raw_nonzero().get(),
+            pid: state.program.own.as_raw_nonzero().get(),
             exited: state.exited.as_ref().map(|(exited, _)| exited.clone()),
             attached: state.client.is_some(),
             joined: u32::try_from(state.joined.len()).unwrap_or(u32::MAX),
@@ -351,7 +352,7 @@ impl Session {
 
     /// Signals all processes of the session, if its program runs.
     fn signal(&self, agent: &Agent, signal: Signal) {
-        let leader = lock(&self.state).pid;
+        let leader = lock(&self.state).program.pid;
         if agent.reaper.is_waited_for(leader) {
             signal_session(leader, signal);
         }
