@@ -40,3 +40,6 @@ pub(crate) fn make(from: &Path, to: &Path, meta: Meta) -> Result<(), DiskError> 
         .output()?;
     Ok(())
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

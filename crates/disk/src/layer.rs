@@ -16,6 +16,7 @@
 
 mod archive;
 mod error;
+mod export;
 mod header;
 pub(crate) mod index;
 mod input;
@@ -198,8 +199,7 @@ pub fn exists(data: &Path, id: &LayerId) -> bool {
 /// [`LayerError::Missing`] if it is not stored, [`LayerError::Sink`] if writing fails; if what is
 /// stored is damaged.
 pub fn export(data: &Path, id: &LayerId, to: &mut dyn Write) -> Result<(), LayerError> {
-    let _layer = (Layer::open(data, id)?, to);
-    Ok(())
+    export::write(&Layer::open(data, id)?, to)
 }
 
 /// The file with the contents of a layer's files.
@@ -245,6 +245,11 @@ impl Layer {
     /// The file with the contents of small files.
     pub(crate) fn small(&self) -> PathBuf {
         self.directory.join(SMALL)
+    }
+
+    /// The file with the contents of all others.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.join(DATA)
     }
 
     /// The size of its data, in bytes.

@@ -39,7 +39,9 @@ pub use error::DiskError;
 pub use manifest::FileEntry;
 
 /// Blocks of file systems and of the data of layers have this many bytes.
-pub(crate) const BLOCK_SIZE: u64 = 4096;
+pub(crate) const BLOCK: usize = 4096;
+/// The same, for positions in files.
+pub(crate) const BLOCK_SIZE: u64 = BLOCK as u64;
 
 /// A step of a longer preparation that has just begun.
 #[derive(Debug, Clone, PartialEq, Eq)]

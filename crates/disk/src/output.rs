@@ -8,12 +8,12 @@ use std::{
 use base::hash;
 use fs_err as fs;
 
-use crate::{BLOCK_SIZE, FileEntry};
+use crate::{BLOCK, BLOCK_SIZE, FileEntry};
 
 /// How much is written at once, in bytes.
 const BUFFER: usize = 1 << 20;
 
-const ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
+const ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 #[derive(Debug)]
 pub(crate) struct Output {

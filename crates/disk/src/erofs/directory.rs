@@ -2,9 +2,7 @@
 //! name over all blocks.
 
 use super::format::DIRENT_SIZE;
-use crate::BLOCK_SIZE;
-
-const BLOCK: usize = BLOCK_SIZE as usize;
+use crate::{BLOCK, BLOCK_SIZE};
 
 /// A name in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,7 +5,7 @@ use crate::layer::index::{Device, Meta};
 
 /// Where the superblock is, in bytes.
 pub(super) const SUPERBLOCK_AT: u64 = 1024;
-pub(super) const SUPERBLOCK_SIZE: u64 = 128;
+pub(super) const SUPERBLOCK_SIZE: usize = 128;
 
 /// Inodes begin at multiples of this and are known by how many of them come before.
 pub(super) const SLOT: u64 = 32;
@@ -144,8 +144,8 @@ pub(super) struct Superblock {
 
 impl Superblock {
     /// Its bytes. There is no checksum: what describes the image has a better one of the file.
-    pub(super) fn encode(&self) -> [u8; SUPERBLOCK_SIZE as usize] {
-        let mut bytes = [0; SUPERBLOCK_SIZE as usize];
+    pub(super) fn encode(&self) -> [u8; SUPERBLOCK_SIZE] {
+        let mut bytes = [0; SUPERBLOCK_SIZE];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &MAGIC.to_le_bytes());
         put(8, &COMPAT_MTIME.to_le_bytes());

@@ -72,7 +72,7 @@ impl Plan {
     }
 
     fn place(&mut self, tree: &Tree) {
-        let mut end = SUPERBLOCK_AT + SUPERBLOCK_SIZE;
+        let mut end = SUPERBLOCK_AT + SUPERBLOCK_SIZE as u64;
         let mut blocks = 0;
         for id in &self.order {
             let inode = tree.inode(*id);

@@ -8,7 +8,7 @@ use super::{
     LayerError,
     error::shown,
     header::{BLOCK, Header},
-    index::{Device, MAJOR_MAX, MINOR_MAX, Meta},
+    index::{Device, MAJOR_MAX, MINOR_MAX, Meta, Xattrs},
     input::Input,
     path::{EntryPath, Meaning, PATH_MAX, meaning},
     pax::Extensions,
@@ -249,7 +249,7 @@ fn target(link: Vec<u8>) -> Result<Vec<u8>, &'static str> {
     Ok(link)
 }
 
-fn xattrs(all: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, &'static str> {
+fn xattrs(all: Xattrs) -> Result<Xattrs, &'static str> {
     let mut kept: Vec<_> = all
         .into_iter()
         .filter(|(name, _)| {

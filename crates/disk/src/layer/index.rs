@@ -29,8 +29,11 @@ pub(crate) struct Meta {
     pub(crate) mtime: i64,
     pub(crate) nanoseconds: u32,
     /// Names with their prefix, and values, sorted by name.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Xattrs,
 }
+
+/// Names and values.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {

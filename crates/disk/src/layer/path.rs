@@ -13,9 +13,11 @@ pub(crate) const PATH_MAX: usize = 4096;
 /// Most directories below each other.
 pub(crate) const DEPTH_MAX: usize = 512;
 
-const WHITEOUT: &[u8] = b".wh.";
+/// Before the name of what a layer takes away.
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+/// The name of what says that a layer takes away all there is in a directory.
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// A clean path below the root: components with a `/` between them; empty for the root itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

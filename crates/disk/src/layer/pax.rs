@@ -1,5 +1,7 @@
 //! Extended headers: records `LENGTH KEY=VALUE\n` that replace fields of the next entry's header.
 
+use super::index::Xattrs;
+
 /// What extended headers said of the next entry.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Extensions {
@@ -11,7 +13,7 @@ pub(super) struct Extensions {
     /// Seconds since the Unix epoch, and nanoseconds.
     pub(super) mtime: Option<(i64, u32)>,
     /// Name and value, in the order of the archive.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: Xattrs,
     /// The entry's content is not the file's content.
     pub(super) sparse: bool,
 }
