@@ -26,6 +26,8 @@ use crate::{
 pub struct Options {
     /// Whether there are kernels and images.
     pub kernels: bool,
+    /// Whether its images are its own, to be added to. All tests have the same otherwise.
+    pub own_images: bool,
     /// Whether it has the recorded templates of this machine, or none.
     pub recorded_templates: bool,
     /// If set, sandboxes and snapshots lie on a file system of this many bytes.
@@ -50,6 +52,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             kernels: true,
+            own_images: false,
             recorded_templates: true,
             sandboxes_bytes: None,
             faults: false,

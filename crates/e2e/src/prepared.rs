@@ -113,8 +113,11 @@ impl Prepared {
     /// Gives a new data directory what there is.
     pub(crate) fn furnish(&self, data: &Path, options: &Options) -> io::Result<()> {
         if options.kernels {
-            for name in ["kernels", "images"] {
-                symlink(self.data.join(name), data.join(name))?;
+            symlink(self.data.join("kernels"), data.join("kernels"))?;
+            let images = (self.data.join("images"), data.join("images"));
+            match options.own_images {
+                true => link_tree(&images.0, &images.1)?,
+                false => symlink(images.0, images.1)?,
             }
             if options.run_as == RunAs::Root {
                 symlink(self.data.join("initramfs"), data.join("initramfs"))?;

@@ -185,7 +185,9 @@ impl Node {
         files::sweep_temporary(&layout.snapshots())?;
         disk::sweep(layout.data())?;
         images::sweep(&layout)?;
-        images::collect_loose(layout.data())?;
+        if let Err(error) = images::collect_loose(layout.data()) {
+            tracing::warn!(error = base::chain(&error), "layers of images cannot be cleared away");
+        }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let standing = Standing::find()?;
         let connection = settings.network.clone();
