@@ -20,6 +20,7 @@ mod export;
 mod header;
 pub(crate) mod index;
 mod input;
+pub(crate) mod outer;
 pub(crate) mod path;
 mod pax;
 mod store;

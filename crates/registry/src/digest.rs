@@ -21,9 +21,9 @@ impl Digest {
         Self(base::hash::bytes(content))
     }
 
-    /// From 32 bytes.
-    pub(crate) fn from_hash(hash: impl AsRef<[u8]>) -> Self {
-        Self(hex::encode(hash))
+    /// From what a hash is.
+    pub(crate) fn from_hex(hex: String) -> Self {
+        Self(hex)
     }
 
     /// The 64 digits alone.

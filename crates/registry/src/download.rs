@@ -7,8 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use base::hash;
 use http::{StatusCode, header::CONTENT_RANGE};
-use sha2::{Digest as _, Sha256};
 use tokio::{
     fs::File,
     io::{AsyncSeekExt as _, AsyncWriteExt as _},
@@ -175,7 +175,7 @@ struct Download {
 /// What has been written of a blob.
 struct Part {
     file: File,
-    hash: Sha256,
+    hash: hash::Stream,
     size: u64,
     told: u64,
 }
@@ -184,7 +184,7 @@ impl Part {
     async fn restart(&mut self) -> io::Result<()> {
         self.file.set_len(0).await?;
         self.file.rewind().await?;
-        (self.hash, self.size, self.told) = (Sha256::new(), 0, 0);
+        (self.hash, self.size, self.told) = (hash::Stream::default(), 0, 0);
         Ok(())
     }
 }
@@ -205,7 +205,7 @@ impl Download {
 
     async fn fetch(&self) -> Result<(), Error> {
         let file = File::create_new(&self.path).await?;
-        let mut part = Part { file, hash: Sha256::new(), size: 0, told: 0 };
+        let mut part = Part { file, hash: hash::Stream::default(), size: 0, told: 0 };
         let (mut failures, mut attempts) = (0, 0);
         loop {
             let before = part.size;
@@ -222,7 +222,7 @@ impl Download {
             self.wait(failures).await;
         }
         part.file.flush().await?;
-        let found = Digest::from_hash(part.hash.finalize());
+        let found = Digest::from_hex(part.hash.finish());
         if found != self.layer.digest {
             return Err(bad_digest("a layer", &self.layer.digest, &found));
         }
