@@ -280,7 +280,8 @@ impl Node {
     fn shape_of(&self, spec: &Spec, bundle: KernelBundle, image: Image) -> Result<Shape> {
         let initramfs = self.initramfs(&bundle)?;
         let machine = Machine { cpus: spec.cpus, memory_mib: spec.memory_mib };
-        Ok(Shape { machine, disk_mib: spec.disk_mib, image, bundle, initramfs })
+        let (name, disk_mib) = (spec.image.clone(), spec.disk_mib);
+        Ok(Shape { machine, disk_mib, name, image, bundle, initramfs })
     }
 
     /// The initramfs for a bundle; the last one is remembered, because making sure costs a hash.

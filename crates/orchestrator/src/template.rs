@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use base::{files, hash};
+use base::{files, hash, ids::Name};
 use disk::{image::Image, kernel::KernelBundle};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -30,6 +30,8 @@ const FORMAT: u32 = 1;
 pub(crate) struct Shape {
     pub machine: Machine,
     pub disk_mib: u64,
+    /// What whoever wants it calls the image.
+    pub name: Name,
     pub image: Image,
     pub bundle: KernelBundle,
     pub initramfs: PathBuf,
@@ -167,12 +169,10 @@ impl Templates {
                         }
                     }
                 }
-                let (image, machine) = (&shape.image, shape.machine);
+                let (name, machine) = (&shape.name, shape.machine);
                 progress.say(format!(
-                    "recording a template (first use of image {} with {} vCPU, {} MB)",
-                    image.name().map_or("unnamed", |n| n.as_str()),
-                    machine.cpus,
-                    machine.memory_mib
+                    "recording a template (first use of image {name} with {} vCPU, {} MB)",
+                    machine.cpus, machine.memory_mib
                 ));
                 let template = Arc::new(crate::recorder::record(node, shape, key.clone()).await?);
                 files::write_atomic(&pointer, template.instance.as_bytes(), 0o600)?;

@@ -12,6 +12,8 @@ use super::{layers_of, names, node, noise, pull, pull_request, small};
 #[tokio::test]
 async fn a_moved_tag_is_followed_and_a_pull_that_fails_changes_nothing() {
     let node = node();
+    // Once it is gone.
+    node.expect_warning("code=image_unavailable");
     let mut registry = Registry::start();
     let request = pull_request(&registry.reference("x:1"));
     registry.push(&small("one"), "x:1");
