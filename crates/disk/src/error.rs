@@ -32,6 +32,12 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// Whether the host has no room left.
+    pub fn is_disk_full(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, Self::Io(error) if full.contains(&error.kind()))
+    }
+
     /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {

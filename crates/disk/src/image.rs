@@ -99,6 +99,14 @@ impl From<base::process::ProcessError> for ImageError {
 }
 
 impl ImageError {
+    /// Whether the host has no room left.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Disk(error) | Self::Layer(LayerError::Disk(error)) => error.is_disk_full(),
+            _ => false,
+        }
+    }
+
     /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -11,7 +11,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use crate::layer::{
     LayerError,
     index::{Content, Device, Entry, Kind, Meta},
-    path::{DEPTH_MAX, EntryPath},
+    path::{DEPTH_MAX, EntryPath, NAME_MAX},
     shown,
 };
 
@@ -264,6 +264,11 @@ impl Tree {
                     at = 0;
                 }
                 _ if otherwise == Otherwise::Stop => return Ok(None),
+                _ if name.len() > NAME_MAX => {
+                    return Err(refused(
+                        "a link on the way to it has a part longer than 255 bytes",
+                    ));
+                }
                 _ => {
                     let made = self.add(implicit())?;
                     self.put(here, name, made)?;
@@ -315,3 +320,6 @@ fn implicit() -> Inode {
     let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
     Inode { meta, body: Body::Directory(BTreeMap::new()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,9 +74,9 @@ impl From<ImageError> for Error {
         let hint = error.hint();
         let converted = match error {
             ImageError::Unknown { .. } => Self::new(Kind::ImageNotFound, chain(&error)),
+            full if full.is_disk_full() => return disk_full(full),
             ImageError::TooManyLayers(_) => Self::new(Kind::ImageInvalid, chain(&error)),
             ImageError::Layer(error) => return error.into(),
-            ImageError::Disk(DiskError::Io(error)) => return error.into(),
             other => Self::internal("the image cannot be used", other),
         };
         match hint {
@@ -86,15 +86,19 @@ impl From<ImageError> for Error {
     }
 }
 
+/// What came from outside is no image.
+fn no_image(message: String, hint: Option<String>) -> Error {
+    let told = Error::new(Kind::ImageInvalid, message);
+    match hint {
+        Some(hint) => told.hint(hint),
+        None => told,
+    }
+}
+
 impl From<LayerError> for Error {
     fn from(error: LayerError) -> Self {
         if error.is_of_the_image() {
-            let (message, hint) = (chain(&error), error.hint());
-            let told = Self::new(Kind::ImageInvalid, message);
-            return match hint {
-                Some(hint) => told.hint(hint),
-                None => told,
-            };
+            return no_image(chain(&error), error.hint());
         }
         match error {
             LayerError::Disk(error) => error.into(),
@@ -107,12 +111,7 @@ impl From<LayerError> for Error {
 impl From<ArchiveError> for Error {
     fn from(error: ArchiveError) -> Self {
         if error.is_of_the_image() {
-            let (message, hint) = (chain(&error), error.hint());
-            let told = Self::new(Kind::ImageInvalid, message);
-            return match hint {
-                Some(hint) => told.hint(hint),
-                None => told,
-            };
+            return no_image(chain(&error), error.hint());
         }
         match error {
             ArchiveError::Layer(error) => error.into(),

@@ -1,6 +1,10 @@
 //! Connections to addresses that were judged before, with TLS or without.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -17,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
-use url::Url;
+use url::{Origin, Url};
 
 use crate::{
     Error, Patience,
@@ -28,6 +32,9 @@ use crate::{
 const HEADERS_MAX: usize = 100;
 /// Nor are they longer, in bytes; also what is read of a body at once.
 const BUFFER: usize = 128 << 10;
+
+/// How many connections of a pull wait for another request.
+const IDLE_MAX: usize = 8;
 
 /// Whom to trust: who this host trusts, and `more`.
 pub(crate) fn tls(more: Vec<CertificateDer<'static>>) -> io::Result<TlsConnector> {
@@ -50,16 +57,38 @@ pub(crate) fn tls(more: Vec<CertificateDer<'static>>) -> io::Result<TlsConnector
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) sender: SendRequest<Empty<Bytes>>,
-    pub(crate) task: Task,
+    _task: Task,
 }
 
 /// What moves a connection's bytes.
 #[derive(Debug)]
-pub(crate) struct Task(AbortHandle);
+struct Task(AbortHandle);
 
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Connections on which nothing is under way, to be used again.
+#[derive(Debug, Default)]
+pub(crate) struct Idle(Mutex<Vec<(Origin, Connection)>>);
+
+impl Idle {
+    /// A connection to where `url` is that seems to live.
+    pub(crate) fn take(&self, url: &Url) -> Option<Connection> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, connection)| !connection.sender.is_closed());
+        let at = all.iter().position(|(origin, _)| *origin == url.origin())?;
+        Some(all.swap_remove(at).1)
+    }
+
+    /// Keeps a connection whose last answer has been read.
+    pub(crate) fn keep(&self, url: &Url, connection: Connection) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < IDLE_MAX && !connection.sender.is_closed() {
+            all.push((url.origin(), connection));
+        }
     }
 }
 
@@ -135,5 +164,5 @@ where
         .await?;
     // An error of the connection is also one of the request that waits for it.
     let task = tokio::spawn(async move { connection.await.is_ok() });
-    Ok(Connection { sender, task: Task(task.abort_handle()) })
+    Ok(Connection { sender, _task: Task(task.abort_handle()) })
 }

@@ -7,7 +7,7 @@
 //!                        when they leave the registry
 //! ```
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -30,7 +30,7 @@ use crate::{
     Credentials, Error, Patience, Reference,
     challenge::{self, Challenge},
     client::Shared,
-    connection::{self, NoTls, Task},
+    connection::{self, Connection, Idle, NoTls},
     reach::{Guard, shown},
 };
 
@@ -53,6 +53,7 @@ pub(crate) struct Session {
     credentials: Option<Credentials>,
     /// What the registry accepted last.
     proof: Mutex<Option<HeaderValue>>,
+    idle: Arc<Idle>,
 }
 
 /// An answer of which the body has not been read.
@@ -63,7 +64,9 @@ pub(crate) struct Answer {
     body: Incoming,
     /// Who answered, after all redirects.
     url: Url,
-    _task: Task,
+    /// Until the body has been read; then it is used again.
+    connection: Option<Connection>,
+    idle: Arc<Idle>,
 }
 
 /// What is asked for.
@@ -107,7 +110,8 @@ impl Session {
             }
         }
         let repository = reference.repository().to_owned();
-        Ok(Self { shared, guard, base, repository, credentials, proof: Mutex::default() })
+        let (proof, idle) = (Mutex::default(), Arc::default());
+        Ok(Self { shared, guard, base, repository, credentials, proof, idle })
     }
 
     pub(crate) fn patience(&self) -> &Patience {
@@ -131,7 +135,7 @@ impl Session {
                 return Err(answer.refused("it asks for credentials, but was only redirected to"));
             }
             let proof = self.prove(&answer, proof).await?;
-            drop(answer);
+            answer.pass_over(self.patience().answer).await;
             answer = self.get(url, ask, Some(&proof)).await?;
         }
         self.judge(answer, what)
@@ -273,29 +277,38 @@ impl Session {
         ask: Ask<'_>,
         proof: Option<&HeaderValue>,
     ) -> Result<Answer, Error> {
-        let failed = |reason: String| Error::Unreachable { host: shown(&url), reason };
+        let request = request(&url, ask, proof)?;
+        // The other side may have hung up on those that waited, which shows only now.
+        while let Some(connection) = self.idle.take(&url) {
+            if let Ok(answer) = self.send(connection, request.clone(), url.clone()).await {
+                return Ok(answer);
+            }
+        }
         let opened = connection::open(&self.guard, &self.shared.tls, self.patience(), &url).await;
-        let mut connection =
+        let connection =
             opened.map_err(|(NoTls::Failed(error) | NoTls::NotSpoken(error))| error)?;
-        let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
-        let mut request = Request::get(target)
-            .header(HOST, shown(&url))
-            .header(USER_AGENT, AGENT)
-            .header(ACCEPT, ask.accept.unwrap_or("*/*"));
-        if let Some(proof) = proof {
-            request = request.header(AUTHORIZATION, proof);
-        }
-        if ask.from > 0 {
-            request = request.header(RANGE, format!("bytes={}-", ask.from));
-        }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|e| failed(e.to_string()))?;
-        let sent = timeout(self.patience().answer, connection.sender.send_request(request)).await;
-        let response = sent
+        self.send(connection, request, url).await
+    }
+
+    async fn send(
+        &self,
+        mut connection: Connection,
+        request: Request<Empty<Bytes>>,
+        url: Url,
+    ) -> Result<Answer, Error> {
+        let failed = |reason: String| Error::Unreachable { host: shown(&url), reason };
+        let sent = async {
+            connection.sender.ready().await?;
+            connection.sender.send_request(request).await
+        };
+        let response = timeout(self.patience().answer, sent)
+            .await
             .map_err(|_| failed("it does not answer".to_owned()))?
             .map_err(|error| failed(base::chain(&error)))?;
         let (head, body) = response.into_parts();
         let (status, headers) = (head.status, head.headers);
-        Ok(Answer { status, headers, body, url, _task: connection.task })
+        let (connection, idle) = (Some(connection), Arc::clone(&self.idle));
+        Ok(Answer { status, headers, body, url, connection, idle })
     }
 
     pub(crate) fn malformed(&self, reason: &str) -> Error {
@@ -340,10 +353,22 @@ impl Answer {
         loop {
             let frame = timeout_at(until, self.body.frame()).await;
             let frame = frame.map_err(|_| failed("it sends too slowly".to_owned()))?;
-            let Some(frame) = frame else { return Ok(None) };
+            let Some(frame) = frame else {
+                if let Some(connection) = self.connection.take() {
+                    self.idle.keep(&self.url, connection);
+                }
+                return Ok(None);
+            };
             if let Ok(data) = frame.map_err(|error| failed(base::chain(&error)))?.into_data() {
                 return Ok(Some(data));
             }
+        }
+    }
+
+    /// Reads what nobody wants to know, if it is short, so that the connection can be used again.
+    async fn pass_over(self, within: Duration) {
+        if self.length().is_some_and(|length| length <= TOKEN_MAX) {
+            let _ = self.read(TOKEN_MAX, "an answer", within).await;
         }
     }
 
@@ -368,6 +393,28 @@ impl Answer {
         }
         Ok(body)
     }
+}
+
+fn request(
+    url: &Url,
+    ask: Ask<'_>,
+    proof: Option<&HeaderValue>,
+) -> Result<Request<Empty<Bytes>>, Error> {
+    let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
+    let mut request = Request::get(target)
+        .header(HOST, shown(url))
+        .header(USER_AGENT, AGENT)
+        .header(ACCEPT, ask.accept.unwrap_or("*/*"));
+    if let Some(proof) = proof {
+        request = request.header(AUTHORIZATION, proof);
+    }
+    if ask.from > 0 {
+        request = request.header(RANGE, format!("bytes={}-", ask.from));
+    }
+    request.body(Empty::new()).map_err(|error| {
+        let reason = format!("it leads to what cannot be asked for: {error}");
+        Error::Malformed { host: shown(url), reason }
+    })
 }
 
 fn basic(credentials: &Credentials) -> Result<HeaderValue, Error> {

@@ -14,6 +14,10 @@ use crate::{
 /// The step that stands for a layer of which nobody knows any more how it was made.
 const EXPORTED: &str = "bhatti image export";
 
+/// When each step was done, for readers that need it: nobody wrote it down, and the same image is
+/// to give the same bytes.
+const CREATED: &str = "1970-01-01T00:00:00Z";
+
 /// Reads an image's configuration: what it says of processes, and its layers, lowest first.
 ///
 /// # Errors
@@ -95,6 +99,7 @@ pub(super) fn write_config(config: &Config, layers: &[LayerId]) -> Vec<u8> {
     };
     let ids: Vec<String> = layers.iter().map(|id| format!("sha256:{id}")).collect();
     let text = json!({
+        "created": CREATED,
         "architecture": architecture,
         "os": "linux",
         "config": process,
@@ -108,11 +113,12 @@ pub(super) fn write_config(config: &Config, layers: &[LayerId]) -> Vec<u8> {
 /// known steps had one is not known, unless all had.
 fn history(config: &Config, layers: usize) -> Vec<Value> {
     let known = &config.history;
+    let step = |text: &str, is_empty| json!({"created": CREATED, "created_by": text, "empty_layer": is_empty});
     if known.len() == layers {
-        return known.iter().map(|step| json!({"created_by": step})).collect();
+        return known.iter().map(|text| step(text, false)).collect();
     }
-    let known = known.iter().map(|step| json!({"created_by": step, "empty_layer": true}));
-    known.chain((0..layers).map(|_| json!({"created_by": EXPORTED}))).collect()
+    let known = known.iter().map(|text| step(text, true));
+    known.chain((0..layers).map(|_| step(EXPORTED, false))).collect()
 }
 
 #[cfg(test)]

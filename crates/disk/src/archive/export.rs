@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Tar archives consist of blocks of this many bytes.
-const BLOCK: u64 = 512;
+const BLOCK: usize = 512;
 
 /// A layer as it is exported.
 struct Exported {
@@ -147,12 +147,12 @@ impl Archive<'_> {
     }
 
     fn pad(&mut self, size: u64) -> Result<(), ArchiveError> {
-        let padding = size.next_multiple_of(BLOCK) - size;
-        self.write(&[0; BLOCK as usize][..usize::try_from(padding).unwrap_or_default()])
+        let padding = size.next_multiple_of(BLOCK as u64) - size;
+        self.write(&[0; BLOCK][..usize::try_from(padding).unwrap_or_default()])
     }
 
     fn end(mut self) -> Result<(), ArchiveError> {
-        self.write(&[0; 2 * BLOCK as usize])?;
+        self.write(&[0; 2 * BLOCK])?;
         self.to.flush().map_err(ArchiveError::Sink)
     }
 

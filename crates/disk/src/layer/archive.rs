@@ -116,6 +116,9 @@ impl<'a> Archive<'a> {
     fn pass_over(&mut self) -> Result<(), LayerError> {
         while !self.content()?.is_empty() {}
         self.content = std::mem::take(&mut self.padding);
+        // Who does not write the archive's end does not write the padding before it either.
+        let may_be_missing = self.may_lack_end && self.input.is_at_end()?;
+        self.content = if may_be_missing { 0 } else { self.content };
         while !self.content()?.is_empty() {}
         Ok(())
     }

@@ -82,6 +82,14 @@ impl<'a> Input<'a> {
         Ok(&self.buffer[start..start + length])
     }
 
+    /// Whether nothing comes any more.
+    pub(super) fn is_at_end(&mut self) -> Result<bool, LayerError> {
+        if self.start == self.end {
+            self.fill()?;
+        }
+        Ok(self.start == self.end)
+    }
+
     /// Reads as much of `target` as there is, and says how much that was.
     pub(super) fn read_up_to(&mut self, target: &mut [u8]) -> Result<usize, LayerError> {
         let mut filled = 0;

@@ -55,7 +55,7 @@ impl EntryPath {
     }
 
     /// What is stored as such a path, if it is one.
-    pub(super) fn stored(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn stored(bytes: &[u8]) -> Option<Self> {
         Self::clean(bytes).ok().filter(|path| path.0 == bytes)
     }
 

@@ -27,7 +27,7 @@ fn sandbox(
     let (commands, asked) = mpsc::channel(4);
     let (publish, published) = watch::channel(published(Status::Running, session));
     let rules = Rules::plain(record.owner.clone());
-    let node = std::sync::Weak::new();
+    let node = Weak::new();
     let shared = Shared { node, record, ip: None, rules, commands, published, activity, awake };
     (Sandbox { shared: Arc::new(shared) }, asked, publish)
 }

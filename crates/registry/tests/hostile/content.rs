@@ -111,7 +111,7 @@ async fn documents_are_read_up_to_a_limit() {
                 bytes.extend([b' '; 0x4000]);
                 bytes.extend(b"\r\n");
             }
-            Reply { bytes, hang: false, trickle: false }
+            Reply { bytes, hang: false, keep: false, trickle: false }
         });
         assert_eq!(kind(resolve(&server.await).await), Some(Kind::TooLarge));
     }
@@ -288,15 +288,22 @@ async fn a_download_that_breaks_off_is_taken_up_where_it_was() {
 
 #[tokio::test]
 async fn whoever_sends_too_slowly_is_given_up() {
-    let hang = |bytes: &[u8]| Reply { bytes: bytes.to_vec(), hang: true, trickle: false };
-    let trickle = |bytes: &[u8]| Reply { bytes: bytes.to_vec(), hang: false, trickle: true };
+    let hang =
+        |bytes: &[u8]| Reply { bytes: bytes.to_vec(), hang: true, keep: false, trickle: false };
+    let trickle =
+        |bytes: &[u8]| Reply { bytes: bytes.to_vec(), hang: false, keep: false, trickle: true };
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
     let begun = tokio::time::Instant::now();
     for reply in [
-        || Reply { bytes: Vec::new(), hang: true, trickle: false },
-        || Reply { bytes: b"HTTP/1.1 200 OK\r\nX: ".to_vec(), hang: false, trickle: true },
-        || Reply { bytes: HEAD.to_vec(), hang: true, trickle: false },
-        || Reply { bytes: HEAD.to_vec(), hang: false, trickle: true },
+        || Reply { bytes: Vec::new(), hang: true, keep: false, trickle: false },
+        || Reply {
+            bytes: b"HTTP/1.1 200 OK\r\nX: ".to_vec(),
+            hang: false,
+            keep: false,
+            trickle: true,
+        },
+        || Reply { bytes: HEAD.to_vec(), hang: true, keep: false, trickle: false },
+        || Reply { bytes: HEAD.to_vec(), hang: false, keep: false, trickle: true },
     ] {
         let server = Server::start(move |_| reply()).await;
         assert_eq!(kind(resolve(&server).await), Some(Kind::Unreachable));
@@ -317,7 +324,12 @@ async fn dropping_a_pull_ends_it() {
     let server = Server::start(move |asked| match asked.path.ends_with(&digest) {
         true => {
             let _ = gone.try_send(());
-            Reply { bytes: b"HTTP/1.1 200 OK\r\n\r\no".to_vec(), hang: true, trickle: false }
+            Reply {
+                bytes: b"HTTP/1.1 200 OK\r\n\r\no".to_vec(),
+                hang: true,
+                keep: false,
+                trickle: false,
+            }
         }
         false => content.answer(asked),
     })
@@ -328,4 +340,28 @@ async fn dropping_a_pull_ends_it() {
     heard.recv().await.unwrap();
     drop(downloads);
     timeout(Duration::from_secs(5), server.gone.notified()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_as_long_as_it_lives() {
+    for (keep, expected) in [(true, 2), (false, 5)] {
+        let content = image(&[b"one", b"two"]);
+        let server = Server::start(move |asked| {
+            let known = [content.manifests.values(), content.blobs.values()];
+            let mut all = known.into_iter().flatten();
+            let wanted = asked.path.rsplit('/').next().unwrap();
+            let found = all.find(|c| wanted == Digest::of(c).to_string());
+            Reply::on(keep, found.unwrap_or(&content.manifests["latest"]))
+        })
+        .await;
+        let remote = resolve(&server).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut downloads = remote.download(directory.path(), |_| false, |_| ());
+        while let Some(layer) = downloads.next().await {
+            layer.unwrap();
+        }
+        // One finds out what is spoken. Two layers at once may need another one.
+        let found = server.connections.load(Ordering::SeqCst);
+        assert!((expected..=expected + 1).contains(&found), "{keep}: {found}");
+    }
 }

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::{
@@ -26,6 +29,8 @@ pub(crate) struct Reply {
     pub(crate) bytes: Vec<u8>,
     /// Do not close, but say nothing more.
     pub(crate) hang: bool,
+    /// Wait for another request, without having said so.
+    pub(crate) keep: bool,
     /// After these bytes, one byte of this at a time, for ever.
     pub(crate) trickle: bool,
 }
@@ -40,17 +45,25 @@ impl Reply {
 
     /// Without a length of its own.
     pub(crate) fn raw(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
-        let mut bytes = format!("HTTP/1.1 {status}\r\nConnection: close\r\n").into_bytes();
+        let mut bytes = format!("HTTP/1.1 {status}\r\n").into_bytes();
+        if !headers.iter().any(|(name, _)| *name == "Connection") {
+            bytes.extend(b"Connection: close\r\n");
+        }
         for (name, value) in headers {
             bytes.extend(format!("{name}: {value}\r\n").into_bytes());
         }
         bytes.extend(b"\r\n");
         bytes.extend(body);
-        Self { bytes, hang: false, trickle: false }
+        Self { bytes, hang: false, keep: false, trickle: false }
     }
 
     pub(crate) fn ok(body: &[u8]) -> Self {
         Self::new("200 OK", &[], body)
+    }
+
+    /// One that does not say that it is the last on its connection, which it may be.
+    pub(crate) fn on(keep: bool, body: &[u8]) -> Self {
+        Self { keep, ..Self::new("200 OK", &[("Connection", "keep-alive")], body) }
     }
 
     pub(crate) fn not_found() -> Self {
@@ -68,6 +81,8 @@ type Answer = Arc<dyn Fn(&Asked) -> Reply + Send + Sync>;
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
+    /// How many have connected.
+    pub(crate) connections: Arc<AtomicUsize>,
     /// Told when somebody who was kept waiting has gone.
     pub(crate) gone: Arc<Notify>,
     task: AbortHandle,
@@ -94,9 +109,12 @@ impl Server {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (answer, heard): (Answer, _) = (Arc::new(answer), Arc::clone(&asked));
         let gone = Arc::new(Notify::new());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
         let told = Arc::clone(&gone);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
                 let (answer, heard, tls) = (Arc::clone(&answer), Arc::clone(&heard), tls.clone());
                 let told = Arc::clone(&told);
                 tokio::spawn(async move {
@@ -111,7 +129,7 @@ impl Server {
                 });
             }
         });
-        Self { address, asked, gone, task: task.abort_handle() }
+        Self { address, asked, connections, gone, task: task.abort_handle() }
     }
 
     /// Everything that was asked so far.
@@ -126,16 +144,39 @@ async fn serve(
     heard: &Mutex<Vec<Asked>>,
     told: &Notify,
 ) {
+    while let Some(asked) = request(&mut stream).await {
+        heard.lock().unwrap().push(asked.clone());
+        let reply = answer(&asked);
+        if stream.write_all(&reply.bytes).await.is_err() {
+            return;
+        }
+        let mut slow = tokio::time::interval(std::time::Duration::from_millis(20));
+        while reply.trickle && stream.write_all(b"x").await.is_ok() {
+            slow.tick().await;
+        }
+        if reply.hang {
+            // Until the other side has had enough.
+            let _ = stream.read_u8().await;
+            told.notify_one();
+        }
+        if !reply.keep {
+            let _ = stream.shutdown().await;
+            return;
+        }
+    }
+}
+
+async fn request(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Option<Asked> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
             // The beginning of a TLS connection: somebody who finds out what is spoken here.
             Ok(0x16) if head.is_empty() => {
                 let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-                return;
+                return None;
             }
             Ok(byte) => head.push(byte),
-            Err(_) => return,
+            Err(_) => return None,
         }
     }
     let head = String::from_utf8(head).unwrap();
@@ -143,20 +184,5 @@ async fn serve(
     let path = lines.next().unwrap().split(' ').nth(1).unwrap().to_owned();
     let headers = lines.filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned())).collect();
-    let asked = Asked { path, headers };
-    heard.lock().unwrap().push(asked.clone());
-    let reply = answer(&asked);
-    if stream.write_all(&reply.bytes).await.is_err() {
-        return;
-    }
-    let mut slow = tokio::time::interval(std::time::Duration::from_millis(20));
-    while reply.trickle && stream.write_all(b"x").await.is_ok() {
-        slow.tick().await;
-    }
-    if reply.hang {
-        // Until the other side has had enough.
-        let _ = stream.read_u8().await;
-        told.notify_one();
-    }
-    let _ = stream.shutdown().await;
+    Some(Asked { path, headers })
 }

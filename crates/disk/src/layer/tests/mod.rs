@@ -1,5 +1,8 @@
 //! Layers from archives made here, good and hostile ones.
 
+mod fuzz;
+mod hostile;
+mod store;
 mod tarball;
 mod whole;
 
