@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod copies;
+mod images;
 mod sockets;
 
 const JSON_BODY_MAX: usize = 1 << 20;
