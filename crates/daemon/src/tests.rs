@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod copies;
+mod images;
 mod sockets;
 
 const JSON_BODY_MAX: usize = 1 << 20;
@@ -161,6 +162,15 @@ async fn every_other_route_refuses_callers_without_a_valid_key() {
         (Method::DELETE, "/sandboxes/a/shell-token"),
         (Method::DELETE, "/sandboxes/a/shell-token/shr_0"),
         (Method::GET, "/images"),
+        (Method::GET, "/images/a"),
+        (Method::DELETE, "/images/a"),
+        (Method::POST, "/images/pull"),
+        (Method::POST, "/images/import?name=a"),
+        (Method::GET, "/images/a/export"),
+        (Method::POST, "/images/a/share"),
+        (Method::DELETE, "/images/a/share?user=b"),
+        (Method::GET, "/tasks/a"),
+        (Method::DELETE, "/tasks/a"),
         (Method::GET, "/snapshots"),
         (Method::GET, "/snapshots/a"),
         (Method::DELETE, "/snapshots/a"),

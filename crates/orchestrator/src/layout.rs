@@ -53,7 +53,7 @@ impl Layout {
 
     /// Archives and layers while they come in.
     pub(crate) fn incoming(&self) -> PathBuf {
-        self.data.join("images/incoming")
+        self.data.join("incoming")
     }
 
     /// Named snapshots.

@@ -199,7 +199,9 @@ impl Node {
         files::sweep_temporary(&layout.volumes())?;
         disk::sweep(layout.data())?;
         images::sweep(&layout)?;
-        images::collect_loose(layout.data())?;
+        if let Err(error) = images::collect_loose(layout.data()) {
+            tracing::warn!(error = base::chain(&error), "layers of images cannot be cleared away");
+        }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let standing = Standing::find()?;
         let connection = settings.network.clone();
@@ -297,8 +299,8 @@ impl Node {
     fn shape_of(&self, spec: &Spec, bundle: KernelBundle, image: Image) -> Result<Shape> {
         let initramfs = self.initramfs(&bundle)?;
         let machine = Machine { cpus: spec.cpus, memory_mib: spec.memory_mib };
-        let volumes = spec.volumes.len();
-        Ok(Shape { machine, disk_mib: spec.disk_mib, volumes, image, bundle, initramfs })
+        let (name, disk_mib, volumes) = (spec.image.clone(), spec.disk_mib, spec.volumes.len());
+        Ok(Shape { machine, disk_mib, volumes, name, image, bundle, initramfs })
     }
 
     /// Keeps what a new sandbox will depend on until its directory says so.

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use base::{files, hash};
+use base::{files, hash, ids::Name};
 use disk::{image::Image, kernel::KernelBundle};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -32,6 +32,8 @@ pub(crate) struct Shape {
     pub disk_mib: u64,
     /// How many volumes it has.
     pub volumes: usize,
+    /// What whoever wants it calls the image.
+    pub name: Name,
     pub image: Image,
     pub bundle: KernelBundle,
     pub initramfs: PathBuf,
@@ -177,12 +179,10 @@ impl Templates {
                         }
                     }
                 }
-                let (image, machine) = (&shape.image, shape.machine);
+                let (name, machine) = (&shape.name, shape.machine);
                 progress.say(format!(
-                    "recording a template (first use of image {} with {} vCPU, {} MB)",
-                    image.name().map_or("unnamed", |n| n.as_str()),
-                    machine.cpus,
-                    machine.memory_mib
+                    "recording a template (first use of image {name} with {} vCPU, {} MB)",
+                    machine.cpus, machine.memory_mib
                 ));
                 let template = Arc::new(crate::recorder::record(node, shape, key.clone()).await?);
                 files::write_atomic(&pointer, template.instance.as_bytes(), 0o600)?;

@@ -205,7 +205,7 @@ pub(crate) async fn import(
         let name = query.remove("name").ok_or_else(|| {
             Failure::new(api::ErrorCode::InvalidRequest, "the query has no name for the image")
         })?;
-        let mut upload = app.orchestrator.import_image(&user, &name).await?;
+        let mut upload = app.orchestrator.import_image(&user, &name, query.remove("ref")).await?;
         receive(&mut upload, &mut body).await?;
         Ok(upload)
     };

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use proto::frame::DATA_CHUNK;
 use proto::message::{ErrorCode, Exited, INIT, SessionInfo, WindowSize, WireError};
-use rustix::process::{Pid, Signal, getsid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -369,7 +369,7 @@ fn signal_session(leader: Pid, signal: Signal) {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
         let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
         for pid in entries.filter_map(pid).filter_map(Pid::from_raw) {
-            if getsid(Some(pid)) == Ok(leader) {
+            if session_of(pid) == Some(leader) {
                 for signal in [Some(signal), resume].into_iter().flatten() {
                     // It may just have ended.
                     let _ = kill_process(pid, signal);
@@ -377,4 +377,13 @@ fn signal_session(leader: Pid, signal: Signal) {
             }
         }
     }
+}
+
+/// Which session a process belongs to. Asked of its file, because a thread of the kernel is in session 0,
+/// which `getsid` of `rustix` cannot say.
+fn session_of(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name may have spaces and brackets in it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    Pid::from_raw(rest.split_whitespace().nth(3)?.parse().ok()?)
 }

@@ -163,12 +163,18 @@ impl Orchestrator {
         self.node.images.tasks.find(&user.id, id)
     }
 
-    /// Begins to take an archive that is to become an image of that name.
+    /// Begins to take an archive that is to become an image of that name. `wanted` says which one of
+    /// the archive, if there are several.
     ///
     /// # Errors
     /// [`Kind::ImageExists`], [`Kind::InvalidName`].
-    pub async fn import_image(&self, user: &User, name: &str) -> Result<Upload> {
-        Upload::begin(&self.node, user, name.parse()?).await
+    pub async fn import_image(
+        &self,
+        user: &User,
+        name: &str,
+        wanted: Option<String>,
+    ) -> Result<Upload> {
+        Upload::begin(&self.node, user, name.parse()?, wanted).await
     }
 
     /// Writes an image as an archive.

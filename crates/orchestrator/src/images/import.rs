@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use base::{clock, ids::Name};
 use bytes::Bytes;
-use disk::archive;
+use disk::{
+    archive::{self, Imported},
+    image,
+    layer::Limits,
+};
 use tokio::{fs::File, io::AsyncWriteExt as _};
 
 use super::{
@@ -17,6 +21,7 @@ use crate::{
     Error, Kind, Result,
     model::User,
     node::{Node, blocking},
+    processes::Processes,
     store::image_taken,
 };
 
@@ -29,6 +34,8 @@ pub struct Upload {
     node: Arc<Node>,
     user: User,
     name: Name,
+    /// Which image of the archive, if there are several.
+    wanted: Option<String>,
     file: File,
     length: u64,
     incoming: Incoming,
@@ -37,7 +44,12 @@ pub struct Upload {
 impl Upload {
     /// # Errors
     /// The user has an image of that name.
-    pub(super) async fn begin(node: &Arc<Node>, user: &User, name: Name) -> Result<Self> {
+    pub(super) async fn begin(
+        node: &Arc<Node>,
+        user: &User,
+        name: Name,
+        wanted: Option<String>,
+    ) -> Result<Self> {
         check_name(&name)?;
         if node.store.own_image(&user.id, &name).is_some() {
             return Err(image_taken(&name));
@@ -45,7 +57,8 @@ impl Upload {
         let making = Arc::clone(node);
         let incoming = blocking(move || Incoming::make(&making.layout)).await?;
         let file = File::create(incoming.path().join(ARCHIVE)).await?;
-        Ok(Self { node: Arc::clone(node), user: user.clone(), name, file, length: 0, incoming })
+        let (node, user) = (Arc::clone(node), user.clone());
+        Ok(Self { node, user, name, wanted, file, length: 0, incoming })
     }
 
     /// Takes the next bytes.
@@ -76,7 +89,7 @@ impl Upload {
     }
 
     async fn convert(self) -> Result<ImageView> {
-        let Self { node, user, name, file, incoming, .. } = self;
+        let Self { node, user, name, wanted, file, incoming, .. } = self;
         drop(file);
         let _turn = node.images.turn().await?;
         let making = Making::begin(&node).await?;
@@ -88,8 +101,12 @@ impl Upload {
         let image = blocking(move || {
             let (_making, incoming) = (held, incoming);
             let file = fs_err::File::open(incoming.path().join(ARCHIVE))?;
-            let reader = Until { stop: stopped, reader: file };
-            Ok(archive::import(&data, reader, said)?)
+            let mut reader = Until { stop: stopped, reader: file };
+            let limits = Limits::default();
+            let Imported { layers, config, .. } =
+                archive::import(&data, &mut reader, wanted.as_deref(), &limits, &|_| ())?;
+            Processes::from_config(&config)?;
+            Ok(image::assemble(&data, &layers, config, said)?)
         })
         .await?;
         let kept = NewImage {

@@ -1,6 +1,6 @@
 //! Where archives and layers lie while they come in.
 //!
-//! `images/incoming/<random>`: whoever makes one removes it; what a killed daemon leaves goes when the
+//! `incoming/<random>`: whoever makes one removes it; what a killed daemon leaves goes when the
 //! next one begins, which is the only one then.
 
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@
 //! same user, have one.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Seek, SeekFrom},
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -17,6 +17,7 @@ use base::{
     ids::{Name, UserId},
 };
 use disk::{
+    archive,
     image::{self, ImageError},
     layer::{self, LayerId, Limits},
 };
@@ -33,6 +34,7 @@ use crate::{
     Error, Kind, Result,
     model::User,
     node::{Node, blocking},
+    processes::Processes,
     store::image_taken,
 };
 
@@ -206,7 +208,8 @@ async fn fetch(
     steps: &Steps,
 ) -> Result<ImageView> {
     let data = node.layout.data().to_owned();
-    let config = disk::archive::config(remote.config())?;
+    let (config, _) = archive::read_config(remote.config())?;
+    Processes::from_config(&config)?;
     let incoming = Incoming::make(&node.layout)?;
     let (looking, user) = (Arc::clone(node), plan.user.id.clone());
     let known = blocking(move || looking.layers_for(&user)).await?;
@@ -366,6 +369,12 @@ impl<R: Read> Read for Until<R> {
             return Err(io::Error::other("it was given up"));
         }
         self.reader.read(buffer)
+    }
+}
+
+impl<R: Seek> Seek for Until<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.reader.seek(to)
     }
 }
 

@@ -58,14 +58,16 @@ impl Client {
     }
 
     /// Makes an image of a tar archive: what `docker save` writes, an OCI layout or a root file
-    /// system.
+    /// system. `which` says which image of the archive, if there are several.
     pub async fn image_import(
         &mut self,
         name: &str,
+        which: Option<&str>,
         tar: impl AsyncRead + Unpin + Send + 'static,
     ) -> Result<Image, ClientError> {
         let mut query = Query::new("/images/import".to_owned());
         query.add("name", name);
+        query.add_some("ref", which);
         let call = Call::new(Method::POST, query.0).content(headers::TAR, tar);
         json(self.send(call).await?).await
     }

@@ -42,8 +42,8 @@ const COMPLAINT_MAX: u64 = 4096;
 /// Make an image of one that Docker or Podman has on this machine, or of an archive
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image of Docker or Podman
-    #[arg(value_name = "REF", required_unless_present = "tar", conflicts_with = "tar")]
+    /// Image of Docker or Podman; with --tar, which one of the archive if there are several
+    #[arg(value_name = "REF", required_unless_present = "tar")]
     reference: Option<String>,
     /// Archive: of docker save, of an OCI layout or of a root file system; - for stdin
     #[arg(long, value_name = "FILE", requires = "name")]
@@ -61,7 +61,8 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let meter = Meter::new(seen, source.length()?);
     let imported = app.with_client(async |client| {
         let (reader, sending) = source.open()?;
-        let work = send(client, &name, meter.reading(reader), sending);
+        let which = args.tar.as_ref().and(args.reference.as_deref());
+        let work = send(client, (&name, which), meter.reading(reader), sending);
         unless_interrupted(work).await
     })?;
     meter.finish();
@@ -74,11 +75,11 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
 
 async fn send(
     client: &mut Client,
-    name: &str,
+    (name, which): (&str, Option<&str>),
     reader: impl tokio::io::AsyncRead + Unpin + Send + 'static,
     sending: Sending,
 ) -> Result<api::Image> {
-    match client.image_import(name, reader).await {
+    match client.image_import(name, which, reader).await {
         Ok(image) => Ok(image),
         Err(error @ ClientError::Api(_)) => Err(error.into()),
         // What stopped the sending is why the request failed.
@@ -223,11 +224,11 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_needs_a_name_and_nothing_else() {
+    fn an_archive_needs_a_name() {
         assert!(try_args("image import debian:12").is_ok());
         assert!(try_args("image import --tar a.tar --name a").is_ok());
         assert!(try_args("image import --tar a.tar").is_err());
-        assert!(try_args("image import debian:12 --tar a.tar --name a").is_err());
+        assert!(try_args("image import debian:12 --tar a.tar --name a").is_ok());
         assert!(try_args("image import").is_err());
     }
 }

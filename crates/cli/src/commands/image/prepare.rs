@@ -8,7 +8,7 @@ use crate::{
     app::{App, DONE},
     commands::{
         host_tools::{self, APT_GET, DPKG_DEB, MKFS_EROFS, MMDEBSTRAP, NPM, Tool, UNSHARE},
-        preparing::{self, time},
+        preparing,
     },
     human,
 };
