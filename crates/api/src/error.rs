@@ -262,7 +262,13 @@ impl ErrorCode {
             | Self::QuotaShares
             | Self::TooManyViewers
             | Self::RateLimited => 429,
-            Self::Internal | Self::Unknown(_) => 500,
+            _ => self.status_of_the_host(),
+        }
+    }
+
+    /// The status of what is nobody's fault who asked.
+    fn status_of_the_host(&self) -> u16 {
+        match self {
             Self::VmDied
             | Self::AgentUnreachable
             | Self::PortClosed
@@ -276,6 +282,8 @@ impl ErrorCode {
             | Self::NetworkUnavailable => 503,
             Self::Timeout => 504,
             Self::GuestDiskFull | Self::HostDiskFull => 507,
+            // Among them those that a newer daemon knows.
+            _ => 500,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -143,7 +143,7 @@ fn look(
         return Err(io::Error::other("something else is mounted there"));
     }
     if !read_only {
-        grow_to(&root, bytes)?;
+        grow_to(&root, device, bytes)?;
         give_away(&agent.users, place, &root)?;
     }
     Ok(root)
@@ -164,10 +164,25 @@ fn give_away(users: &Users, place: &Path, root: &OwnedFd) -> io::Result<()> {
     Ok(chownat(root, c"", Some(user.uid), Some(user.gid), AtFlags::EMPTY_PATH)?)
 }
 
-/// Makes a file system fill `bytes`. One that does already stays as it is.
-fn grow_to(root: &OwnedFd, bytes: u64) -> io::Result<()> {
-    let block = fstatvfs(root)?.f_frsize.max(1);
-    sys::grow_file_system(root, bytes / block)
+/// Makes a file system fill `bytes`. One that does already is not asked: the kernel flushes its journal
+/// even if there is nothing to do.
+fn grow_to(root: &OwnedFd, device: &Path, bytes: u64) -> io::Result<()> {
+    let wanted = bytes / fstatvfs(root)?.f_frsize.max(1);
+    if blocks(&File::open(device)?)? >= wanted {
+        return Ok(());
+    }
+    sys::grow_file_system(root, wanted)
+}
+
+/// How many blocks an ext4 has, by its superblock.
+fn blocks(device: &File) -> io::Result<u64> {
+    let mut superblock = [0; 1024];
+    device.read_exact_at(&mut superblock, 1024)?;
+    let half = |at: usize| {
+        let bytes = superblock[at..].first_chunk().copied().unwrap_or_default();
+        u64::from(u32::from_le_bytes(bytes))
+    };
+    Ok(half(0x150) << 32 | half(4))
 }
 
 /// Makes the file system of a volume larger, once its device is.
@@ -177,8 +192,8 @@ async fn grow(agent: &Arc<Agent>, slot: u32, bytes: u64) -> Result<(), WireError
         refuse(ErrorCode::Invalid, format!("there is no volume {slot} that could grow"))
     })?;
     blocking(move || {
-        let grown =
-            wait_for_size(&volume.device, bytes).and_then(|()| grow_to(&volume.root, bytes));
+        let grown = wait_for_size(&volume.device, bytes)
+            .and_then(|()| grow_to(&volume.root, &volume.device, bytes));
         grown.map_err(|error| refuse(ErrorCode::Failed, format!("grow the file system: {error}")))
     })
     .await
@@ -278,6 +293,18 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_are_read_as_the_kernel_writes_them() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut content = vec![0; 4096];
+        content[1024 + 4..1024 + 8].copy_from_slice(&7_u32.to_le_bytes());
+        content[1024 + 0x150..1024 + 0x154].copy_from_slice(&2_u32.to_le_bytes());
+        io::Write::write_all(&mut file, &content).unwrap();
+        assert_eq!(blocks(&file).unwrap(), (2 << 32) + 7);
+        file.set_len(1500).unwrap();
+        assert!(blocks(&file).is_err());
+    }
 
     #[test]
     fn a_target_is_below_the_guest_s_root() {

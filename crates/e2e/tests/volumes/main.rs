@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod faults;
+
 use api::{
     CopyVolume, CreateSandbox, CreateUser, CreateVolume, ErrorBody, ErrorCode, ResizeVolume,
     StartFrom, Volume, VolumeMount, client::ClientError,
 };
 use e2e::{Guest, Node, agreed, create_request, refused, root, sh, signal, until};
+use rustix::process::{Pid, Signal, kill_process};
 
 const SIZE_MB: u64 = 64;
 
@@ -148,8 +151,8 @@ async fn a_volume_goes_through_all_that_its_sandbox_goes_through() {
 async fn kill_monitor(node: &Node, guest: &mut Guest) {
     node.expect_warning("the VM ended");
     node.expect_warning("connection is lost");
-    let monitor = node.monitor(&guest.id);
-    assert!(std::process::Command::new("kill").args(["-9", &monitor.to_string()]).status().is_ok());
+    let monitor = Pid::from_raw(node.monitor(&guest.id)).unwrap();
+    kill_process(monitor, Signal::KILL).unwrap();
     guest.failed().await;
 }
 
