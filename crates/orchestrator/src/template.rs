@@ -177,8 +177,8 @@ impl Templates {
                 }
                 let (image, machine) = (&shape.image, shape.machine);
                 progress.say(format!(
-                    "recording a template (first use of image {} with {} vCPU, {} MB)",
-                    image.name().map_or("unnamed", |n| n.as_str()),
+                    "recording a template (first use of {} with {} vCPU, {} MB)",
+                    image.name().map_or("this image".to_owned(), |name| format!("image {name}")),
                     machine.cpus,
                     machine.memory_mib
                 ));
