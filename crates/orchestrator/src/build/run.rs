@@ -229,13 +229,10 @@ impl Run {
                 let mut env = scope.arguments();
                 env.extend(scope.env().iter().cloned());
                 let key = Key::new("run", files).list(&argv).map(&env).text(&user).text(&cwd);
-                env.extend(
-                    scope
-                        .proxies()
-                        .into_iter()
-                        .filter(|(name, _)| !env.contains_key(name))
-                        .collect::<Vec<_>>(),
-                );
+                // Proxies decide nothing, so they are no part of the key.
+                for (name, value) in scope.proxies() {
+                    env.entry(name).or_insert(value);
+                }
                 let (user, cwd) = (Some(user), Some(cwd));
                 (key, Work::Run(Exec { argv, env, user, cwd, ..Exec::default() }))
             }

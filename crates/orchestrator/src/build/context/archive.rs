@@ -101,9 +101,9 @@ impl Reader {
         })
     }
 
-    /// Passes over a content and what fills its last block up.
+    /// Passes over what is left of a content, and what fills its last block up.
     fn skip(&mut self, size: u64) -> io::Result<()> {
-        let end = size.checked_next_multiple_of(BLOCK).and_then(|size| self.at.checked_add(size));
+        let end = self.at.checked_add(size).and_then(|end| end.checked_next_multiple_of(BLOCK));
         let end = end.filter(|end| *end <= self.length).ok_or_else(cut)?;
         let by = i64::try_from(end - self.at).map_err(|_| cut())?;
         self.file.seek_relative(by)?;
@@ -117,10 +117,7 @@ impl Reader {
         }
         let mut record = vec![0; usize::try_from(size).map_err(|_| cut())?];
         self.exact(&mut record)?;
-        self.skip(size.next_multiple_of(BLOCK) - size)?;
-        // The rest of the last block is less than one.
-        self.at = self.at.next_multiple_of(BLOCK);
-        self.file.seek(SeekFrom::Start(self.at))?;
+        self.skip(0)?;
         Ok(record)
     }
 
