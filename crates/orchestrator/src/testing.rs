@@ -176,7 +176,6 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
             labels: Default::default(),
             init: None,
             no_init: false,
-            volumes: Vec::new(),
             build: None,
         }),
         policy: Policy::default(),

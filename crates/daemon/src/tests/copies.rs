@@ -84,6 +84,7 @@ async fn keep(store: &Store, owner: &str, name: &str) -> String {
             labels: BTreeMap::new(),
             init: None,
             no_init: false,
+            build: None,
         }),
         likeness: Likeness { sandbox_id: SandboxId::random(), identity: Identity::random() },
         state: SnapshotState::Ready,

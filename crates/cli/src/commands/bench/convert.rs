@@ -48,9 +48,9 @@ impl Bench<'_> {
                     fs::create_dir(&into)?;
                     let start = Instant::now();
                     if row == TarX {
-                        unpack(&archive, &into)?
+                        unpack(&archive, &into)?;
                     } else {
-                        convert(&archive, &into)?
+                        convert(&archive, &into)?;
                     }
                     let seconds = start.elapsed().as_secs_f64();
                     base::files::remove_any(&into)?;
