@@ -4,14 +4,16 @@
 //! <data>/kernels/<id>/        manifest.json  vmlinux  boot/NNN-name.ko  modules.erofs
 //!        kernels/current      the id of the default kernel
 //!        initramfs/<hash>.cpio
-//!        images/content/<sha256>/   manifest.json  root.erofs
+//!        images/content/<digest>/   manifest.json  root.erofs
+//!        images/layers/<diff-id>/   manifest.json  index  small  data
 //!        images/names/<name>  which content the name means
 //! ```
 //!
 //! Everything stored is content addressed and immutable: it is built in a temporary sibling,
 //! flushed, described by a manifest with the hash of every file, and made visible by one rename.
-//! Images come from signed distribution packages; nothing here mounts, walks or unpacks a file
-//! system or archive that a guest could have written.
+//! Images come from signed distribution packages, or from archives that anybody may have made.
+//! Nothing here mounts, walks or unpacks a file system that a guest could have written, and no
+//! archive is unpacked: it is read into files of our own, which become parts of a disk.
 //!
 //! All functions block.
 

@@ -47,10 +47,9 @@ impl Bench<'_> {
                 let seconds = blocking(move || {
                     fs::create_dir(&into)?;
                     let start = Instant::now();
-                    if row == TarX {
-                        unpack(&archive, &into)?;
-                    } else {
-                        convert(&archive, &into)?;
+                    match row {
+                        TarX => unpack(&archive, &into)?,
+                        _ => convert(&archive, &into)?,
                     }
                     let seconds = start.elapsed().as_secs_f64();
                     base::files::remove_any(&into)?;
