@@ -9,6 +9,25 @@ async fn code(node: &Node, method: Method, path: &str, body: &str) -> ErrorCode 
 }
 
 #[tokio::test]
+async fn nobody_without_a_key_learns_of_images_and_tasks() {
+    let node = Node::new().await;
+    for (method, path) in [
+        (Method::GET, "/images/a"),
+        (Method::DELETE, "/images/a"),
+        (Method::POST, "/images/pull"),
+        (Method::POST, "/images/import?name=a"),
+        (Method::GET, "/images/a/export"),
+        (Method::POST, "/images/a/share"),
+        (Method::DELETE, "/images/a/share?user=b"),
+        (Method::GET, "/tasks/a"),
+        (Method::DELETE, "/tasks/a"),
+    ] {
+        let keyless = node.refused(method.clone(), path, "", "{}").await;
+        assert_eq!(keyless.code, ErrorCode::Unauthorized, "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused_before_anybody_is_asked() {
     let node = Node::new().await;
     for (body, expected) in [

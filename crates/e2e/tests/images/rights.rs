@@ -98,3 +98,20 @@ async fn users_reach_a_registry_of_this_host_only_if_the_operator_says_so() {
     assert_eq!(refused(ann.image_import("i", None, none).await).code, ErrorCode::ImageInvalid);
     assert_eq!(super::names(&open.data().join("incoming")), 0);
 }
+
+#[tokio::test]
+async fn a_layer_of_somebody_else_s_is_fetched_again() {
+    let config = "[images]\nallow_registries = ['127.0.0.1']\n";
+    let node = Node::with(&Options { own_images: true, config, ..Options::default() });
+    let registry = Registry::start();
+    registry.push(&small("one"), "x:1");
+    let request = pull_request(&registry.reference("x:1"));
+    let (mut ann, mut bob) = (user(&node, "ann").await, user(&node, "bob").await);
+    pull(&mut ann, &request).await.unwrap();
+    // Whoever cannot show the content does not get it.
+    registry.damage_largest_blob();
+    assert_eq!(refused(pull(&mut bob, &request).await).code, ErrorCode::ImageInvalid);
+    pull(&mut ann, &request).await.unwrap();
+    ann.image_share("x-1", &with("bob")).await.unwrap();
+    pull(&mut bob, &request).await.unwrap();
+}
