@@ -39,7 +39,12 @@ impl Recipe {
     }
 
     /// Writes the image to `image`; `work` is an empty directory.
-    pub(super) fn make(self, work: &Path, image: &Path, progress: Listener<'_>) -> Result<Made, ImageError> {
+    pub(super) fn make(
+        self,
+        work: &Path,
+        image: &Path,
+        progress: Listener<'_>,
+    ) -> Result<Made, ImageError> {
         let tier = match self {
             Self::Busybox => return busybox::make(work, image, progress),
             Self::Minimal => &tiers::MINIMAL,

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use proto::frame::DATA_CHUNK;
 use proto::message::{ErrorCode, Exited, INIT, SessionInfo, WindowSize, WireError};
-use rustix::process::{Pid, Signal, getsid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -37,7 +37,7 @@ use self::ring::Ring;
 use self::terminal::Terminal;
 use crate::activity::{Counted, Held};
 use crate::agent::{Agent, lock, refuse};
-use crate::sys::Spawned;
+use crate::sys::{self, Spawned};
 
 /// Sessions that may live at once, the one named `init` not counted.
 pub(crate) const SESSIONS_MAX: usize = 20;
@@ -369,7 +369,7 @@ fn signal_session(leader: Pid, signal: Signal) {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
         let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
         for pid in entries.filter_map(pid).filter_map(Pid::from_raw) {
-            if getsid(Some(pid)) == Ok(leader) {
+            if sys::session_of(pid) == Some(leader) {
                 for signal in [Some(signal), resume].into_iter().flatten() {
                     // It may just have ended.
                     let _ = kill_process(pid, signal);
