@@ -183,7 +183,7 @@ fn record(prepared: &Prepared) -> io::Result<()> {
     let node = Node::start_on(prepared, &options);
     // Nothing is known of the machine yet, so a slow first boot fails no test.
     node.expect_warning("recording once more");
-    for (image, memory) in [("busybox", "128"), ("minimal", "256")] {
+    for (image, memory) in [("busybox", "128"), ("minimal", "256"), ("services", "256")] {
         let line = ["create", "--name", image, "--image", image, "--memory", memory, "--disk-size"];
         let made = node.cli(&[&line[..], &["512"]].concat());
         assert!(

@@ -166,8 +166,9 @@ impl Command {
         let started = match self.services.beside() {
             None => spawn(Place::Here),
             Some(beside) => match spawn(Place::Beside(&beside)) {
-                // They have ended meanwhile, and we have not heard of it yet.
-                Err((Stage::Fork | Stage::Enter, _)) if beside.is_over() => spawn(Place::Here),
+                // They are ending, and we have not heard of it yet: there is nothing to enter any more,
+                // or nobody can be made there.
+                Err((Stage::Enter, _) | (Stage::Fork, Errno::NOMEM)) => spawn(Place::Here),
                 other => other,
             },
         };

@@ -10,7 +10,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -56,12 +55,6 @@ impl Beside {
     pub(crate) fn new(leader: Pid, cgroup: OwnedFd) -> Result<Self, Errno> {
         let here = open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { leader: pidfd_open(leader, PidfdFlags::empty())?, cgroup, here })
-    }
-
-    /// Whether the leader has ended, and with it everybody there.
-    pub(crate) fn is_over(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut [PollFd::new(&self.leader, PollFlags::IN)], Some(&now)) != Ok(0)
     }
 }
 
