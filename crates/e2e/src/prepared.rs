@@ -30,6 +30,9 @@ const BINARY: &str = "BHATTI_BIN";
 const FAULTS_BINARY: &str = "BHATTI_FAULTS_BIN";
 const TEST_DATA: &str = "BHATTI_TEST_DATA";
 
+/// Which template serves a shape, below the templates.
+const KEYS: &str = "keys";
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -115,9 +118,10 @@ impl Prepared {
         if options.kernels {
             symlink(self.data.join("kernels"), data.join("kernels"))?;
             if options.run_as == RunAs::Root {
-                symlink(self.data.join("initramfs"), data.join("initramfs"))?;
                 // What a test stores and removes is its own.
-                share(&self.data.join("images"), &data.join("images"), "content", "names")?;
+                link_all(&self.data.join("initramfs"), &data.join("initramfs"))?;
+                link_all(&self.data.join("images/content"), &data.join("images/content"))?;
+                copy_all(&self.data.join("images/names"), &data.join("images/names"))?;
             } else {
                 symlink(self.data.join("images"), data.join("images"))?;
             }
@@ -132,24 +136,31 @@ impl Prepared {
         if !options.recorded_templates {
             return Ok(());
         }
-        share(&self.directory.join("templates"), &data.join("templates"), "", "keys")
+        let (from, to) = (self.directory.join("templates"), data.join("templates"));
+        link_all(&from, &to)?;
+        copy_all(&from.join(KEYS), &to.join(KEYS))
     }
 }
 
-/// Makes the directory `to` with links to what is in `things` of `from`, and copies of the files in `names`
-/// that lead to them.
-fn share(from: &Path, to: &Path, things: &str, names: &str) -> io::Result<()> {
-    fs::create_dir_all(to.join(things))?;
-    fs::create_dir(to.join(names))?;
-    for entry in fs::read_dir(from.join(things))? {
+/// Makes the directory `to` with links to what is in `from`, if that is there.
+fn link_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
+    for entry in entries {
         let entry = entry?;
-        if entry.file_name() != names {
-            symlink(entry.path(), to.join(things).join(entry.file_name()))?;
+        if entry.file_name() != KEYS {
+            symlink(entry.path(), to.join(entry.file_name()))?;
         }
     }
-    for entry in fs::read_dir(from.join(names))? {
+    Ok(())
+}
+
+/// Makes the directory `to` with copies of the files in `from`.
+fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
         let entry = entry?;
-        fs::copy(entry.path(), to.join(names).join(entry.file_name()))?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
 }

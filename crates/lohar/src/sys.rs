@@ -4,7 +4,7 @@
 //! page tables, and the faults that follow on both sides, are most of what a fork costs in an
 //! emulated guest. The child therefore runs on a stack of its own, calls nothing that allocates,
 //! and the caller sleeps until it is gone or is another program.
-#![expect(unsafe_code, reason = "clone, execve, signalfd and two ioctls have no safe wrapper")]
+#![expect(unsafe_code, reason = "clone, execve, signalfd and some ioctls have no safe wrapper")]
 
 use std::arch::asm;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -262,6 +262,16 @@ pub(crate) fn reseed(random: impl AsFd) -> io::Result<()> {
     let request = unsafe { ioctl::NoArg::<RESEED>::new() };
     // SAFETY: as above.
     unsafe { ioctl::ioctl(random, request) }.map_err(Into::into)
+}
+
+/// Makes the mounted ext4 that `directory` is in larger, or leaves it as it is if it has so many blocks.
+pub(crate) fn grow_ext4(directory: impl AsFd, blocks: u64) -> io::Result<()> {
+    // EXT4_IOC_RESIZE_FS of the kernel's include/uapi/linux/ext4.h.
+    const RESIZE: ioctl::Opcode = ioctl::opcode::write::<u64>(b'f', 16);
+    // SAFETY: the kernel reads a number of 64 bits.
+    let request = unsafe { ioctl::Setter::<RESIZE, _>::new(blocks) };
+    // SAFETY: as above; any other file system refuses it.
+    unsafe { ioctl::ioctl(directory, request) }.map_err(Into::into)
 }
 
 fn check(result: isize) -> Result<isize, Errno> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::ids::Name;
+use disk::image::SavedDisk;
 use ipnet::IpNet;
 use net::{egress::Forbidden, policy::Egress};
 
@@ -189,6 +190,28 @@ pub(crate) fn available_mib() -> Option<u64> {
     let text = fs_err::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
+/// Has a sandbox's disk hold what its image was saved with. `sized` is whether the caller has said how
+/// large the disk is to be.
+///
+/// # Errors
+/// [`Kind::DiskInvalid`] if that is too little.
+pub(crate) fn fit_disk(spec: &mut Spec, sized: bool, saved: Option<&SavedDisk>) -> Result<()> {
+    let least = saved.map_or(0, |saved| saved.size_mib);
+    if spec.disk_mib >= least {
+        return Ok(());
+    }
+    if sized {
+        let message = format!(
+            "a disk of {} MB is too small: the image {} was saved with one of {least} MB",
+            spec.disk_mib, spec.image
+        );
+        return Err(Error::new(Kind::DiskInvalid, message)
+            .hint("ask for at least that, or leave the size out"));
+    }
+    spec.disk_mib = least;
+    Ok(())
 }
 
 #[cfg(test)]

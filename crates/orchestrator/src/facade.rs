@@ -179,6 +179,7 @@ impl Orchestrator {
             wanted = Some((text, choice));
         }
         let policy = request.policy;
+        let sized = request.disk_mib.is_some();
         let (name, mut spec) =
             admission::admit(request, defaults, owner.limits, admission::host())?;
         self.node.networking.fit(&mut spec.network, owner)?;
@@ -193,7 +194,10 @@ impl Orchestrator {
             if let Some((text, choice @ Choice::Away { .. })) = wanted {
                 self.pull_for_create(owner, &text, choice, &progress).await?;
             }
-            self.node.shape(&owner.id, &spec)?;
+            let shape = self.node.shape(&owner.id, &spec)?;
+            admission::fit_disk(&mut spec, sized, shape.image.disk())?;
+        } else if let Ok(image) = self.node.image(&owner.id, &spec.image) {
+            admission::fit_disk(&mut spec, sized, image.disk())?;
         }
         let naming = Arc::clone(&self.node.naming).lock_owned().await;
         if let Some(name) = &name

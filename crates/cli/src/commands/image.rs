@@ -8,6 +8,7 @@ mod inspect;
 mod list;
 mod prepare;
 mod pull;
+mod save;
 mod share;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ enum Command {
     Build(build::Args),
     Pull(pull::Args),
     Import(import::Args),
+    Save(save::Args),
     Export(export::Args),
     Share(share::Args),
     Unshare(share::UnshareArgs),
@@ -47,6 +49,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         Command::Build(args) => build::run(args, app),
         Command::Pull(args) => pull::run(args, app),
         Command::Import(args) => import::run(args, app),
+        Command::Save(args) => save::run(args, app),
         Command::Export(args) => export::run(args, app),
         Command::Share(args) => share::run(args, app),
         Command::Unshare(args) => share::run_unshare(args, app),

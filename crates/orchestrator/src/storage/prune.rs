@@ -141,9 +141,9 @@ fn initramfs(node: &Node) -> Result<Vec<Victim>> {
     let mut victims = Vec::new();
     let Some(directory) = current.parent() else { return Ok(victims) };
     for entry in fs_err::read_dir(directory)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if path != current && !name.starts_with('.') {
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if path != current && !name.starts_with('.') && entry.file_type()?.is_file() {
             victims.push(Victim { kind: StorageKind::Kernels, name, path });
         }
     }
