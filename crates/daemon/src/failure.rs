@@ -144,6 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "it is a list")]
     fn kinds_have_the_promised_codes_and_statuses() {
         for (kind, expected, status) in [
             (Kind::SandboxNotFound, "sandbox_not_found", 404),

@@ -24,7 +24,6 @@ mod number {
     pub(super) const RT_SIGPROCMASK: usize = 14;
     pub(super) const EXECVE: usize = 59;
     pub(super) const KILL: usize = 62;
-    pub(super) const GETSID: usize = 124;
     pub(super) const EXIT_GROUP: usize = 231;
     pub(super) const SYNC_FILE_RANGE: usize = 277;
     pub(super) const SIGNALFD4: usize = 289;
@@ -37,7 +36,6 @@ mod number {
     pub(super) const EXIT_GROUP: usize = 94;
     pub(super) const KILL: usize = 129;
     pub(super) const RT_SIGACTION: usize = 134;
-    pub(super) const GETSID: usize = 156;
     pub(super) const RT_SIGPROCMASK: usize = 135;
     pub(super) const EXECVE: usize = 221;
     pub(super) const CLONE3: usize = 435;
@@ -59,15 +57,6 @@ pub(crate) fn kill_all(signal: Signal) -> Result<(), Errno> {
     // SAFETY: this process is exempt, and the others are this guest's.
     check(unsafe { syscall(number::KILL, [usize::MAX, signal, 0, 0]) })?;
     Ok(())
-}
-
-/// The session that a process belongs to, if there is such a process and it belongs to one: the
-/// kernel's own are in a session of number 0, which the safe wrapper takes for impossible.
-pub(crate) fn session_of(pid: Pid) -> Option<Pid> {
-    let pid = usize::try_from(pid.as_raw_nonzero().get()).ok()?;
-    // SAFETY: the call takes a number and changes nothing.
-    let session = check(unsafe { syscall(number::GETSID, [pid, 0, 0, 0]) }).ok()?;
-    Pid::from_raw(i32::try_from(session).ok()?)
 }
 
 /// Asks the systemd that is process `pid`, a child of ours, to stop all services and end.

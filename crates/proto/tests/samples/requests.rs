@@ -9,6 +9,7 @@ use proto::message::{
 use super::{every, text, words};
 
 /// Every request.
+#[expect(clippy::too_many_lines, reason = "it is a list")]
 pub(crate) fn requests() -> Vec<Request> {
     use Request as R;
     every!(Request {
