@@ -174,7 +174,8 @@ pub fn add(
             files::remove_any(&target)?;
         }
     }
-    staging.commit(&target)?;
+    // Who else is on this host may not read other people's images.
+    staging.commit_private(&target)?;
     Ok(id)
 }
 

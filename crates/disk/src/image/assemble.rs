@@ -69,7 +69,7 @@ pub fn assemble(
     fs::write(staging.path().join(manifest::NAME), text)?;
     fault::point("image.commit")?;
     let target = content.join(&digest);
-    staging.commit(&target)?;
+    staging.commit_private(&target)?;
     open_digest(data, &digest)
 }
 

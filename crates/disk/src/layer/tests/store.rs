@@ -1,6 +1,8 @@
 //! What the store has while layers come and go, and when something goes wrong.
 
-use std::{collections::HashSet, io::Write as _, path::Path, thread};
+use std::{
+    collections::HashSet, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path, thread,
+};
 
 use base::process::Command;
 use fs_err as fs;
@@ -33,6 +35,10 @@ fn layers_are_stored_once_and_collected_when_no_image_has_them() {
     let first = assemble(data, &[a.clone(), b.clone()]);
     let second = assemble(data, &[b.clone(), a.clone(), b.clone()]);
     assert_ne!(first.digest(), second.digest());
+    for file in second.files() {
+        let directory = fs::metadata(file.parent().unwrap()).unwrap();
+        assert_eq!(directory.permissions().mode() & 0o777, 0o700);
+    }
     assert_eq!(second.files().len(), 3);
     let config = Config { env: vec![("A".to_owned(), "b".to_owned())], ..Config::default() };
     let third = image::assemble(data, first.layers(), config.clone(), "x".to_owned()).unwrap();
