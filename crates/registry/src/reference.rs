@@ -88,6 +88,10 @@ impl FromStr for Reference {
             oci_spec::distribution::ParseError::NameContainsUppercase => refused("it has capitals"),
             other => refused(&other.to_string()),
         })?;
+        // A first part with capitals could be a host or a part of the path; programs differ.
+        if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(refused("it has capitals"));
+        }
         let digest = match parsed.digest() {
             Some(digest) => {
                 Some(digest.parse().map_err(|_| refused("its digest is not a SHA-256"))?)
@@ -154,6 +158,7 @@ mod tests {
             "",
             " ",
             "Alpine",
+            "A/0",
             "https://ghcr.io/x",
             "a/../b",
             "/etc/passwd",
