@@ -113,8 +113,8 @@ async fn health_needs_no_key_and_every_answer_is_marked() {
     assert_eq!((health.status.as_str(), health.version), ("ok", version));
 }
 
-#[tokio::test]
 #[expect(clippy::too_many_lines, reason = "it is a list")]
+#[tokio::test]
 async fn every_other_route_refuses_callers_without_a_valid_key() {
     let node = Node::new().await;
     for (method, path) in [

@@ -102,7 +102,7 @@ async fn users_reach_a_registry_of_this_host_only_if_the_operator_says_so() {
 #[tokio::test]
 async fn a_layer_of_somebody_else_s_is_fetched_again() {
     let config = "[images]\nallow_registries = ['127.0.0.1']\n";
-    let node = Node::with(&Options { own_images: true, config, ..Options::default() });
+    let node = Node::with(&Options { config, ..Options::default() });
     let registry = Registry::start();
     registry.push(&small("one"), "x:1");
     let request = pull_request(&registry.reference("x:1"));
