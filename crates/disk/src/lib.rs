@@ -10,8 +10,9 @@
 //!
 //! Everything stored is content addressed and immutable: it is built in a temporary sibling,
 //! flushed, described by a manifest with the hash of every file, and made visible by one rename.
-//! Images come from signed distribution packages; nothing here mounts, walks or unpacks a file
-//! system or archive that a guest could have written.
+//! Images come from signed distribution packages, and from registries and archives that anybody may
+//! have made ([`layer`], [`archive`]). Nothing here mounts or walks a file system that a guest could
+//! have written, and no name of an archive becomes a path of the host.
 //!
 //! All functions block.
 

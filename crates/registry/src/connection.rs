@@ -119,7 +119,8 @@ pub(crate) async fn open(
     let stream = match timeout(patience.connect, tls.connect(name, stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(no_tls(&error, failed(error.to_string()))),
-        Err(_) => return Err(NoTls::Failed(failed("TLS takes too long".to_owned()))),
+        // Somebody may also wait for the end of what is no request.
+        Err(_) => return Err(NoTls::NotSpoken(failed("TLS takes too long".to_owned()))),
     };
     handshake(stream).await.map_err(|e| NoTls::Failed(failed(e.to_string())))
 }

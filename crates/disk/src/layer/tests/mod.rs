@@ -2,6 +2,7 @@
 
 mod fuzz;
 mod hostile;
+mod outer;
 mod store;
 mod tarball;
 mod whole;
