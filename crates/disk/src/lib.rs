@@ -4,7 +4,8 @@
 //! <data>/kernels/<id>/        manifest.json  vmlinux  boot/NNN-name.ko  modules.erofs
 //!        kernels/current      the id of the default kernel
 //!        initramfs/<hash>.cpio
-//!        images/content/<sha256>/   manifest.json  root.erofs
+//!        images/content/<digest>/   manifest.json  root.erofs
+//!        images/layers/<diff-id>/   manifest.json  index  small  data
 //!        images/names/<name>  which content the name means
 //! ```
 //!

@@ -215,8 +215,10 @@ impl<'a> Archive<'a> {
         let size = u64::try_from(size).map_err(|_| refused("its size is negative"))?;
         let size = if matches!(header.kind, b'0' | 0 | b'7') { size } else { 0 };
         let (mtime, nanoseconds) = told.mtime.unwrap_or((header.mtime, 0));
+        // Linux has no modes of symbolic links: all of them are this.
+        let mode = if header.kind == b'2' { 0o777 } else { header.mode & 0o7777 };
         let meta = Meta {
-            mode: u16::try_from(header.mode & 0o7777).unwrap_or_default(),
+            mode: u16::try_from(mode).unwrap_or_default(),
             uid: id(told.uid.unwrap_or(header.uid))
                 .ok_or_else(|| refused("its owner is too large or negative"))?,
             gid: id(told.gid.unwrap_or(header.gid))

@@ -234,6 +234,7 @@ fn attributes_of_every_size_are_kept_if_they_mean_something_in_a_guest() {
     assert_eq!(of("small").xattrs[0].1, large);
     assert_eq!(of("small").content, b"content");
     assert_eq!(of("link").content, b"to/somewhere");
+    assert_eq!(of("link").mode, 0o120_777);
     assert_eq!(of("link").xattrs[0].1, large);
     extracted(&image, dir.path());
 }
