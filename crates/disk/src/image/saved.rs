@@ -61,6 +61,6 @@ pub fn save(
     let text = manifest::render(MAGIC, FORMAT, &manifest)?;
     fs::write(place(manifest::NAME), text)?;
     fault::point("image.saved")?;
-    staging.commit(&content.join(&digest))?;
+    staging.commit_private(&content.join(&digest))?;
     open_digest(data, &digest)
 }

@@ -1,5 +1,7 @@
 //! Whose images are whose.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use api::{CreateUser, ErrorCode, ImageScope, PullImage, ShareImage, client::Client};
 use e2e::{Node, Options, refused, registry::Registry};
 
@@ -23,7 +25,11 @@ async fn an_image_is_its_owner_s_and_of_those_he_shares_it_with() {
     let (mut admin, mut ann, mut bob) =
         (node.admin(), user(&node, "ann").await, user(&node, "bob").await);
     let own = PullImage { name: Some("web".into()), ..pull_request(&registry.reference("x:1")) };
-    pull(&mut admin, &own).await.unwrap();
+    let pulled = pull(&mut admin, &own).await.unwrap();
+    for directory in ["images/layers".to_owned(), format!("images/content/{}", pulled.digest)] {
+        let meta = fs_err::metadata(node.data().join(directory)).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o777, 0o700);
+    }
     assert_eq!(refused(ann.image("web").await).code, ErrorCode::ImageNotFound);
     let now = admin.image_share("web", &with("ann")).await.unwrap();
     assert_eq!(now.shared_with, ["ann"]);

@@ -2,7 +2,7 @@
 
 use api::{ErrorCode, PullEvent, TaskStatus};
 use e2e::{
-    refused,
+    Node, refused,
     registry::{Layer, Layout, Registry},
     until,
 };
@@ -46,6 +46,15 @@ async fn a_moved_tag_is_followed_and_a_pull_that_fails_changes_nothing() {
     let unreachable = refused(pull(&mut admin, &request).await);
     assert_eq!(unreachable.code, ErrorCode::ImageUnavailable);
     assert_eq!(admin.images().await.unwrap().iter().find(|i| i.name == "x-1"), Some(&two));
+    prepared_ones_are_listed_without_a_daemon(node);
+}
+
+fn prepared_ones_are_listed_without_a_daemon(mut node: Node) {
+    node.terminate();
+    let listed = node.cli(&["image", "list"]);
+    let shown = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.status.success() && shown.contains("busybox"), "{shown}");
+    assert!(!shown.contains("x-1"), "{shown}");
 }
 
 #[tokio::test]

@@ -6,7 +6,6 @@ use base::{clock, ids::Name};
 use bytes::Bytes;
 use disk::{
     archive::{self, Imported},
-    image,
     layer::Limits,
 };
 use tokio::{fs::File, io::AsyncWriteExt as _};
@@ -14,6 +13,7 @@ use tokio::{fs::File, io::AsyncWriteExt as _};
 use super::{
     ImageView, Making, NewImage,
     find::Meaning,
+    making,
     places::Incoming,
     pull::{Stop, Until, check_name},
 };
@@ -106,7 +106,7 @@ impl Upload {
             let Imported { layers, config, .. } =
                 archive::import(&data, &mut reader, wanted.as_deref(), &limits, &|_| ())?;
             Processes::from_config(&config)?;
-            Ok(image::assemble(&data, &layers, config, said)?)
+            making::assemble(&data, &layers, config, said)
         })
         .await?;
         let kept = NewImage {

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashSet,
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
         Arc,
@@ -9,7 +11,10 @@ use std::{
     },
 };
 
-use disk::image::{self, Hold};
+use disk::{
+    image::{self, Config, Hold, Image},
+    layer::LayerId,
+};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Images;
@@ -60,6 +65,23 @@ impl Drop for Making {
             Err(error) => tracing::warn!(error = base::chain(&error), "layers stay behind"),
         });
     }
+}
+
+/// Makes an image of stored layers that nobody but the daemon's user can read on this host: it may be one
+/// that is not everybody's. Monitors get it opened.
+pub(super) fn assemble(
+    data: &Path,
+    layers: &[LayerId],
+    config: Config,
+    source: String,
+) -> Result<Image> {
+    let image = image::assemble(data, layers, config, source)?;
+    let content = image.files().first().and_then(|root| root.parent());
+    let layers = data.join("images/layers");
+    for directory in content.into_iter().chain([layers.as_path()]).filter(|path| path.exists()) {
+        fs_err::set_permissions(directory, Permissions::from_mode(0o700))?;
+    }
+    Ok(image)
 }
 
 /// Removes layers of which no content is made, unless somebody makes some; whether it could. Content

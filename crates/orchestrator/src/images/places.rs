@@ -3,10 +3,13 @@
 //! `incoming/<random>`: whoever makes one removes it; what a killed daemon leaves goes when the
 //! next one begins, which is the only one then.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
 
 use base::files;
-use fs_err as fs;
 
 use crate::{Result, layout::Layout};
 
@@ -17,7 +20,8 @@ pub(super) struct Incoming(PathBuf);
 impl Incoming {
     pub(super) fn make(layout: &Layout) -> Result<Self> {
         let path = layout.incoming().join(base::random::hex::<8>());
-        fs::create_dir_all(&path)?;
+        // Somebody's images are nobody else's business on this host.
+        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 

@@ -27,6 +27,7 @@ use registry::{Credentials, Downloaded, Platform, Reference, Remote, Request};
 use super::{
     ImageView, Making, NewImage, Step, Task,
     find::{Meaning, not_yours},
+    making,
     places::Incoming,
     tasks::Steps,
 };
@@ -246,7 +247,7 @@ async fn fetch(
     let held = Arc::clone(making);
     let image = blocking(move || {
         let _making = held;
-        Ok(image::assemble(&assembling, &layers, config, source_too)?)
+        making::assemble(&assembling, &layers, config, source_too)
     })
     .await?;
     fault::point("pull.assembled")?;
