@@ -20,7 +20,6 @@ mod assemble;
 mod busybox;
 mod collect;
 mod config;
-mod configure;
 mod minimal;
 mod saved;
 mod tree;
@@ -41,8 +40,7 @@ pub use self::{
     assemble::assemble,
     collect::{Collector, Hold, Unused, collect_garbage, collector, hold},
     config::Config,
-    configure::configure,
-    saved::save,
+    saved::{configure, save},
 };
 use crate::{
     AptError, DiskError, FileEntry, Listener,
