@@ -21,7 +21,6 @@ mod bootstrapped;
 mod busybox;
 mod collect;
 mod config;
-mod configure;
 mod recipe;
 mod saved;
 mod tiers;
@@ -43,9 +42,8 @@ pub use self::{
     assemble::assemble,
     collect::{Collector, Hold, Unused, collect_garbage, collector, hold},
     config::Config,
-    configure::configure,
     recipe::Recipe,
-    saved::save,
+    saved::{configure, save},
 };
 use crate::{
     AptError, DiskError, FileEntry, Listener,

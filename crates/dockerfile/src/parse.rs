@@ -91,7 +91,7 @@ impl Reader<'_> {
             "STOPSIGNAL" => Instruction::StopSignal(self.one("a signal")?),
             "EXPOSE" => Instruction::Expose(self.several("a port")?),
             "VOLUME" => {
-                self.notices.push("VOLUME is noted in the image and has no other effect".into());
+                self.notices.push("VOLUME has no effect".into());
                 Instruction::Volume(match words::json(self.rest) {
                     Some(list) if !list.is_empty() => list,
                     _ => self.several("a directory")?,
