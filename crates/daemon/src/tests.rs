@@ -113,11 +113,10 @@ async fn health_needs_no_key_and_every_answer_is_marked() {
     assert_eq!((health.status.as_str(), health.version), ("ok", version));
 }
 
+/// Every route that needs a key.
 #[expect(clippy::too_many_lines, reason = "it is a list")]
-#[tokio::test]
-async fn every_other_route_refuses_callers_without_a_valid_key() {
-    let node = Node::new().await;
-    for (method, path) in [
+fn guarded() -> Vec<(Method, &'static str)> {
+    vec![
         (Method::GET, "/sandboxes"),
         (Method::POST, "/sandboxes"),
         (Method::GET, "/sandboxes/a"),
@@ -172,7 +171,13 @@ async fn every_other_route_refuses_callers_without_a_valid_key() {
         (Method::PATCH, "/users/a"),
         (Method::DELETE, "/users/a"),
         (Method::POST, "/users/a/rotate-key"),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn every_other_route_refuses_callers_without_a_valid_key() {
+    let node = Node::new().await;
+    for (method, path) in guarded() {
         let keyless = node.refused(method.clone(), path, "", "{}").await;
         assert_eq!(keyless.code, ErrorCode::Unauthorized, "{method} {path}");
         let wrong = node.refused(method.clone(), path, &"bht_0".repeat(8), "{}").await;

@@ -90,7 +90,7 @@ impl Belongs {
     fn find(agent: &Agent, said: &Ownership) -> Result<Self, WireError> {
         Ok(match said {
             Ownership::Archive => Self::AsThere,
-            Ownership::Of(text) => {
+            Ownership::One { owner: text } => {
                 let (uid, gid) = owner::parse(agent, text)?;
                 Self::To((uid.unwrap_or(0), gid.unwrap_or(0)))
             }

@@ -37,7 +37,7 @@ use self::ring::Ring;
 use self::terminal::Terminal;
 use crate::activity::{Counted, Held};
 use crate::agent::{Agent, lock, refuse};
-use crate::sys::{self, Spawned};
+use crate::sys::Spawned;
 
 /// Sessions that may live at once, the one named `init` not counted.
 pub(crate) const SESSIONS_MAX: usize = 20;

@@ -38,7 +38,7 @@ pub(super) struct Target {
 
 impl Target {
     fn owner(&self) -> Ownership {
-        self.chown.clone().map_or(Ownership::Archive, Ownership::Of)
+        self.chown.clone().map_or(Ownership::Archive, |owner| Ownership::One { owner })
     }
 }
 

@@ -87,7 +87,10 @@ pub(crate) fn requests() -> Vec<Request> {
         R::Unpack { .. } => [
             R::Unpack { path: text("/srv"), owner: None },
             R::Unpack { path: text("/srv"), owner: Some(Ownership::Archive) },
-            R::Unpack { path: text("/srv"), owner: Some(Ownership::Of(text("dev:dev"))) },
+            R::Unpack {
+                path: text("/srv"),
+                owner: Some(Ownership::One { owner: text("dev:dev") }),
+            },
         ],
         R::Ports => [R::Ports],
         R::Tunnel { .. } => [R::Tunnel { port: 8080 }],

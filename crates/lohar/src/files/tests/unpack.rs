@@ -350,13 +350,13 @@ async fn things_belong_to_whom_it_was_said_and_what_is_there_stays() {
         assert_eq!(facts(made), (4711, 4711, 0o4751), "{made}");
     }
     assert_eq!((facts("to/l").0, facts("to/deep/er")), (4711, (0, 0, 0o755)));
-    let of = Ownership::Of("12:13".to_owned());
+    let of = Ownership::One { owner: "12:13".to_owned() };
     ask("/in/fresh/to", of, &[directory("./"), file("a/f", "x")]).await.unwrap();
     assert_eq!((facts("fresh"), facts("fresh/to")), ((12, 13, 0o755), (12, 13, 0o4751)));
     assert_eq!((facts("fresh/to/a"), facts("fresh/to/a/f")), ((12, 13, 0o755), (12, 13, 0o4751)));
     let refused = ask("/in/to", Ownership::Archive, &[directory("link/")]).await;
     assert_eq!(refused, Err(ErrorCode::NotDirectory));
     assert!(to.join("link").is_symlink());
-    let nobody = Ownership::Of("nobody-there".to_owned());
+    let nobody = Ownership::One { owner: "nobody-there".to_owned() };
     assert_eq!(ask("/in/to", nobody, &[]).await, Err(ErrorCode::UnknownUser));
 }

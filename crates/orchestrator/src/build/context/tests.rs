@@ -48,7 +48,10 @@ fn selection(context: &Context, sources: &[&str]) -> Result<Selection, String> {
 /// Names of what is packed, with contents or targets.
 fn packed(selection: &Selection, name: Option<&str>) -> Vec<String> {
     let (sender, mut pieces) = mpsc::channel(10_000);
-    selection.pack(name, &sender).unwrap();
+    // It waits for whoever takes what it packs, which a task must not.
+    std::thread::scope(|scope| scope.spawn(|| selection.pack(name, &sender)).join())
+        .unwrap()
+        .unwrap();
     drop(sender);
     let mut bytes = Vec::new();
     while let Ok(piece) = pieces.try_recv() {
