@@ -114,7 +114,6 @@ async fn health_needs_no_key_and_every_answer_is_marked() {
 }
 
 /// Every route that needs a key.
-#[expect(clippy::too_many_lines, reason = "it is a list")]
 fn guarded() -> Vec<(Method, &'static str)> {
     vec![
         (Method::GET, "/sandboxes"),
