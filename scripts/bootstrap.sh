@@ -40,6 +40,7 @@ case "${1:-}" in
 "") ;;
 # The authority that certificates are had from.
 tests)
+    need zstd zstd
     need pebble pebble
     # Ubuntu's package only leads to a snap, which need not work where tests run. The test that
     # wants a browser says so then.
