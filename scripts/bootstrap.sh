@@ -40,6 +40,7 @@ case "${1:-}" in
 "") ;;
 # The authority that certificates are had from.
 tests)
+    need zstd zstd
     need pebble pebble
     # Registries, and what fills them with images.
     need docker-registry docker-registry
