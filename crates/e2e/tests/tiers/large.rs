@@ -87,7 +87,9 @@ async fn docker_runs_containers_on_its_bridge_over_its_overlay() {
 const RENDER: &str = "
 const { chromium } = require('/usr/local/lib/node_modules/playwright-core');
 (async () => {
-  const browser = await chromium.connectOverCDP('http://127.0.0.1:9222');
+  const connect = () => chromium.connectOverCDP('http://127.0.0.1:9222', { timeout: 60000 });
+  // An emulated processor may not be done with the first in time.
+  const browser = await connect().catch(connect);
   const page = await browser.newPage({ viewport: { width: 320, height: 200 } });
   await page.setContent('<title>ok</title><body style=\"background:#0080ff\"><h1>hello</h1>');
   const png = await page.screenshot({ path: '/tmp/page.png' });
