@@ -38,6 +38,7 @@ fn kind(kind: StorageKind) -> &'static str {
         StorageKind::Kernels => "kernels",
         StorageKind::Sandboxes => "sandboxes",
         StorageKind::Snapshots => "snapshots",
+        StorageKind::Volumes => "volumes",
         StorageKind::Lost => "lost",
     }
 }

@@ -10,11 +10,12 @@ mod references;
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
-use disk::image;
+use disk::image::{self, Collector};
 
 pub(crate) use self::pins::{Pin, Pins};
 use self::{
     files::Files,
+    pins::Pinned,
     prune::{Present, Victim},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub enum StorageKind {
     Sandboxes,
     /// Named snapshots.
     Snapshots,
+    /// Volumes.
+    Volumes,
     /// What an older copy of the store did not know, set aside.
     Lost,
 }
@@ -89,12 +92,10 @@ impl Orchestrator {
     /// # Errors
     /// [`Kind::StorageUnclear`](crate::Kind::StorageUnclear) if a directory does not say what it depends on.
     pub async fn storage(&self) -> Result<Storage> {
-        let (node, present) = (Arc::clone(&self.node), present(&self.node).await?);
+        let (node, collecting) = (Arc::clone(&self.node), Collecting::begin(&self.node).await?);
         blocking(move || {
-            let collector = image::collector(node.layout.data())?;
-            let pinned = node.pins.hold();
-            let victims = prune::victims(&node, &present, &pinned, collector.as_ref(), false)?;
-            drop((pinned, collector));
+            let victims = collecting.victims(&node, &node.pins.hold(), false)?;
+            drop(collecting);
             measure(&node, &victims)
         })
         .await
@@ -111,9 +112,10 @@ impl Orchestrator {
             if !dry_run {
                 build::forget_steps(&node, all).await?;
             }
-            let present = present(&node).await?;
+            let collecting = Collecting::begin(&node).await?;
             blocking(move || {
-                let (victims, bytes, aside) = choose(&node, &present, all, dry_run)?;
+                let (victims, bytes, aside) = choose(&node, &collecting, all, dry_run)?;
+                drop(collecting);
                 for path in aside {
                     base::files::remove_any(&path)?;
                 }
@@ -130,14 +132,12 @@ impl Orchestrator {
 /// Chooses what goes and takes it out of everybody's sight, while nobody can begin to use it.
 fn choose(
     node: &Node,
-    present: &Present,
+    collecting: &Collecting,
     all: bool,
     dry_run: bool,
 ) -> Result<(Vec<Victim>, u64, Vec<PathBuf>)> {
     let pinned = node.pins.hold();
-    // While somebody makes an image all of them stay.
-    let collector = image::collector(node.layout.data())?;
-    let victims = prune::victims(node, present, &pinned, collector.as_ref(), all)?;
+    let victims = collecting.victims(node, &pinned, all)?;
     let mut files = Files::default();
     victims.iter().try_for_each(|victim| files.add(&victim.path))?;
     let aside = match dry_run {
@@ -149,15 +149,31 @@ fn choose(
     Ok((victims, files.freed(), aside))
 }
 
-async fn present(node: &Node) -> Result<Present> {
-    let cached = node.store.cached_digests().await?;
-    let images = image::list(node.layout.data())?;
-    let mut images: HashSet<String> =
-        images.iter().map(|image| image.digest().to_owned()).collect();
-    images.extend(node.store.image_digests());
-    images.extend(cached);
-    let engine = node.known_engine().map(|engine| engine.qemu.fingerprint());
-    Ok(Present { engine, images, stocked: node.spares.templates() })
+/// The right to collect, and what the store needs.
+struct Collecting {
+    /// Absent while somebody makes an image: all of them stay then.
+    collector: Option<Collector>,
+    cached: HashSet<String>,
+}
+
+impl Collecting {
+    async fn begin(node: &Node) -> Result<Self> {
+        let data = node.layout.data().to_owned();
+        // First of all: an image that is made later would be in no list that was read before.
+        let collector = blocking(move || Ok(image::collector(&data)?)).await?;
+        Ok(Self { collector, cached: node.store.cached_digests().await? })
+    }
+
+    fn victims(&self, node: &Node, pinned: &Pinned<'_>, all: bool) -> Result<Vec<Victim>> {
+        let images = image::list(node.layout.data())?;
+        let mut images: HashSet<String> =
+            images.iter().map(|image| image.digest().to_owned()).collect();
+        images.extend(node.store.image_digests());
+        images.extend(self.cached.iter().cloned());
+        let engine = node.known_engine().map(|engine| engine.qemu.fingerprint());
+        let present = Present { engine, images, stocked: node.spares.templates() };
+        prune::victims(node, &present, pinned, self.collector.as_ref(), all)
+    }
 }
 
 fn measure(node: &Node, victims: &[Victim]) -> Result<Storage> {
@@ -170,7 +186,8 @@ fn measure(node: &Node, victims: &[Victim]) -> Result<Storage> {
         (StorageKind::Kernels, vec![data.join("kernels"), data.join("initramfs")]),
         (StorageKind::Sandboxes, vec![layout.sandboxes()]),
         (StorageKind::Snapshots, vec![layout.snapshots()]),
-        (StorageKind::Lost, vec![layout.sandboxes(), layout.snapshots()]),
+        (StorageKind::Volumes, vec![layout.volumes()]),
+        (StorageKind::Lost, vec![layout.sandboxes(), layout.snapshots(), layout.volumes()]),
     ];
     let mut uses = Vec::new();
     let mut all = Vec::new();
