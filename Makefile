@@ -24,7 +24,7 @@ binary:
 	cargo build --release --locked
 
 faulty: bootstrap
-	cargo build --release --locked -p bhatti --features faults --bin bhatti-faults
+	cargo build --config scripts/unoptimised.toml --release --locked -p bhatti --features faults --bin bhatti-faults
 
 demo: build
 	@scripts/prepare.sh "$(BHATTI)" "$(DATA)" minimal
