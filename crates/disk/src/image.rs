@@ -13,13 +13,13 @@
 //!
 //! Replacing an image writes new content and then turns the name to it in one step. The old
 //! content stays under its hash, so running sandboxes keep it, stopped ones and templates find it
-//! again with [`open_digest`], and a failure harms nobody. [`collect_garbage`] removes what has
+//! again with [`open_digest`], and a failure harms nobody. A [`Collector`] finds what has
 //! neither a name nor a user.
 
 mod assemble;
 mod bootstrapped;
 mod busybox;
-mod collect;
+pub(crate) mod collect;
 mod config;
 mod recipe;
 mod saved;
@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     assemble::assemble,
-    collect::{Collector, Hold, Unused, collect_garbage, collector, hold},
+    collect::{Collector, Hold, Unused, collector, hold},
     config::Config,
     recipe::Recipe,
     saved::{configure, save},

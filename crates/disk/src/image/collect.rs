@@ -109,45 +109,22 @@ impl Collector {
     /// If a name or what is left cannot be read, in which case nothing is removed that it may
     /// need, or something cannot be removed.
     pub fn collect(self, used: &HashSet<String>) -> Result<(usize, usize), ImageError> {
-        let names = names_directory(&self.data);
-        let mut keep = used.clone();
-        for name in known(&self.data)? {
-            let pointer: Pointer = manifest::read(&names.join(name), NAME_MAGIC, NAME_FORMAT)?;
-            keep.insert(pointer.sha256);
+        let (mut images, mut layers) = (0, 0);
+        for unused in self.unused(used)? {
+            files::remove_any(&unused.path)?;
+            *(if unused.layer { &mut layers } else { &mut images }) += 1;
         }
-        let content = content_directory(&self.data);
-        let images = remove_others(&content, &keep)?;
-        let mut layers = HashSet::new();
-        for digest in digests(&content)? {
-            let path = content.join(digest).join(manifest::NAME);
-            let manifest: Manifest = manifest::read_since(&path, MAGIC, FORMAT_OLDEST..=FORMAT)?;
-            layers.extend(manifest.layers.into_iter().map(|layer| layer.id.to_string()));
-        }
-        Ok((images, remove_others(&layer::directory(&self.data), &layers)?))
+        Ok((images, layers))
     }
 }
 
-/// Removes the content that no name means and whose digest is not in `used`, and the layers that
-/// are left over; says how many images that were. Nothing is removed while somebody holds it.
-///
-/// Where `used` may change meanwhile, take a [`collector`] first.
-///
-/// # Errors
-/// As [`Collector::collect`].
-pub fn collect_garbage(data: &Path, used: &HashSet<String>) -> Result<usize, ImageError> {
+/// Collects at once, if nobody holds what there is; says how many images went.
+#[cfg(test)]
+pub(crate) fn collect_garbage(data: &Path, used: &HashSet<String>) -> Result<usize, ImageError> {
     match collector(data)? {
         Some(collector) => Ok(collector.collect(used)?.0),
         None => Ok(0),
     }
-}
-
-fn remove_others(directory: &Path, keep: &HashSet<String>) -> io::Result<usize> {
-    let mut removed = 0;
-    for digest in digests(directory)?.iter().filter(|digest| !keep.contains(*digest)) {
-        files::remove_any(&directory.join(digest))?;
-        removed += 1;
-    }
-    Ok(removed)
 }
 
 /// What a directory has under names that are digests.

@@ -36,10 +36,10 @@ fn a_replaced_image_stays_for_those_who_use_it() {
     assert_eq!(image.name(), None);
 
     let held = hold(data).unwrap();
-    assert_eq!(collect_garbage(data, &HashSet::new()).unwrap(), 0);
+    assert_eq!(collect::collect_garbage(data, &HashSet::new()).unwrap(), 0);
     drop(held);
-    assert_eq!(collect_garbage(data, &HashSet::from([old.clone()])).unwrap(), 0);
-    assert_eq!(collect_garbage(data, &HashSet::new()).unwrap(), 1);
+    assert_eq!(collect::collect_garbage(data, &HashSet::from([old.clone()])).unwrap(), 0);
+    assert_eq!(collect::collect_garbage(data, &HashSet::new()).unwrap(), 1);
     assert!(open_digest(data, &old).is_err());
     assert_eq!(list(data).unwrap().len(), 1);
     remove(data, "dev").unwrap();

@@ -58,7 +58,7 @@ fn layers_are_stored_once_and_collected_when_no_image_has_them() {
     assert_eq!(collector.collect(&used).unwrap(), (1, 1));
     assert!(!layer::exists(data, &c) && layer::exists(data, &a) && layer::exists(data, &b));
     image::remove(data, "dev").unwrap();
-    assert_eq!(image::collect_garbage(data, &HashSet::new()).unwrap(), 2);
+    assert_eq!(image::collect::collect_garbage(data, &HashSet::new()).unwrap(), 2);
     assert_eq!(layers(data), 0);
     assert!(image::open_digest(data, first.digest()).is_err());
     let error = image::assemble(data, &[a], Config::default(), String::new()).unwrap_err();
