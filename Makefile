@@ -10,7 +10,7 @@ FAULTY := $(BHATTI)-faults
 DATA ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bhatti-demo
 TEST_DATA := $(abspath $(TARGET_DIR))/test-data
 
-.PHONY: build demo test lint bench clean-data install bootstrap bootstrap-tests binary faulty
+.PHONY: build demo test test-tiers lint bench clean-data install bootstrap bootstrap-tests binary faulty
 
 build: bootstrap binary
 
@@ -24,16 +24,23 @@ binary:
 	cargo build --release --locked
 
 faulty: bootstrap
-	cargo build --release --locked -p bhatti --features faults --bin bhatti-faults
+	cargo build --config scripts/unoptimised.toml --release --locked -p bhatti --features faults --bin bhatti-faults
 
 demo: build
 	@scripts/prepare.sh "$(BHATTI)" "$(DATA)" minimal
 	@scripts/demo.sh "$(BHATTI)" "$(DATA)"
 
 test: bootstrap-tests build faulty
-	@scripts/prepare.sh "$(BHATTI)" "$(TEST_DATA)" busybox minimal
+	@scripts/prepare.sh "$(BHATTI)" "$(TEST_DATA)" busybox minimal services
 	@BHATTI_BIN="$(BHATTI)" BHATTI_FAULTS_BIN="$(FAULTY)" BHATTI_TEST_DATA="$(TEST_DATA)" \
 	scripts/test.sh
+
+# What is too large to be made and tested each time: minutes, and a gigabyte or two from the
+# distribution's archive.
+test-tiers: bootstrap-tests build
+	@scripts/prepare.sh "$(BHATTI)" "$(TEST_DATA)" busybox minimal services node docker browser computer
+	@BHATTI_BIN="$(BHATTI)" BHATTI_TEST_DATA="$(TEST_DATA)" BHATTI_TEST_TIERS=yes \
+	cargo nextest run --release --locked -p e2e -E 'binary(tiers)'
 
 lint: bootstrap
 	cargo fmt --all --check

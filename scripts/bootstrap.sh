@@ -40,10 +40,16 @@ case "${1:-}" in
 "") ;;
 # The authority that certificates are had from.
 tests)
+    need zstd zstd
     need pebble pebble
     # For what backups are sent to.
     need python3 python3
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    # Registries, and what fills them with images.
+    need docker-registry docker-registry
+    need skopeo skopeo
+    need umoci umoci
+    need htpasswd apache2-utils
     # Ubuntu's package only leads to a snap, which need not work where tests run. The test that
     # wants a browser says so then.
     . /etc/os-release

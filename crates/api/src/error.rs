@@ -151,6 +151,22 @@ text_enum! {
         Misdirected = "misdirected",
         /// This node has no networks that can do what was asked.
         NetworkUnsupported = "network_unsupported",
+        /// It cannot be said what is needed, so nothing is removed.
+        StorageUnclear = "storage_unclear",
+        /// The caller has another image of that name.
+        ImageExists = "image_exists",
+        /// The registry cannot be reached or breaks off.
+        ImageUnavailable = "image_unavailable",
+        /// The registry lets nobody have the image who asks like this.
+        RegistryDenied = "registry_denied",
+        /// The caller may not have this node ask that registry.
+        RegistryForbidden = "registry_forbidden",
+        /// What was to become an image is none, or not what it says that it is.
+        ImageInvalid = "image_invalid",
+        /// The caller has no such task.
+        TaskNotFound = "task_not_found",
+        /// Somebody cancelled it.
+        Cancelled = "cancelled",
         /// The caller has no such volume.
         VolumeNotFound = "volume_not_found",
         /// The caller has a volume of that name.
@@ -175,11 +191,16 @@ text_enum! {
         BackupLocked = "backup_locked",
         /// The schedule cannot be understood.
         ScheduleInvalid = "schedule_invalid",
+        /// A Dockerfile or its context makes no sense.
+        BuildInvalid = "build_invalid",
+        /// A command of a build has failed.
+        BuildFailed = "build_failed",
     }
 }
 
 impl ErrorCode {
     /// The HTTP status that goes with the code.
+    #[expect(clippy::too_many_lines, reason = "a table with a line for every code")]
     pub fn http_status(&self) -> u16 {
         match self {
             Self::InvalidRequest
@@ -201,9 +222,15 @@ impl ErrorCode {
             | Self::BackupUnconfigured
             | Self::BackupLocked
             | Self::ScheduleInvalid
-            | Self::NetworkUnsupported => 400,
+            | Self::NetworkUnsupported
+            | Self::BuildInvalid
+            | Self::BuildFailed
+            | Self::ImageInvalid => 400,
             Self::Unauthorized | Self::InvalidApiKey => 401,
-            Self::Forbidden | Self::PermissionDenied => 403,
+            Self::Forbidden
+            | Self::PermissionDenied
+            | Self::RegistryDenied
+            | Self::RegistryForbidden => 403,
             Self::NotFound
             | Self::SandboxNotFound
             | Self::UserNotFound
@@ -215,7 +242,8 @@ impl ErrorCode {
             | Self::JobNotFound
             | Self::NotPublished
             | Self::ShareNotFound
-            | Self::SessionNotFound => 404,
+            | Self::SessionNotFound
+            | Self::TaskNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NameTaken
             | Self::UserExists
@@ -227,12 +255,15 @@ impl ErrorCode {
             | Self::SnapshotCorrupt
             | Self::SnapshotExists
             | Self::SnapshotIncompatible
+            | Self::StorageUnclear
             | Self::FileExists
             | Self::DirectoryNotEmpty
             | Self::SessionAttached
             | Self::AliasTaken
             | Self::HostPortTaken
             | Self::PublishDiffers
+            | Self::ImageExists
+            | Self::Cancelled
             | Self::VolumeExists
             | Self::VolumeInUse
             | Self::VolumeUnclean
@@ -259,6 +290,7 @@ impl ErrorCode {
             | Self::AgentUnreachable
             | Self::PortClosed
             | Self::BackupStorageFailed
+            | Self::ImageUnavailable
             | Self::SandboxUnavailable => 502,
             Self::NoKernel
             | Self::EngineMissing
@@ -348,10 +380,13 @@ mod tests {
         publish_differs 409, not_published 404, quota_published 429, share_not_found 404, \
          quota_shares 429, too_many_viewers 429, stopped_by_owner 503, \
          sandbox_unavailable 502, rate_limited 429, misdirected 421, \
-         network_unsupported 400, volume_not_found 404, volume_exists 409, \
+         network_unsupported 400, storage_unclear 409, image_exists 409, image_unavailable 502, registry_denied 403, \
+         registry_forbidden 403, image_invalid 400, task_not_found 404, cancelled 409, \
+         volume_not_found 404, volume_exists 409, \
          volume_in_use 409, volume_unclean 409, volume_size_invalid 400, quota_volumes 429, \
          backup_not_found 404, backup_unconfigured 400, backup_storage_failed 502, \
-         backup_corrupt 409, backup_locked 400, schedule_invalid 400";
+         backup_corrupt 409, backup_locked 400, schedule_invalid 400, \
+         build_invalid 400, build_failed 400";
 
     #[test]
     fn codes_and_their_statuses_are_the_promised_ones() {

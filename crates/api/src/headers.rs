@@ -29,6 +29,8 @@ pub const TUNNEL: &str = "bhatti-tunnel";
 pub const TAR: &str = "application/x-tar";
 /// One line of JSON, then a tar archive with the files that a new sandbox is to have.
 pub const CREATE_TAR: &str = "application/vnd.bhatti.create+tar";
+/// One line of JSON, then a tar archive with what a build may copy.
+pub const BUILD_TAR: &str = "application/vnd.bhatti.build+tar";
 /// One JSON object.
 pub const JSON: &str = "application/json";
 /// One JSON object a line; a client that sends it in `Accept` gets the answer as it happens.

@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod backup;
+mod build;
 mod error;
 mod exec;
 mod file;
@@ -26,6 +27,7 @@ mod sandbox;
 mod session;
 mod share;
 mod snapshot;
+mod storage;
 mod system;
 mod text_enum;
 mod user;
@@ -39,6 +41,7 @@ pub use backup::{
     BackUpVolume, BackupEvent, BackupStatus, RestoreVolume, SetSchedule, VolumeBackup,
     VolumeSchedule,
 };
+pub use build::{BuildEvent, BuildImage, BuiltImage};
 pub use error::{ErrorBody, ErrorCode};
 pub use exec::{
     DEFAULT_TIMEOUT_SEC, ExecRequest, ExecResponse, MAX_STDIN_BYTES, MAX_TIMEOUT_SEC, StreamEvent,
@@ -47,7 +50,10 @@ pub use file::{
     FileInfo, FileKind, FileStat, FileWritten, MakeDirectory, MoveFile, WatchEvent, WatchKind,
 };
 pub use idle::{IdleSetting, IdleTime, MAX_IDLE_SEC};
-pub use image::Image;
+pub use image::{
+    Image, ImageConfig, ImageDetails, ImageScope, ImageShares, PullEvent, PullImage, PullStarted,
+    SaveImage, ShareImage, Task, TaskStatus,
+};
 pub use job::{Done, Job, JobEvent, JobStarted, JobStatus, Kill};
 pub use network::{
     CertificateState, Egress, EgressAttempt, EgressLog, EgressMode, Network, NetworkFinding,
@@ -65,6 +71,7 @@ pub use share::{Share, ShareHello, ShareLink, ShareResume, SharedPlace, SharedTe
 pub use snapshot::{
     CreateSnapshot, ForkSandbox, MAX_FORKS, ResumeSnapshot, Snapshot, SnapshotTaken, SnapshotType,
 };
+pub use storage::{Prune, Pruned, PrunedItem, Storage, StorageUse};
 pub use system::{Health, Prestarted};
 pub use user::{CreateUser, Deleted, EditUser, User, UserKey};
 pub use volume::{

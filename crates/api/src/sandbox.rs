@@ -202,6 +202,9 @@ pub struct CreateSandbox {
     /// Whether that is started again when it has ended; `on-failure` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_restart: Option<RestartPolicy>,
+    /// Whether the program that its image says does not run, either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_init: bool,
     /// Whether it has a network; that of its owner if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,

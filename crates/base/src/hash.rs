@@ -25,6 +25,22 @@ pub fn bytes(data: &[u8]) -> String {
     hex::encode(Sha256::digest(data))
 }
 
+/// The SHA-256 of bytes that come in pieces.
+#[derive(Debug, Clone, Default)]
+pub struct Stream(Sha256);
+
+impl Stream {
+    /// Takes the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all of them, as lower-case hexadecimal.
+    pub fn finish(self) -> String {
+        hex::encode(self.0.finalize())
+    }
+}
+
 /// A key over several parts that differs whenever any part differs: each part is hashed with its
 /// length, so that moving a boundary between parts changes the key too.
 pub fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {

@@ -98,6 +98,16 @@ id!(
 );
 
 id!(
+    /// Identifies one image of a user.
+    ImageId, "img_", 6, "img_ and 12 hexadecimal digits"
+);
+
+id!(
+    /// Identifies one piece of work that goes on by itself.
+    TaskId, "task_", 6, "task_ and 12 hexadecimal digits"
+);
+
+id!(
     /// Identifies one volume.
     VolumeId, "vol_", 6, "vol_ and 12 hexadecimal digits"
 );

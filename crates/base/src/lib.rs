@@ -1,9 +1,11 @@
 //! What the standard library lacks and every other crate needs: the one door to processes, files
-//! that appear whole or not at all, typed ids, sizes, the clock and error chains.
+//! that appear whole or not at all, typed ids, sizes, the clock, what is not the internet, error
+//! chains.
 //!
 //! Invariant: knows nothing of sandboxes, engines or HTTP. Every child process of the host side
 //! is started in [`process`].
 
+pub mod address;
 pub mod clock;
 pub mod error;
 pub mod fault;

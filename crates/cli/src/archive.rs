@@ -3,7 +3,10 @@
 
 mod pack;
 mod pipe;
+mod send;
 mod unpack;
 
-pub(crate) use pack::pack;
+pub(crate) use pack::{Packer, pack};
+pub(crate) use pipe::AsyncReader;
+pub(crate) use send::{Sending, send};
 pub(crate) use unpack::{open_root, unpack};

@@ -8,7 +8,7 @@ use std::{
 
 use api::IdleSetting;
 use fs_err as fs;
-use orchestrator::{Connection, backups::BackupSettings, model::IdlePolicy};
+use orchestrator::{Connection, backups::BackupSettings, images::ImageSettings, model::IdlePolicy};
 use serde::Deserialize;
 
 pub use self::{
@@ -20,6 +20,7 @@ pub use self::{
 use self::{
     acme::{RawAcme, Wish},
     backup::RawBackup,
+    images::RawImages,
     places::is_root,
     public::RawPublic,
     tls::{RawTls, Said},
@@ -31,6 +32,7 @@ use crate::{
 
 mod acme;
 mod backup;
+mod images;
 mod places;
 mod public;
 mod tls;
@@ -68,6 +70,8 @@ pub struct Config {
     pub network: Option<Connection>,
     /// Where volumes are backed up to.
     pub backups: BackupSettings,
+    /// Where images may come from.
+    pub images: ImageSettings,
 }
 
 /// Defaults for sandboxes, as far as the file or a flag sets them.
@@ -166,6 +170,9 @@ pub enum ConfigError {
     /// What is said of backups makes no sense.
     #[error("backup: {0}")]
     Backup(String),
+    /// What is said of images makes no sense.
+    #[error("images: {0}")]
+    Images(String),
     /// What is said of the public listener makes no sense.
     #[error("the public listener: {0}")]
     Public(String),
@@ -195,6 +202,7 @@ struct Raw {
     network: network::Section,
     #[serde(default)]
     backup: RawBackup,
+    images: RawImages,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -270,6 +278,7 @@ fn resolve(raw: Raw, flags: Flags, root: bool) -> Result<Config, ConfigError> {
         sandbox,
         network,
         backups,
+        images: raw.images.resolve()?,
     })
 }
 

@@ -102,79 +102,42 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Makes the code of a kind out of those that are called alike and those that are not.
+macro_rules! codes {
+    ($kind:expr, [$($alike:ident)*], $($other:ident => $code:ident,)*) => {
+        match $kind {
+            $(Kind::$alike => ErrorCode::$alike,)*
+            $(Kind::$other => ErrorCode::$code,)*
+        }
+    };
+}
+
 /// The code of every kind. Written out, so that a new kind does not compile before it has one.
 pub(crate) fn code(kind: Kind) -> ErrorCode {
-    match kind {
-        Kind::SandboxNotFound => ErrorCode::SandboxNotFound,
-        Kind::UserNotFound => ErrorCode::UserNotFound,
-        Kind::ImageNotFound => ErrorCode::ImageNotFound,
-        Kind::FileNotFound => ErrorCode::FileNotFound,
-        Kind::FileExists => ErrorCode::FileExists,
-        Kind::DirectoryNotEmpty => ErrorCode::DirectoryNotEmpty,
-        Kind::JobNotFound => ErrorCode::JobNotFound,
-        Kind::SessionNotFound => ErrorCode::SessionNotFound,
-        Kind::SessionAttached => ErrorCode::SessionAttached,
-        Kind::PortClosed => ErrorCode::PortClosed,
-        Kind::VolumeNotFound => ErrorCode::VolumeNotFound,
-        Kind::VolumeExists => ErrorCode::VolumeExists,
-        Kind::VolumeInUse => ErrorCode::VolumeInUse,
-        Kind::VolumeUnclean => ErrorCode::VolumeUnclean,
-        Kind::VolumeSizeInvalid => ErrorCode::VolumeSizeInvalid,
-        Kind::QuotaVolumes => ErrorCode::QuotaVolumes,
-        Kind::BackupNotFound => ErrorCode::BackupNotFound,
-        Kind::BackupUnconfigured => ErrorCode::BackupUnconfigured,
-        Kind::BackupStorageFailed => ErrorCode::BackupStorageFailed,
-        Kind::BackupCorrupt => ErrorCode::BackupCorrupt,
-        Kind::BackupLocked => ErrorCode::BackupLocked,
-        Kind::ScheduleInvalid => ErrorCode::ScheduleInvalid,
-        Kind::SnapshotNotFound => ErrorCode::SnapshotNotFound,
-        Kind::SnapshotExists => ErrorCode::SnapshotExists,
-        Kind::QuotaSnapshots => ErrorCode::QuotaSnapshots,
-        Kind::SnapshotIncompatible => ErrorCode::SnapshotIncompatible,
-        Kind::NameTaken => ErrorCode::NameTaken,
-        Kind::AliasTaken => ErrorCode::AliasTaken,
-        Kind::HostPortTaken => ErrorCode::HostPortTaken,
-        Kind::PublicationDiffers => ErrorCode::PublishDiffers,
-        Kind::PublicationNotFound => ErrorCode::NotPublished,
-        Kind::QuotaPublications => ErrorCode::QuotaPublished,
-        Kind::ShareNotFound => ErrorCode::ShareNotFound,
-        Kind::QuotaShares => ErrorCode::QuotaShares,
-        Kind::UserExists => ErrorCode::UserExists,
-        Kind::UserInUse => ErrorCode::UserInUse,
-        Kind::InvalidRequest => ErrorCode::InvalidRequest,
-        Kind::InvalidName => ErrorCode::InvalidName,
-        Kind::CommandMissing => ErrorCode::CommandMissing,
-        Kind::CommandNotFound => ErrorCode::CommandNotFound,
-        Kind::CommandNotExecutable => ErrorCode::CommandNotExecutable,
-        Kind::UnknownGuestUser => ErrorCode::UnknownUserInGuest,
-        Kind::IsDirectory => ErrorCode::IsDirectory,
-        Kind::NotDirectory => ErrorCode::NotDirectory,
-        Kind::PermissionDenied => ErrorCode::PermissionDenied,
-        Kind::MemoryInvalid => ErrorCode::MemoryInvalid,
-        Kind::MemoryExceedsHost => ErrorCode::MemoryExceedsHost,
-        Kind::CpusInvalid => ErrorCode::CpusInvalid,
-        Kind::DiskInvalid => ErrorCode::DiskInvalid,
-        Kind::QuotaSandboxes => ErrorCode::QuotaSandboxes,
-        Kind::QuotaCpus => ErrorCode::QuotaCpus,
-        Kind::QuotaMemory => ErrorCode::QuotaMemory,
-        Kind::NoKernel => ErrorCode::NoKernel,
-        Kind::EngineMissing => ErrorCode::EngineMissing,
-        Kind::EngineTooOld => ErrorCode::EngineTooOld,
-        Kind::HostOverloaded => ErrorCode::HostOverloaded,
-        Kind::NetworkUnavailable => ErrorCode::NetworkUnavailable,
-        Kind::NetworkUnsupported => ErrorCode::NetworkUnsupported,
-        Kind::GuestDiskFull => ErrorCode::GuestDiskFull,
-        Kind::HostDiskFull => ErrorCode::HostDiskFull,
-        Kind::SandboxFailed => ErrorCode::SandboxFailed,
+    codes!(
+        kind,
+        [
+            SandboxNotFound UserNotFound ImageExists ImageUnavailable RegistryDenied RegistryForbidden
+            ImageInvalid TaskNotFound Cancelled ImageNotFound BuildInvalid BuildFailed FileNotFound
+            FileExists DirectoryNotEmpty JobNotFound SessionNotFound SessionAttached PortClosed
+            StorageUnclear VolumeNotFound VolumeExists VolumeInUse VolumeUnclean VolumeSizeInvalid
+            QuotaVolumes BackupNotFound BackupUnconfigured BackupStorageFailed BackupCorrupt BackupLocked
+            ScheduleInvalid SnapshotNotFound SnapshotExists QuotaSnapshots SnapshotIncompatible NameTaken
+            AliasTaken HostPortTaken ShareNotFound QuotaShares UserExists UserInUse InvalidRequest
+            InvalidName CommandMissing CommandNotFound CommandNotExecutable IsDirectory NotDirectory
+            PermissionDenied MemoryInvalid MemoryExceedsHost CpusInvalid DiskInvalid QuotaSandboxes
+            QuotaCpus QuotaMemory NoKernel EngineMissing EngineTooOld HostOverloaded
+            NetworkUnavailable NetworkUnsupported GuestDiskFull HostDiskFull SandboxFailed WrongState
+            SnapshotCorrupt VmDied AgentUnreachable Timeout Internal
+        ],
+        TooLarge => BodyTooLarge,
+        PublicationDiffers => PublishDiffers,
+        PublicationNotFound => NotPublished,
+        QuotaPublications => QuotaPublished,
+        UnknownGuestUser => UnknownUserInGuest,
         // The agent is at one of its own limits: something that runs now must end first.
-        Kind::GuestLimit => ErrorCode::SandboxBusy,
-        Kind::WrongState => ErrorCode::WrongState,
-        Kind::SnapshotCorrupt => ErrorCode::SnapshotCorrupt,
-        Kind::VmDied => ErrorCode::VmDied,
-        Kind::AgentUnreachable => ErrorCode::AgentUnreachable,
-        Kind::Timeout => ErrorCode::Timeout,
-        Kind::Internal => ErrorCode::Internal,
-    }
+        GuestLimit => SandboxBusy,
+    )
 }
 
 #[cfg(test)]
@@ -182,11 +145,22 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "it is a list")]
     fn kinds_have_the_promised_codes_and_statuses() {
         for (kind, expected, status) in [
             (Kind::SandboxNotFound, "sandbox_not_found", 404),
             (Kind::UserNotFound, "user_not_found", 404),
             (Kind::ImageNotFound, "image_not_found", 404),
+            (Kind::ImageExists, "image_exists", 409),
+            (Kind::ImageUnavailable, "image_unavailable", 502),
+            (Kind::RegistryDenied, "registry_denied", 403),
+            (Kind::RegistryForbidden, "registry_forbidden", 403),
+            (Kind::ImageInvalid, "image_invalid", 400),
+            (Kind::TooLarge, "body_too_large", 413),
+            (Kind::TaskNotFound, "task_not_found", 404),
+            (Kind::Cancelled, "cancelled", 409),
+            (Kind::BuildInvalid, "build_invalid", 400),
+            (Kind::BuildFailed, "build_failed", 400),
             (Kind::FileNotFound, "file_not_found", 404),
             (Kind::FileExists, "file_exists", 409),
             (Kind::DirectoryNotEmpty, "directory_not_empty", 409),

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use api::{
-    Activity, BackupStatus, Failure, FileInfo, FileKind, IdleTime, Image, Port, PublishAuth,
-    PublishRule, Sandbox, SandboxVolume, Snapshot, SnapshotType, StartedFrom, Status, Thermal,
-    User, Volume, VolumeAttachment, VolumeBackup, VolumeSchedule, VolumeStatus, WatchEvent,
-    WatchKind,
+    Activity, BackupStatus, Failure, FileInfo, FileKind, IdleTime, Image, ImageConfig,
+    ImageDetails, ImageScope, Port, PublishAuth, PublishRule, Sandbox, SandboxVolume, Snapshot,
+    SnapshotType, StartedFrom, Status, Thermal, User, Volume, VolumeAttachment, VolumeBackup,
+    VolumeSchedule, VolumeStatus, WatchEvent, WatchKind,
 };
+use base::ids::UserId;
 use orchestrator::{
-    ActivityView, ImageView, NodeInfo,
+    ActivityView, NodeInfo,
     backups::{Backup, BackupState, Plan, ScheduleView},
+    images::{ImageInspection, ImageView, Scope},
     message as guest, model,
     publications::{Guard, Place, Publication},
     traffic::holds,
@@ -273,14 +275,54 @@ pub(crate) fn user(user: model::User, sandboxes: u32) -> User {
     }
 }
 
-pub(crate) fn image(image: ImageView) -> Image {
+/// An image as whoever may use it sees it.
+pub(crate) fn image(image: ImageView, app: &App) -> Image {
+    let (scope, owner) = match image.scope {
+        Scope::Own => (ImageScope::Own, None),
+        Scope::Shared(owner) => (ImageScope::Shared, user_names(&[owner], app).pop()),
+        Scope::Global => (ImageScope::Global, None),
+    };
     Image {
         name: image.name,
         size_mb: image.size_bytes.div_ceil(MIB),
         digest: image.digest,
         source: image.source,
         created_at: time(image.created_at),
+        scope,
+        owner,
+        reference: image.reference,
     }
+}
+
+/// All of an image.
+pub(crate) fn image_details(found: ImageInspection, app: &App) -> ImageDetails {
+    let said = found.config;
+    ImageDetails {
+        image: image(found.view, app),
+        config: ImageConfig {
+            env: said.env.into_iter().collect(),
+            user: said.user,
+            working_dir: said.working_dir,
+            entrypoint: said.entrypoint,
+            cmd: said.cmd,
+            exposed_ports: said.exposed_ports,
+            labels: said.labels,
+            stop_signal: said.stop_signal,
+            architecture: Some(said.architecture).filter(|text| !text.is_empty()),
+        },
+        layers: found.layers,
+        packages: found.packages,
+        used_by: found.used_by.into_iter().map(Into::into).collect(),
+        shared_with: user_names(&found.shared_with, app),
+    }
+}
+
+/// Names of users, in order.
+pub(crate) fn user_names(ids: &[UserId], app: &App) -> Vec<String> {
+    let users = ids.iter().filter_map(|id| app.store.user_by_id(id));
+    let mut names: Vec<String> = users.map(|user| user.name.to_string()).collect();
+    names.sort();
+    names
 }
 
 pub(crate) fn file(entry: guest::FileEntry) -> FileInfo {

@@ -8,6 +8,8 @@ use crate::failure::Failure;
 const DEFAULT: i32 = 15;
 /// The highest number of a signal.
 const MAX: i32 = 64;
+/// The first of those without a meaning, as C libraries count.
+const RTMIN: i32 = 34;
 
 /// Linux's signals with a name, which have these numbers on every architecture that we run on.
 const NAMES: [(&str, i32); 33] = [
@@ -55,6 +57,10 @@ pub(crate) fn parse(text: Option<&str>) -> Result<i32, Failure> {
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let from_first = name.strip_prefix("RTMIN+").and_then(|more| more.parse::<i32>().ok());
+    if let Some(more) = from_first.filter(|more| (0..=MAX - RTMIN).contains(more)) {
+        return Ok(RTMIN + more);
+    }
     let found = NAMES.iter().find(|(known, _)| *known == name);
     found.map(|(_, number)| *number).ok_or_else(|| unknown(text))
 }
@@ -82,11 +88,26 @@ mod tests {
             ("1", 1),
             ("64", 64),
             ("09", 9),
+            ("SIGRTMIN+3", 37),
+            ("rtmin+0", 34),
         ] {
             assert_eq!(parse(Some(text)).unwrap(), number, "{text}");
         }
         let long = "9".repeat(100);
-        for bad in ["", "0", "65", "-9", "+9", "SIG", "TERM ", "SIGSIGTERM", "9x", &long] {
+        for bad in [
+            "",
+            "0",
+            "65",
+            "-9",
+            "+9",
+            "SIG",
+            "TERM ",
+            "SIGSIGTERM",
+            "9x",
+            "RTMIN+31",
+            "RTMIN+-1",
+            &long,
+        ] {
             assert_eq!(parse(Some(bad)).unwrap_err().code, ErrorCode::InvalidRequest, "{bad}");
         }
     }

@@ -57,6 +57,7 @@ impl Served {
             prestarted: 0,
             network: None,
             backups: orchestrator::backups::BackupSettings::default(),
+            images: orchestrator::images::ImageSettings::default(),
         };
         let orchestrator = Orchestrator::open(settings).await.unwrap();
         orchestrator.store().ensure_admin().await.unwrap();

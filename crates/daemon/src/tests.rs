@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod copies;
+mod images;
 mod sockets;
 
 const JSON_BODY_MAX: usize = 1 << 20;
@@ -84,6 +85,7 @@ fn settings(data_dir: &Path) -> Settings {
         prestarted: 0,
         network: None,
         backups: orchestrator::backups::BackupSettings::default(),
+        images: orchestrator::images::ImageSettings::default(),
     }
 }
 
@@ -112,10 +114,9 @@ async fn health_needs_no_key_and_every_answer_is_marked() {
     assert_eq!((health.status.as_str(), health.version), ("ok", version));
 }
 
-#[tokio::test]
-async fn every_other_route_refuses_callers_without_a_valid_key() {
-    let node = Node::new().await;
-    for (method, path) in [
+/// Every route that needs a key.
+fn guarded() -> Vec<(Method, &'static str)> {
+    vec![
         (Method::GET, "/sandboxes"),
         (Method::POST, "/sandboxes"),
         (Method::GET, "/sandboxes/a"),
@@ -170,7 +171,13 @@ async fn every_other_route_refuses_callers_without_a_valid_key() {
         (Method::PATCH, "/users/a"),
         (Method::DELETE, "/users/a"),
         (Method::POST, "/users/a/rotate-key"),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn every_other_route_refuses_callers_without_a_valid_key() {
+    let node = Node::new().await;
+    for (method, path) in guarded() {
         let keyless = node.refused(method.clone(), path, "", "{}").await;
         assert_eq!(keyless.code, ErrorCode::Unauthorized, "{method} {path}");
         let wrong = node.refused(method.clone(), path, &"bht_0".repeat(8), "{}").await;
@@ -335,6 +342,7 @@ async fn a_daemon_serves_refuses_a_second_one_and_ends_at_a_signal() {
         sandbox: SandboxDefaults::default(),
         network: None,
         backups: orchestrator::backups::BackupSettings::default(),
+        images: orchestrator::images::ImageSettings::default(),
     };
     let (ready, bound) = tokio::sync::oneshot::channel();
     let first = serve(config.clone(), settings(dir.path()), move |bound| {

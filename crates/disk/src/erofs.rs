@@ -1,5 +1,11 @@
-//! Read-only images by `mkfs.erofs`: uncompressed, so that a sandbox's first read costs no
-//! decompression and all sandboxes share the page cache, and the same bytes for the same tree.
+//! Read-only images: uncompressed, so that a sandbox's first read costs no decompression and all
+//! sandboxes share the page cache, and the same bytes for the same tree. Trees of directories are
+//! written by `mkfs.erofs`, those of layers by ourselves ([`tree`]).
+
+mod directory;
+mod format;
+mod plan;
+pub(crate) mod tree;
 
 use std::path::Path;
 
@@ -34,3 +40,6 @@ pub(crate) fn make(from: &Path, to: &Path, meta: Meta) -> Result<(), DiskError> 
         .output()?;
     Ok(())
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

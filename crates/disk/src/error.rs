@@ -32,6 +32,12 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// Whether the host has no room left.
+    pub fn is_disk_full(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, Self::Io(error) if full.contains(&error.kind()))
+    }
+
     /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -53,6 +59,7 @@ pub(crate) fn tool_hint(error: &ProcessError) -> Option<String> {
         "mmdebstrap" => "mmdebstrap",
         "depmod" => "kmod",
         "unshare" => "util-linux",
+        "npm" => "npm",
         "dpkg-deb" | "dpkg-query" => "dpkg",
         "apt-get" | "apt-cache" => {
             return Some("this needs Debian or Ubuntu, or anything else that has apt".to_owned());

@@ -1,22 +1,32 @@
 //! Base images: read-only root file systems that sandboxes share.
 //!
 //! ```text
-//! images/content/<sha256>/manifest.json
-//!                         root.erofs      uncompressed, its hash is the directory's name
+//! images/content/<digest>/manifest.json
+//!                         root.erofs      all of the image, or the tree of one made of layers
+//! images/layers/<id>/                     contents of files, see [`crate::layer`]
 //! images/names/<name>                     which content the name means
 //! ```
 //!
+//! An image made of layers is a tree whose files point into the data of its layers: the root disk
+//! is the concatenation of [`Image::files`]. The digest is the hash of root.erofs if that is all
+//! there is, otherwise of what the image was made of.
+//!
 //! Replacing an image writes new content and then turns the name to it in one step. The old
 //! content stays under its hash, so running sandboxes keep it, stopped ones and templates find it
-//! again with [`open_digest`], and a failure harms nobody. [`collect_garbage`] removes what has
+//! again with [`open_digest`], and a failure harms nobody. A [`Collector`] finds what has
 //! neither a name nor a user.
 
+mod assemble;
+mod bootstrapped;
 mod busybox;
-mod minimal;
+pub(crate) mod collect;
+mod config;
+mod recipe;
+mod saved;
+mod tiers;
 mod tree;
 
 use std::{
-    collections::HashSet,
     io,
     path::{Path, PathBuf},
 };
@@ -26,17 +36,28 @@ use base::{
     ids::{InvalidName, Name},
 };
 use fs_err as fs;
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    assemble::assemble,
+    collect::{Collector, Hold, Unused, collector, hold},
+    config::Config,
+    recipe::Recipe,
+    saved::{configure, save},
+};
 use crate::{
-    AptError, DiskError, FileEntry, Listener, manifest, report,
-    staging::{self, Staging},
+    AptError, DiskError, FileEntry, Listener,
+    layer::{self, Layer, LayerError, LayerId},
+    manifest, report,
+    staging::Staging,
 };
 
 const MAGIC: &str = "bhatti-image";
 const NAME_MAGIC: &str = "bhatti-image-name";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Images of this format have no layers, and nothing else that the next one added.
+const FORMAT_OLDEST: u32 = 1;
+const NAME_FORMAT: u32 = 1;
 const ROOT: &str = "root.erofs";
 
 /// Why there is no image.
@@ -59,6 +80,12 @@ pub enum ImageError {
     /// Files of many owners can only be made by root.
     #[error("making the image {0} needs root")]
     NotRoot(&'static str),
+    /// A layer is missing, or does not fit to those below it.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// It has too many layers.
+    #[error("the image has {0} layers, more than the 127 that are allowed")]
+    TooManyLayers(usize),
     /// A file operation or a tool failed, or something stored is damaged.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -77,6 +104,14 @@ impl From<base::process::ProcessError> for ImageError {
 }
 
 impl ImageError {
+    /// Whether the host has no room left.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Disk(error) | Self::Layer(LayerError::Disk(error)) => error.is_disk_full(),
+            _ => false,
+        }
+    }
+
     /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -86,32 +121,14 @@ impl ImageError {
             Self::Unknown { known, .. } => Some(format!("there are: {}", known.join(", "))),
             Self::Apt(error) => error.hint(),
             Self::Disk(error) => error.hint(),
-            Self::NotRoot(_) => Some(
-                "have root make it, then copy what it made: sudo bhatti image prepare minimal, and \
+            Self::Layer(error) => error.hint(),
+            Self::TooManyLayers(_) => Some("make the image again in fewer steps".to_owned()),
+            Self::NotRoot(name) => Some(format!(
+                "have root make it, then copy what it made: sudo bhatti image prepare {name}, and \
                  cp -r /var/lib/bhatti/images into your own data directory; without root there is \
                  bhatti image prepare busybox"
-                    .to_owned(),
-            ),
+            )),
             Self::Name(_) => None,
-        }
-    }
-}
-
-/// An image that can be made from the distribution's packages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recipe {
-    /// A small Debian or Ubuntu, as the host's, with what people expect in a shell.
-    Minimal,
-    /// A statically linked busybox and nothing else.
-    Busybox,
-}
-
-impl Recipe {
-    /// The name of the image that it makes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Minimal => "minimal",
-            Self::Busybox => "busybox",
         }
     }
 }
@@ -120,15 +137,33 @@ impl Recipe {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     name: Option<Name>,
-    path: PathBuf,
+    directory: PathBuf,
+    files: Vec<PathBuf>,
+    layers: Vec<LayerId>,
+    disk: Option<SavedDisk>,
     manifest: Manifest,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a sandbox had written when it was saved as an image: the writable disk that new sandboxes
+/// of the image begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedDisk {
+    /// Size of the disk in MiB.
+    pub size_mib: u64,
+    /// The lowest file: a raw ext4.
+    pub raw: PathBuf,
+    /// The qcow2 layers over it, lowest first.
+    pub layers: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Manifest {
-    /// SHA-256 of root.erofs.
+    /// The image's digest: SHA-256 of root.erofs, unless `root_sha256` says another one.
     sha256: String,
+    /// Of root.erofs.
     size_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root_sha256: Option<String>,
     /// Seconds since the Unix epoch.
     created_at: i64,
     /// Where it came from, for people.
@@ -136,6 +171,34 @@ struct Manifest {
     /// Packages with their versions, if it was made of packages.
     #[serde(default)]
     packages: Vec<String>,
+    #[serde(default)]
+    config: Config,
+    /// Lowest first.
+    #[serde(default)]
+    layers: Vec<UsedLayer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk: Option<SavedFiles>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct UsedLayer {
+    id: LayerId,
+    /// Of its data, which is part of the root disk.
+    data_bytes: u64,
+    /// Of all of its files.
+    stored_bytes: u64,
+}
+
+/// The files of a [`SavedDisk`], by their names in the image's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedFiles {
+    size_mib: u64,
+    raw: String,
+    layers: Vec<String>,
+    /// What they take, bytes.
+    #[serde(default)]
+    bytes: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -156,19 +219,40 @@ impl Image {
         self.name.as_ref()
     }
 
-    /// SHA-256 of the image file, lower-case hexadecimal: the image's identity.
+    /// The image's identity: 64 lower-case hexadecimal digits.
     pub fn digest(&self) -> &str {
         &self.manifest.sha256
     }
 
-    /// The erofs file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The files whose concatenation, in this order, is the root disk: an erofs. Each has a
+    /// multiple of 4096 bytes.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
-    /// The size of the erofs file in bytes.
+    /// What the image says about processes.
+    pub fn config(&self) -> &Config {
+        &self.manifest.config
+    }
+
+    /// The layers that it was made of, lowest first; none if a recipe made it.
+    pub fn layers(&self) -> &[LayerId] {
+        &self.layers
+    }
+
+    /// The disk that a saved image has besides its root.
+    pub fn disk(&self) -> Option<&SavedDisk> {
+        self.disk.as_ref()
+    }
+
+    /// What it takes on the disk, in bytes, with layers that other images may have too.
     pub fn size(&self) -> u64 {
-        self.manifest.size_bytes
+        let mut layers: Vec<_> = self.manifest.layers.iter().collect();
+        layers.sort_by_key(|layer| &layer.id);
+        layers.dedup_by_key(|layer| &layer.id);
+        let layers: u64 = layers.iter().map(|layer| layer.stored_bytes).sum();
+        let disk = self.manifest.disk.as_ref().map_or(0, |disk| disk.bytes);
+        self.manifest.size_bytes + layers + disk
     }
 
     /// When it was made, in seconds since the Unix epoch.
@@ -206,10 +290,7 @@ pub fn prepare(data: &Path, recipe: Recipe, progress: Listener<'_>) -> Result<Im
     let work = Staging::inside(&content)?;
     let result = Staging::inside(&content)?;
     let root = result.path().join(ROOT);
-    let made = match recipe {
-        Recipe::Minimal => minimal::make(work.path(), &root, progress)?,
-        Recipe::Busybox => busybox::make(work.path(), &root, progress)?,
-    };
+    let made = recipe.make(work.path(), &root, progress)?;
     drop(work);
 
     report(progress, "hashing and storing the image");
@@ -220,23 +301,35 @@ pub fn prepare(data: &Path, recipe: Recipe, progress: Listener<'_>) -> Result<Im
         created_at: clock::unix_seconds(),
         source: made.source,
         packages: made.packages,
+        ..Manifest::default()
     };
     let text = manifest::render(MAGIC, FORMAT, &manifest)?;
     fs::write(result.path().join(manifest::NAME), text)?;
 
-    let name: Name = recipe.name().parse()?;
-    let names = names_directory(data);
-    fs::create_dir_all(&names)?;
-    // Between these two steps the content has no name and must not be collected.
-    let _no_collection = staging::lock(&names, FlockOperation::LockShared)?;
+    // Until it has a name it must not be collected.
+    let _hold = hold(data)?;
     let target = content.join(&file.sha256);
     if !target.exists() {
         result.commit(&target)?;
     }
-    let pointer = Pointer { name: name.clone(), sha256: file.sha256 };
-    let text = manifest::render(NAME_MAGIC, FORMAT, &pointer)?;
-    files::write_atomic(&names.join(name.as_str()), &text, 0o644)?;
-    open(data, name.as_str())
+    let new: Name = recipe.name().parse()?;
+    name(data, &new, &file.sha256)?;
+    open(data, new.as_str())
+}
+
+/// Has `new` mean the image with that digest from now on, whatever it meant before.
+///
+/// # Errors
+/// [`ImageError::Unknown`] if there is no such image; if the disk fails, and then the name keeps
+/// its old meaning.
+pub fn name(data: &Path, new: &Name, digest: &str) -> Result<(), ImageError> {
+    let _hold = hold(data)?;
+    open_digest(data, digest)?;
+    let names = names_directory(data);
+    fs::create_dir_all(&names)?;
+    let pointer = Pointer { name: new.clone(), sha256: digest.to_owned() };
+    let text = manifest::render(NAME_MAGIC, NAME_FORMAT, &pointer)?;
+    Ok(files::write_atomic(&names.join(new.as_str()), &text, 0o644)?)
 }
 
 /// The image that `name` means now.
@@ -249,7 +342,7 @@ pub fn open(data: &Path, name: &str) -> Result<Image, ImageError> {
     if !path.exists() {
         return Err(ImageError::Unknown { name: name.to_string(), known: known(data)? });
     }
-    let pointer: Pointer = manifest::read(&path, NAME_MAGIC, FORMAT)?;
+    let pointer: Pointer = manifest::read(&path, NAME_MAGIC, NAME_FORMAT)?;
     let image = open_digest(data, &pointer.sha256)?;
     Ok(Image { name: Some(name), ..image })
 }
@@ -264,13 +357,56 @@ pub fn open_digest(data: &Path, digest: &str) -> Result<Image, ImageError> {
         return Err(ImageError::Unknown { name: digest.to_owned(), known: known(data)? });
     }
     let path = directory.join(manifest::NAME);
-    let manifest: Manifest = manifest::read(&path, MAGIC, FORMAT)?;
+    let manifest: Manifest = manifest::read_since(&path, MAGIC, FORMAT_OLDEST..=FORMAT)?;
     if manifest.sha256 != digest {
         let reason = "it describes another directory".to_owned();
         return Err(DiskError::Manifest { path, reason }.into());
     }
     entry(&manifest).check_size(&directory)?;
-    Ok(Image { name: None, path: directory.join(ROOT), manifest })
+    Ok(Image {
+        name: None,
+        files: root_files(data, &directory, &manifest)?,
+        layers: manifest.layers.iter().map(|layer| layer.id.clone()).collect(),
+        disk: saved_disk(&directory, &path, &manifest)?,
+        directory,
+        manifest,
+    })
+}
+
+/// What the root disk consists of: the tree, then each layer that has data, once.
+fn root_files(
+    data: &Path,
+    directory: &Path,
+    manifest: &Manifest,
+) -> Result<Vec<PathBuf>, DiskError> {
+    let mut files = vec![directory.join(ROOT)];
+    for layer in manifest.layers.iter().filter(|layer| layer.data_bytes > 0) {
+        let path = layer::data_file(data, &layer.id);
+        if files.contains(&path) {
+            continue;
+        }
+        let size = fs::metadata(&path)?.len();
+        if size != layer.data_bytes {
+            let reason = format!("it has {size} bytes instead of {}", layer.data_bytes);
+            return Err(DiskError::Damaged { path, reason });
+        }
+        files.push(path);
+    }
+    Ok(files)
+}
+
+fn saved_disk(
+    directory: &Path,
+    path: &Path,
+    manifest: &Manifest,
+) -> Result<Option<SavedDisk>, DiskError> {
+    let Some(saved) = &manifest.disk else { return Ok(None) };
+    if !std::iter::once(&saved.raw).chain(&saved.layers).all(|name| manifest::is_inside(name)) {
+        let reason = "a file of its disk is somewhere else".to_owned();
+        return Err(DiskError::Manifest { path: path.to_owned(), reason });
+    }
+    let layers = saved.layers.iter().map(|name| directory.join(name)).collect();
+    Ok(Some(SavedDisk { size_mib: saved.size_mib, raw: directory.join(&saved.raw), layers }))
 }
 
 /// The images that have a name, by name. Damaged ones are left out.
@@ -281,13 +417,24 @@ pub fn list(data: &Path) -> Result<Vec<Image>, ImageError> {
     Ok(known(data)?.iter().filter_map(|name| open(data, name).ok()).collect())
 }
 
-/// Hashes the image file again.
+/// Hashes the image's files again, those of its layers too.
 ///
 /// # Errors
-/// [`DiskError::Damaged`] if it is not what it was.
+/// [`DiskError::Damaged`] if they are not what they were.
 pub fn verify(image: &Image) -> Result<(), DiskError> {
-    let directory = image.path.parent().unwrap_or(Path::new("."));
-    entry(&image.manifest).verify(directory)
+    entry(&image.manifest).verify(&image.directory)?;
+    let Some(data) = image.directory.ancestors().nth(3) else { return Ok(()) };
+    for id in &image.layers {
+        match Layer::open(data, id) {
+            Ok(layer) => layer.verify()?,
+            Err(LayerError::Disk(error)) => return Err(error),
+            Err(error) => {
+                let path = layer::data_file(data, id);
+                return Err(DiskError::Damaged { path, reason: error.to_string() });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes the name away; the content stays for those who use it.
@@ -304,40 +451,20 @@ pub fn remove(data: &Path, name: &str) -> Result<(), ImageError> {
     }
 }
 
-/// Removes the content that no name means and whose digest is not in `used`, and says how many
-/// images that were.
-///
-/// # Errors
-/// If a name cannot be read, in which case nothing is removed, or content cannot be removed.
-pub fn collect_garbage(data: &Path, used: &HashSet<String>) -> Result<usize, ImageError> {
-    let names = names_directory(data);
-    if !names.exists() {
-        return Ok(0);
+impl Manifest {
+    /// SHA-256 of root.erofs.
+    fn root_digest(&self) -> &str {
+        self.root_sha256.as_ref().unwrap_or(&self.sha256)
     }
-    let _no_preparation = staging::lock(&names, FlockOperation::LockExclusive)?;
-    let mut keep = used.clone();
-    for name in known(data)? {
-        let pointer: Pointer = manifest::read(&names.join(name), NAME_MAGIC, FORMAT)?;
-        keep.insert(pointer.sha256);
-    }
-    let mut removed = 0;
-    for entry in fs::read_dir(content_directory(data))? {
-        let entry = entry?;
-        let digest = entry.file_name().to_string_lossy().into_owned();
-        if is_digest(&digest) && !keep.contains(&digest) {
-            files::remove_any(&entry.path())?;
-            removed += 1;
-        }
-    }
-    Ok(removed)
 }
 
 fn entry(manifest: &Manifest) -> FileEntry {
-    let (sha256, size) = (manifest.sha256.clone(), manifest.size_bytes);
+    let sha256 = manifest.root_digest().to_owned();
+    let size = manifest.size_bytes;
     FileEntry { path: ROOT.to_owned(), sha256, size }
 }
 
-fn is_digest(text: &str) -> bool {
+pub(crate) fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 

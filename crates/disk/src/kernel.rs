@@ -197,6 +197,11 @@ impl KernelBundle {
         .collect()
     }
 
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
     /// Every file with its hash and size.
     pub fn files(&self) -> &[FileEntry] {
         &self.manifest.files

@@ -4,20 +4,24 @@
 //! <data>/kernels/<id>/        manifest.json  vmlinux  boot/NNN-name.ko  modules.erofs
 //!        kernels/current      the id of the default kernel
 //!        initramfs/<hash>.cpio
-//!        images/content/<sha256>/   manifest.json  root.erofs
+//!        images/content/<digest>/   manifest.json  root.erofs
+//!        images/layers/<diff-id>/   manifest.json  index  small  data
 //!        images/names/<name>  which content the name means
 //! ```
 //!
 //! Everything stored is content addressed and immutable: it is built in a temporary sibling,
 //! flushed, described by a manifest with the hash of every file, and made visible by one rename.
-//! Images come from signed distribution packages; nothing here mounts, walks or unpacks a file
-//! system or archive that a guest could have written.
+//! Images come from signed distribution packages, and from registries and archives that anybody may
+//! have made ([`layer`], [`archive`]). Nothing here mounts or walks a file system that a guest could
+//! have written, and no name of an archive becomes a path of the host.
 //!
 //! All functions block.
 
+pub mod archive;
 pub mod image;
 pub mod initramfs;
 pub mod kernel;
+pub mod layer;
 pub mod qcow2;
 pub mod scratch;
 pub mod sparse;
@@ -26,6 +30,8 @@ mod apt;
 mod erofs;
 mod error;
 mod manifest;
+mod merge;
+mod output;
 mod staging;
 
 use std::{io, path::Path};
@@ -33,6 +39,11 @@ use std::{io, path::Path};
 pub use apt::AptError;
 pub use error::DiskError;
 pub use manifest::FileEntry;
+
+/// Blocks of file systems and of the data of layers have this many bytes.
+pub(crate) const BLOCK: usize = 4096;
+/// The same, for positions in files.
+pub(crate) const BLOCK_SIZE: u64 = BLOCK as u64;
 
 /// A step of a longer preparation that has just begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +66,8 @@ fn report(progress: Listener<'_>, step: impl Into<String>) {
 /// If a directory cannot be read or something left behind cannot be removed.
 pub fn sweep(data: &Path) -> io::Result<usize> {
     let mut removed = 0;
-    for directory in [kernel::directory(data), image::content_directory(data)] {
+    let images = [image::content_directory(data), layer::directory(data)];
+    for directory in images.into_iter().chain([kernel::directory(data)]) {
         removed += staging::sweep(&directory)?;
     }
     Ok(removed)

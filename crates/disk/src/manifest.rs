@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Read as _},
+    ops::RangeInclusive,
     path::{Component, Path},
 };
 
@@ -83,6 +84,15 @@ pub(crate) fn read<T: DeserializeOwned>(
     magic: &str,
     format: u32,
 ) -> Result<T, DiskError> {
+    read_since(path, magic, format..=format)
+}
+
+/// Reads what [`render`] made, now or in an older version.
+pub(crate) fn read_since<T: DeserializeOwned>(
+    path: &Path,
+    magic: &str,
+    formats: RangeInclusive<u32>,
+) -> Result<T, DiskError> {
     let mut text = Vec::new();
     fs::File::open(path)?.take(SIZE_MAX).read_to_end(&mut text)?;
     let refused = |reason: String| DiskError::Manifest { path: path.to_owned(), reason };
@@ -91,9 +101,9 @@ pub(crate) fn read<T: DeserializeOwned>(
     if envelope.magic != magic {
         return Err(refused(format!("not a {magic} file")));
     }
-    if envelope.format != format {
-        let found = envelope.format;
-        return Err(refused(format!("format {found}, where this version reads {format}")));
+    if !formats.contains(&envelope.format) {
+        let (found, newest) = (envelope.format, formats.end());
+        return Err(refused(format!("format {found}, where this version reads {newest}")));
     }
     serde_json::from_value(envelope.content).map_err(|error| refused(error.to_string()))
 }

@@ -49,8 +49,13 @@ impl Staging {
     /// drops this directory: names are derived from content, so somebody else was faster with
     /// the same.
     pub(crate) fn commit(self, target: &Path) -> io::Result<()> {
-        sync_tree(&self.path)?;
         rustix::fs::chmod(&self.path, Mode::from_raw_mode(0o755))?;
+        self.commit_private(target)
+    }
+
+    /// The same, but nobody but the owner can look into it.
+    pub(crate) fn commit_private(self, target: &Path) -> io::Result<()> {
+        sync_tree(&self.path)?;
         match files::commit_directory(&self.path, target) {
             Err(_) if target.is_dir() => Ok(()),
             other => other,

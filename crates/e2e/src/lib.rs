@@ -12,6 +12,7 @@
 //!            ├──► browser ── a real one, for pages
 //!            ├──► world ── whether what the daemon says is what the host has
 //!            ├──► Faults ── what is to go wrong inside the daemon, and when
+//!            ├──► registry ── a real one, and images made by hand
 //!            ├──► cli ── the program that people use
 //!            └──► raw ── bytes on the socket, for requests that no client would send
 //! ```
@@ -29,6 +30,7 @@ mod machine;
 mod node;
 mod prepared;
 pub mod raw;
+pub mod registry;
 pub mod servers;
 mod terminal;
 mod world;

@@ -30,6 +30,9 @@ const BINARY: &str = "BHATTI_BIN";
 const FAULTS_BINARY: &str = "BHATTI_FAULTS_BIN";
 const TEST_DATA: &str = "BHATTI_TEST_DATA";
 
+/// Which template serves a shape, below the templates.
+const KEYS: &str = "keys";
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -113,11 +116,14 @@ impl Prepared {
     /// Gives a new data directory what there is.
     pub(crate) fn furnish(&self, data: &Path, options: &Options) -> io::Result<()> {
         if options.kernels {
-            for name in ["kernels", "images"] {
-                symlink(self.data.join(name), data.join(name))?;
-            }
+            symlink(self.data.join("kernels"), data.join("kernels"))?;
             if options.run_as == RunAs::Root {
-                symlink(self.data.join("initramfs"), data.join("initramfs"))?;
+                // What a test stores and removes is its own.
+                link_all(&self.data.join("initramfs"), &data.join("initramfs"))?;
+                link_all(&self.data.join("images/content"), &data.join("images/content"))?;
+                copy_all(&self.data.join("images/names"), &data.join("images/names"))?;
+            } else {
+                symlink(self.data.join("images"), data.join("images"))?;
             }
         }
         if options.run_as != RunAs::Root {
@@ -131,20 +137,32 @@ impl Prepared {
             return Ok(());
         }
         let (from, to) = (self.directory.join("templates"), data.join("templates"));
-        fs::create_dir(&to)?;
-        fs::create_dir(to.join("keys"))?;
-        for entry in fs::read_dir(&from)? {
-            let entry = entry?;
-            if entry.file_name() != "keys" {
-                symlink(entry.path(), to.join(entry.file_name()))?;
-            }
-        }
-        for entry in fs::read_dir(from.join("keys"))? {
-            let entry = entry?;
-            fs::copy(entry.path(), to.join("keys").join(entry.file_name()))?;
-        }
-        Ok(())
+        link_all(&from, &to)?;
+        copy_all(&from.join(KEYS), &to.join(KEYS))
     }
+}
+
+/// Makes the directory `to` with links to what is in `from`, if that is there.
+fn link_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() != KEYS {
+            symlink(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directory `to` with copies of the files in `from`.
+fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 /// Makes a data directory an ordinary user's, with a program that it can run wherever this one's is.
@@ -165,7 +183,7 @@ fn record(prepared: &Prepared) -> io::Result<()> {
     let node = Node::start_on(prepared, &options);
     // Nothing is known of the machine yet, so a slow first boot fails no test.
     node.expect_warning("recording once more");
-    for (image, memory) in [("busybox", "128"), ("minimal", "256")] {
+    for (image, memory) in [("busybox", "128"), ("minimal", "256"), ("services", "256")] {
         let line = ["create", "--name", image, "--image", image, "--memory", memory, "--disk-size"];
         let made = node.cli(&[&line[..], &["512"]].concat());
         assert!(
@@ -192,7 +210,13 @@ fn link_tree(from: &Path, to: &Path) -> io::Result<()> {
         if entry.is_dir() {
             link_tree(&entry, &target)?;
         } else {
-            fs::hard_link(&entry, &target)?;
+            match fs::hard_link(&entry, &target) {
+                // A data directory may lie elsewhere than what tests share.
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    fs::copy(&entry, &target).map(drop)?;
+                }
+                linked => linked?,
+            }
         }
     }
     Ok(())

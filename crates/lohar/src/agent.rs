@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::message::{Activity, ErrorCode, WireError};
+use proto::message::{Activity, Defaults, ErrorCode, WireError};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Signal;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -18,8 +18,9 @@ use crate::activity::{Counted, Counts, EXECS_MAX, Held, TUNNELS_MAX};
 use crate::identity::{Generation, IdentityFiles, Kernel};
 use crate::jobs::Jobs;
 use crate::reaper::Reaper;
+use crate::services::Services;
 use crate::sessions::Sessions;
-use crate::users::Users;
+use crate::users::{User, Users};
 use crate::volumes::Volumes;
 
 /// File operations that may run at once. All that may be under way at once is below what a session
@@ -41,12 +42,16 @@ pub(crate) struct Identity {
     pub(crate) sandbox_id: String,
     pub(crate) token: Vec<u8>,
     pub(crate) env: BTreeMap<String, String>,
+    /// What the image says about processes.
+    pub(crate) defaults: Defaults,
 }
 
 /// See the module.
 pub(crate) struct Agent {
     /// Where the guest's files are.
     pub(crate) root: PathBuf,
+    /// The directory of what was written over the image, if there is an image below.
+    pub(crate) changes: Option<String>,
     pub(crate) kernel: Box<dyn Kernel>,
     pub(crate) identity_files: IdentityFiles,
     pub(crate) generation: Generation,
@@ -64,6 +69,7 @@ pub(crate) struct Agent {
     pub(crate) jobs: Jobs,
     pub(crate) sessions: Sessions,
     pub(crate) volumes: Volumes,
+    pub(crate) services: Arc<Services>,
     identity: Mutex<Option<Arc<Identity>>>,
     /// How many identities this agent has been given.
     identities: watch::Sender<u64>,
@@ -85,7 +91,9 @@ impl Agent {
             identity_files: IdentityFiles::open(&root)?,
             generation: Generation::begin(&root)?,
             jobs: Jobs::at(&root),
+            services: Arc::new(Services::at(&root)),
             root,
+            changes: None,
             kernel,
             reaper: Reaper::new()?,
             null: open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
@@ -112,6 +120,24 @@ impl Agent {
     pub(crate) fn set_identity(&self, identity: Identity) {
         *lock(&self.identity) = Some(Arc::new(identity));
         self.identities.send_modify(|count| *count += 1);
+    }
+
+    /// Whom commands run as that do not say: the image's user, or the usual one.
+    ///
+    /// # Errors
+    /// The image names a user or group that the guest does not have.
+    pub(crate) fn default_user(&self) -> Result<User, WireError> {
+        let identity = self.identity();
+        let said = identity.as_ref().and_then(|identity| identity.defaults.user.as_deref());
+        let found = match said {
+            Some(text) => self.users.of_image(text),
+            None => self.users.find(None),
+        };
+        found.ok_or_else(|| {
+            let said = said.unwrap_or_default();
+            let message = format!("the image's user {said} does not exist in the guest");
+            refuse(ErrorCode::UnknownUser, message)
+        })
     }
 
     /// Tells which identity the guest has: the first is 1, and 0 is none.

@@ -106,6 +106,7 @@ pub(crate) fn identify(agent: &Agent, wanted: &Identify) -> Result<(), WireError
         sandbox_id: wanted.sandbox_id.clone(),
         token,
         env: wanted.env.clone(),
+        defaults: wanted.defaults.clone(),
     });
     Ok(())
 }
@@ -152,6 +153,7 @@ fn put_in_place(agent: &Agent, wanted: &Identify) -> Result<Vec<u8>, WireError> 
         let failed = |error: io::Error| refuse(ErrorCode::Failed, error.to_string());
         write_files(&IdentityFiles::open(&agent.root).map_err(failed)?, wanted)?;
     }
+    confirm("journal", agent.services.rename(&wanted.machine_id).map(|()| true))?;
     confirm("generation", agent.generation.renew())?;
     Ok(token)
 }

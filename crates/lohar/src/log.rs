@@ -23,6 +23,8 @@ fn line(prefix: &str, message: &str) {
     line.extend_from_slice(prefix.as_bytes());
     line.extend(message.bytes().map(|byte| if byte == b'\n' { b' ' } else { byte }));
     line.truncate(LINE_MAX);
+    // Without it nobody can read the line before the next one is there.
+    line.push(b'\n');
     // There is nowhere else to say that the log cannot be written.
     let _ = rustix::io::write(kmsg, &line);
 }

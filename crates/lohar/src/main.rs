@@ -11,6 +11,7 @@
 mod activity;
 mod agent;
 mod boot;
+mod conf;
 mod exec;
 mod files;
 mod identity;
@@ -22,6 +23,7 @@ mod ports;
 mod power;
 mod reaper;
 mod rest;
+mod services;
 mod session;
 mod sessions;
 mod sys;
@@ -83,7 +85,9 @@ fn live(booted: &Booted) -> io::Result<std::convert::Infallible> {
         .thread_keep_alive(THREAD_KEEP)
         .build()?;
     runtime.block_on(async {
-        let agent = Arc::new(Agent::blank(PathBuf::from("/"), Box::new(Linux::new()?))?);
+        let mut agent = Agent::blank(PathBuf::from("/"), Box::new(Linux::new()?))?;
+        agent.changes = Some(boot::changes(&booted.disk));
+        let agent = Arc::new(agent);
         let served = tokio::select! {
             stopped = agent.reaper.run() => stopped,
             () = agent.power_off.notified() => Ok(()),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proto::message::{ErrorCode, PortInfo, WireError};
+use proto::message::{ErrorCode, PortInfo, Response, WireError};
 use tokio::task::spawn_blocking;
 
 use crate::agent::refuse;
@@ -25,6 +25,11 @@ type Listener = (u16, IpAddr, u64);
 pub(crate) async fn list(patience: Duration) -> Result<Vec<PortInfo>, WireError> {
     let ports = spawn_blocking(move || find(Path::new("/proc"), patience)).await;
     ports.map_err(|error| refuse(ErrorCode::Failed, format!("ports: {error}")))
+}
+
+/// All of them, named however long that takes.
+pub(crate) async fn all() -> Result<Response, WireError> {
+    list(Duration::MAX).await.map(|ports| Response::Ports { ports })
 }
 
 fn find(proc: &Path, patience: Duration) -> Vec<PortInfo> {
@@ -108,7 +113,7 @@ fn find_owners(
                 let name = fs::read(directory.join("comm")).ok();
                 let name =
                     name.map(|name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned());
-                owners.insert(inode, (pid, name));
+                owners.insert(inode, (own_number(&directory).unwrap_or(pid), name));
             }
         }
         if wanted.is_empty() || late() {
@@ -116,6 +121,13 @@ fn find_owners(
         }
     }
     owners
+}
+
+/// The number that a process has for itself and those around it: with the services, another one.
+fn own_number(directory: &Path) -> Option<i32> {
+    let status = fs::read_to_string(directory.join("status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -16,26 +16,23 @@ use crate::{log, sys};
 /// How long processes have to end by themselves, and then to be gone.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long services have to end in their order.
+const SERVICES_GRACE: Duration = Duration::from_secs(10);
+
 /// Ends everything and powers off. The reaper must go on meanwhile. `disk` is the root directory
 /// of the writable disk.
 pub(crate) async fn off(agent: &Agent, disk: &OwnedFd) -> ! {
     log::info("powering off");
     agent.jobs.freeze();
+    if agent.services.power_off() {
+        // What takes longer is killed, as everything is.
+        let _ = timeout(SERVICES_GRACE, reaping(agent, agent.services.over())).await;
+    }
     for signal in [Signal::TERM, Signal::KILL] {
         if sys::kill_all(signal) == Err(Errno::SRCH) {
             break;
         }
-        let reap = async {
-            // Told again to stop, it has still to reap.
-            while agent.reaper.run().await.is_ok() {}
-        };
-        let gone = timeout(GRACE, async {
-            tokio::select! {
-                () = agent.reaper.childless() => {}
-                () = reap => {}
-            }
-        });
-        if gone.await.is_ok() {
+        if timeout(GRACE, reaping(agent, agent.reaper.childless())).await.is_ok() {
             break;
         }
     }
@@ -50,6 +47,18 @@ pub(crate) async fn off(agent: &Agent, disk: &OwnedFd) -> ! {
     }
     sync();
     at_once()
+}
+
+/// Reaps until `done`.
+async fn reaping(agent: &Agent, done: impl Future<Output = ()>) {
+    let reap = async {
+        // Told again to stop, it has still to reap.
+        while agent.reaper.run().await.is_ok() {}
+    };
+    tokio::select! {
+        () = done => {}
+        () = reap => {}
+    }
 }
 
 /// Turns the machine off without further ado.

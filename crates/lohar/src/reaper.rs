@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot};
 
-use crate::sys;
+use crate::sys::{self, Spawned};
 
 /// What the agent wants to hear of: children, and being told to stop.
 pub(crate) const SIGNALS: [Signal; 3] = [Signal::CHILD, Signal::TERM, Signal::INT];
@@ -64,13 +64,13 @@ impl Reaper {
     /// it can be reaped.
     pub(crate) fn adopt<E>(
         &self,
-        start: impl FnOnce() -> Result<Pid, E>,
-    ) -> Result<(Pid, oneshot::Receiver<Ended>), E> {
+        start: impl FnOnce() -> Result<Spawned, E>,
+    ) -> Result<(Spawned, oneshot::Receiver<Ended>), E> {
         let mut waiting = self.waiting();
-        let pid = start()?;
+        let started = start()?;
         let (sender, receiver) = oneshot::channel();
-        waiting.insert(pid, sender);
-        Ok((pid, receiver))
+        waiting.insert(started.pid, sender);
+        Ok((started, receiver))
     }
 
     /// Whether `pid` is a child that has been adopted and not been reaped: nobody else can have its

@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::agent::{Agent, refuse};
-use crate::{activity, exec, files, identity, jobs, ports, rest, sessions, tunnel, volumes};
+use crate::{
+    activity, exec, files, identity, jobs, ports, rest, services, sessions, tunnel, volumes,
+};
 
 /// How long the host may take to hear that the guest is about to power off.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -201,7 +203,7 @@ impl Shared {
             Request::Ping => Ok(Response::Done),
             Request::Activity => Ok(Response::Activity(agent.activity())),
             Request::TimeSpawn => {
-                exec::time_spawn(agent).map(|nanos| Response::SpawnTimed { nanos })
+                exec::time_spawn(agent).await.map(|nanos| Response::SpawnTimed { nanos })
             }
             Request::PowerOff => {
                 self.power_off(stream).await;
@@ -229,10 +231,9 @@ impl Shared {
             | Request::FileRemove { .. }
             | Request::Watch { .. }
             | Request::Pack { .. }
+            | Request::PackChanges
             | Request::Unpack { .. } => return files::serve(agent, request, stream).await,
-            Request::Ports => {
-                ports::list(Duration::MAX).await.map(|ports| Response::Ports { ports })
-            }
+            Request::Ports => ports::all().await,
             Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,
         };
         Some((stream, response.unwrap_or_else(Response::Error)))
@@ -260,6 +261,13 @@ impl Shared {
         // Before anybody looks: the other sessions have a standing no more.
         self.identity.store(*self.identities.borrow(), Ordering::Relaxed);
         self.set_standing(Standing::Owner);
+        let agent = Arc::clone(&self.agent);
+        // Nobody waits for them.
+        tokio::spawn(async move {
+            // A guest that was booted and not restored has none yet.
+            services::begin(&agent);
+            services::go_on(&agent).await;
+        });
         Ok(Response::Identified)
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use proto::frame::FrameKind;
 use proto::message::{
-    ErrorCode, Exec, Exited, Hello, Identify, Interface, Refresh, Request, Response,
+    Defaults, ErrorCode, Exec, Exited, Hello, Identify, Interface, Refresh, Request, Response,
 };
 use proto::mux::{Session, Side, Stream, establish};
 use proto::preamble::{Role, prove};
@@ -148,7 +148,9 @@ impl Guest {
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();
         let kernel = Arc::new(kernel);
-        let agent = Agent::blank(root.path().to_owned(), Box::new(Arc::clone(&kernel))).unwrap();
+        let mut agent =
+            Agent::blank(root.path().to_owned(), Box::new(Arc::clone(&kernel))).unwrap();
+        agent.changes = Some("/upper".to_owned());
         let agent = Arc::new(agent);
         let reaper = Arc::clone(&agent);
         let reaping = tokio::spawn(async move { reaper.reaper.run().await });
@@ -253,6 +255,7 @@ pub(crate) fn identity() -> Identify {
         machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
         token: TOKEN.to_owned(),
         env: [("FROM".to_owned(), "sandbox".to_owned())].into(),
+        defaults: Defaults::default(),
         interface: Some(interface([10, 208, 0, 2])),
         refresh: Refresh { time_ns: 1_700_000_000_000_000_000, seed: "ab".repeat(32) },
     }

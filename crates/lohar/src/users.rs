@@ -70,9 +70,29 @@ impl Users {
         }
     }
 
-    /// Finds a user by name or number; the default one if `wanted` is `None`. A number needs no
-    /// entry. `None` if there is no such user.
+    /// Finds a user by name or number, with the group after a colon if there is one; the default user
+    /// if `wanted` is `None`. Numbers need no entry. `None` if there is no such user or group.
     pub(crate) fn find(&self, wanted: Option<&str>) -> Option<User> {
+        let Some((user, group)) = wanted.and_then(|wanted| wanted.split_once(':')) else {
+            return self.find_user(wanted);
+        };
+        let gid = self.find_group(group)?;
+        Some(User { gid, groups: vec![gid], ..self.find_user(Some(user))? })
+    }
+
+    /// As [`find`](Self::find), for what an image says: a number without an entry is in group 0, on
+    /// which images rely that let anybody write where that group may.
+    pub(crate) fn of_image(&self, said: &str) -> Option<User> {
+        let found = self.find(Some(said))?;
+        let accounts = self.accounts();
+        let known = accounts.entries.iter().any(|entry| entry.uid == found.uid.as_raw());
+        if known || said.contains(':') {
+            return Some(found);
+        }
+        Some(User { gid: Gid::ROOT, groups: vec![Gid::ROOT], ..found })
+    }
+
+    fn find_user(&self, wanted: Option<&str>) -> Option<User> {
         let accounts = self.accounts();
         let by_name = |name: &str| accounts.entries.iter().find(|entry| entry.name == name);
         let uid = match wanted {
@@ -201,8 +221,38 @@ mod tests {
         for nothing in ["odd", "", "-1", "4294967295"] {
             assert_eq!(users.find_group(nothing), None, "{nothing}");
         }
-        for nobody in ["bob", "", "-1", "4294967295"] {
+        for nobody in ["bob", "", "-1", "4294967295", "ann:", ":docker", "ann:bob", "ann:99:1"] {
             assert_eq!(users.find(Some(nobody)), None, "{nobody}");
+        }
+    }
+
+    #[test]
+    fn a_group_may_be_said_and_an_image_s_bare_number_is_in_that_of_root() {
+        let (_root, users) = guest(
+            "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1001::/home/ann:\n",
+            "ann:x:1001:ann\ndocker:x:99:ann\n",
+        );
+        let ids = |user: Option<User>| {
+            let user = user.unwrap();
+            let groups: Vec<u32> = user.groups.iter().map(|gid| gid.as_raw()).collect();
+            (user.uid.as_raw(), user.gid.as_raw(), groups)
+        };
+        for (said, expected) in [
+            ("ann", (1000, 1001, vec![1001, 99])),
+            ("1000", (1000, 1001, vec![1001, 99])),
+            ("ann:docker", (1000, 99, vec![99])),
+            ("ann:7", (1000, 7, vec![7])),
+            ("5:docker", (5, 99, vec![99])),
+            ("5:6", (5, 6, vec![6])),
+            ("0:0", (0, 0, vec![0])),
+        ] {
+            assert_eq!(ids(users.find(Some(said))), expected, "{said}");
+            assert_eq!(ids(users.of_image(said)), expected, "{said}");
+        }
+        assert_eq!(ids(users.find(Some("5"))), (5, 5, vec![5]));
+        assert_eq!(ids(users.of_image("5")), (5, 0, vec![0]));
+        for nobody in ["bob", "", "ann:nothing"] {
+            assert_eq!(users.of_image(nobody), None, "{nobody}");
         }
     }
 

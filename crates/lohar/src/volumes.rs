@@ -30,6 +30,10 @@ const SERIAL: &str = "bhatti-volume-";
 /// How long a device may take to be as large as the host says.
 const GROWS_WITHIN: Duration = Duration::from_secs(10);
 
+/// Where the agent has files that it cannot wait for, while volumes are frozen least of all. Links in the
+/// image may lead a volume there.
+const OWN: [&str; 4] = ["", "etc", "run", "var/log"];
+
 /// What is in an empty file system.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -139,8 +143,15 @@ fn look(
 ) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = open(place, flags, Mode::empty())?;
-    if fstat(&root)?.st_dev != stat(device)?.st_rdev {
+    let number = stat(device)?.st_rdev;
+    if fstat(&root)?.st_dev != number {
         return Err(io::Error::other("something else is mounted there"));
+    }
+    for own in OWN {
+        if stat(agent.root.join(own)).is_ok_and(|its| its.st_dev == number) {
+            let message = format!("/{own} would lie on it, which the agent needs");
+            return Err(io::Error::other(message));
+        }
     }
     if !read_only {
         grow_to(&root, device, bytes)?;

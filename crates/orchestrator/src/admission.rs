@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::ids::Name;
+use disk::image::SavedDisk;
 use ipnet::IpNet;
 use net::{egress::Forbidden, policy::Egress};
 
@@ -66,10 +67,26 @@ pub(crate) fn admit(
     check_env(&request.env)?;
     check_labels(&request.labels)?;
     check_init(request.init.as_ref())?;
-    let CreateRequest { env, labels, init, network, .. } = request;
+    if request.no_init && request.init.is_some() {
+        return Err(Error::new(Kind::InvalidRequest, "init and no_init contradict each other"));
+    }
+    let CreateRequest { env, labels, init, no_init, network, .. } = request;
     // Which volumes are meant is not to be seen from the request.
-    let volumes = Vec::new();
-    Ok((name, Spec { image, cpus, memory_mib, disk_mib, env, labels, init, network, volumes }))
+    let (volumes, build) = (Vec::new(), None);
+    let spec = Spec {
+        image,
+        cpus,
+        memory_mib,
+        disk_mib,
+        env,
+        labels,
+        init,
+        no_init,
+        network,
+        volumes,
+        build,
+    };
+    Ok((name, spec))
 }
 
 /// Whether somebody may give a sandbox this policy: only an admin opens what is closed to all, the
@@ -184,6 +201,28 @@ pub(crate) fn available_mib() -> Option<u64> {
     let text = fs_err::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
+/// Has a sandbox's disk hold what its image was saved with. `sized` is whether the caller has said how
+/// large the disk is to be.
+///
+/// # Errors
+/// [`Kind::DiskInvalid`] if that is too little.
+pub(crate) fn fit_disk(spec: &mut Spec, sized: bool, saved: Option<&SavedDisk>) -> Result<()> {
+    let least = saved.map_or(0, |saved| saved.size_mib);
+    if spec.disk_mib >= least {
+        return Ok(());
+    }
+    if sized {
+        let message = format!(
+            "a disk of {} MB is too small: the image {} was saved with one of {least} MB",
+            spec.disk_mib, spec.image
+        );
+        return Err(Error::new(Kind::DiskInvalid, message)
+            .hint("ask for at least that, or leave the size out"));
+    }
+    spec.disk_mib = least;
+    Ok(())
 }
 
 #[cfg(test)]

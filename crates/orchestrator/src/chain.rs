@@ -127,6 +127,25 @@ impl Chain {
         Ok(layers)
     }
 
+    /// Gives an empty disk the layers of a template, if it has any.
+    pub(crate) fn begin_on(&self, template: &Self) -> Result<()> {
+        for number in template.layers()? {
+            fault::point("link.layer")?;
+            link(&template.layer(number), &self.layer(number))?;
+        }
+        Ok(())
+    }
+
+    /// Gives an empty disk what an image was saved with, lowest first.
+    pub(crate) fn begin_saved(&self, raw: &Path, layers: &[PathBuf]) -> Result<()> {
+        link(raw, &self.raw())?;
+        for (number, path) in (0..).zip(layers) {
+            fault::point("link.saved")?;
+            link(path, &self.layer(number))?;
+        }
+        Ok(())
+    }
+
     /// Removes layers on top of which nothing has reached the disk, not even what makes them layers:
     /// the host lost its power. Their guest was never told that anything in them was safe.
     pub(crate) fn drop_blank_layers(&self, named: &[u32]) -> Result<()> {

@@ -1,11 +1,16 @@
 //! From the errors of the crates below to ours.
 
 use base::chain;
-use disk::{DiskError, image::ImageError, kernel::KernelError};
+use disk::{
+    DiskError, archive::ArchiveError, image::ImageError, kernel::KernelError, layer::LayerError,
+};
 use proto::mux::MuxError;
 use vmm::VmError;
 
 use crate::{Error, Kind};
+
+/// What can be done about an image that is not made of layers.
+const NOT_EXPORTABLE: &str = "only images that were pulled or imported can be exported";
 
 impl From<VmError> for Error {
     fn from(error: VmError) -> Self {
@@ -69,6 +74,9 @@ impl From<ImageError> for Error {
         let hint = error.hint();
         let converted = match error {
             ImageError::Unknown { .. } => Self::new(Kind::ImageNotFound, chain(&error)),
+            full if full.is_disk_full() => return disk_full(full),
+            ImageError::TooManyLayers(_) => Self::new(Kind::ImageInvalid, chain(&error)),
+            ImageError::Layer(error) => return error.into(),
             other => Self::internal("the image cannot be used", other),
         };
         match hint {
@@ -78,8 +86,49 @@ impl From<ImageError> for Error {
     }
 }
 
+/// What came from outside is no image.
+fn no_image(message: String, hint: Option<String>) -> Error {
+    let told = Error::new(Kind::ImageInvalid, message);
+    match hint {
+        Some(hint) => told.hint(hint),
+        None => told,
+    }
+}
+
+impl From<LayerError> for Error {
+    fn from(error: LayerError) -> Self {
+        if error.is_of_the_image() {
+            return no_image(chain(&error), error.hint());
+        }
+        match error {
+            LayerError::Disk(error) => error.into(),
+            LayerError::Source(error) | LayerError::Sink(error) => error.into(),
+            other => Self::internal("a layer cannot be used", other),
+        }
+    }
+}
+
+impl From<ArchiveError> for Error {
+    fn from(error: ArchiveError) -> Self {
+        if error.is_of_the_image() {
+            return no_image(chain(&error), error.hint());
+        }
+        match error {
+            ArchiveError::Layer(error) => error.into(),
+            ArchiveError::Source(error) | ArchiveError::Sink(error) => error.into(),
+            ArchiveError::NotExportable(_) => {
+                Self::new(Kind::ImageInvalid, chain(&error)).hint(NOT_EXPORTABLE)
+            }
+            other => Self::internal("an archive cannot be used", other),
+        }
+    }
+}
+
 impl From<DiskError> for Error {
     fn from(error: DiskError) -> Self {
-        Self::internal("a disk operation failed", error)
+        match error {
+            DiskError::Io(error) => error.into(),
+            other => Self::internal("a disk operation failed", other),
+        }
     }
 }

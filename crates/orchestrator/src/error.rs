@@ -12,6 +12,26 @@ pub enum Kind {
     UserNotFound,
     /// No image of that name.
     ImageNotFound,
+    /// The caller has another image of that name.
+    ImageExists,
+    /// The image cannot be had from where it is said to be.
+    ImageUnavailable,
+    /// The registry wants to know who asks, or refuses whoever asks.
+    RegistryDenied,
+    /// The registry may not be asked by this user.
+    RegistryForbidden,
+    /// What was to become an image is none, or a dangerous one.
+    ImageInvalid,
+    /// What was sent is larger than is taken.
+    TooLarge,
+    /// There is no such task.
+    TaskNotFound,
+    /// The task was cancelled.
+    Cancelled,
+    /// A Dockerfile or its context makes no sense.
+    BuildInvalid,
+    /// A command of a build has failed.
+    BuildFailed,
     /// A path does not exist in the guest.
     FileNotFound,
     /// Something is at that path already.
@@ -140,6 +160,8 @@ pub enum Kind {
     ShareNotFound,
     /// The sandbox has as many shares as allowed.
     QuotaShares,
+    /// It cannot be said what is needed, so nothing is removed.
+    StorageUnclear,
     /// A defect of ours or of the host.
     Internal,
 }
@@ -171,6 +193,12 @@ impl Error {
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
         Self::new(Kind::Internal, message).caused_by(source)
+    }
+
+    /// The same once more, for another who waits for it. The cause stays with the first.
+    pub fn told_again(&self) -> Self {
+        let Self { kind, message, hint, source: _ } = self;
+        Self { kind: *kind, message: message.clone(), hint: hint.clone(), source: None }
     }
 
     /// Adds what the caller can do.

@@ -6,7 +6,6 @@ use base::{
     clock,
     ids::{SandboxId, UserId},
 };
-use disk::image;
 use net::fabric::Finding;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
@@ -16,6 +15,7 @@ use crate::{
     backups::{self, BackupSettings},
     contents::Contents,
     driver::Begin,
+    images::{Choice, ImageSettings},
     model::{CreateRequest, IdlePolicy, SandboxView, Spec, StartFrom, Status, User, UserEdit},
     networking::{Connection, EgressLog, NetworkMode, Networking},
     node::{Node, blocking},
@@ -47,6 +47,8 @@ pub struct Settings {
     pub network: Option<Connection>,
     /// Where volumes are backed up to.
     pub backups: BackupSettings,
+    /// Where images may come from.
+    pub images: ImageSettings,
 }
 
 /// What runs the VMs, for people.
@@ -62,21 +64,6 @@ pub struct NodeInfo {
     pub reason: String,
     /// Which limits monitors get: some of memory, cpu, pids.
     pub limits: Vec<&'static str>,
-}
-
-/// An image that sandboxes can be made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageView {
-    /// Its name.
-    pub name: String,
-    /// SHA-256 of its content, hexadecimal.
-    pub digest: String,
-    /// What it takes on disk, bytes.
-    pub size_bytes: u64,
-    /// Where it comes from.
-    pub source: String,
-    /// Unix seconds.
-    pub created_at: i64,
 }
 
 /// Where a long operation says what it is doing. Cheap, never waits, may be nobody.
@@ -184,12 +171,19 @@ impl Orchestrator {
     pub async fn create(
         &self,
         owner: &User,
-        request: CreateRequest,
+        mut request: CreateRequest,
         contents: Contents,
         progress: Progress,
     ) -> Result<Created> {
         let defaults = &self.node.settings.defaults;
+        let mut wanted = None;
+        if let Some(text) = request.image.take() {
+            let choice = self.choose_image(owner, &text).await?;
+            request.image = Some(choice.name().to_string());
+            wanted = Some((text, choice));
+        }
         let (policy, volumes) = (request.policy, request.volumes.clone());
+        let sized = request.disk_mib.is_some();
         let (name, mut spec) =
             admission::admit(request, defaults, owner.limits, admission::host())?;
         spec.volumes = self.volumes_of(owner, volumes).await?;
@@ -202,7 +196,13 @@ impl Orchestrator {
         let existing = name.as_ref().and_then(|n| self.node.registry.find(&owner.id, n.as_str()));
         if existing.is_none() {
             self.node.engine().await?;
-            self.node.shape(&spec)?;
+            if let Some((text, choice @ Choice::Away { .. })) = wanted {
+                self.pull_for_create(owner, &text, choice, &progress).await?;
+            }
+            let shape = self.node.shape(&owner.id, &spec)?;
+            admission::fit_disk(&mut spec, sized, shape.image.disk())?;
+        } else if let Ok(image) = self.node.image(&owner.id, &spec.image) {
+            admission::fit_disk(&mut spec, sized, image.disk())?;
         }
         let naming = Arc::clone(&self.node.naming).lock_owned().await;
         if let Some(name) = &name
@@ -240,7 +240,7 @@ impl Orchestrator {
 
     /// Keeps the record and starts its driver. A task of its own, because between the row and the
     /// driver nobody may leave.
-    async fn begin(
+    pub(crate) async fn begin(
         &self,
         record: Record,
         limit: u32,
@@ -298,8 +298,7 @@ impl Orchestrator {
 
     /// The owner's sandboxes by name. Wakes none.
     pub fn list(&self, owner: &UserId) -> Vec<SandboxView> {
-        let mut views: Vec<SandboxView> =
-            self.node.registry.of(owner).iter().map(Sandbox::view).collect();
+        let mut views: Vec<SandboxView> = self.sandboxes(owner).iter().map(Sandbox::view).collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
     }
@@ -313,6 +312,7 @@ impl Orchestrator {
     /// The owner's sandboxes themselves, by name. Wakes none.
     pub fn sandboxes(&self, owner: &UserId) -> Vec<Sandbox> {
         let mut sandboxes = self.node.registry.of(owner);
+        sandboxes.retain(|sandbox| !sandbox.is_for_build());
         sandboxes.sort_by_cached_key(Sandbox::name);
         sandboxes
     }
@@ -322,30 +322,12 @@ impl Orchestrator {
     /// # Errors
     /// [`Kind::SandboxNotFound`], also for what belongs to somebody else.
     pub fn find(&self, owner: &UserId, name_or_id: &str) -> Result<Sandbox> {
-        self.node.registry.find(owner, name_or_id).ok_or_else(|| {
+        let found = self.node.registry.find(owner, name_or_id);
+        found.filter(|sandbox| !sandbox.is_for_build()).ok_or_else(|| {
             let shown: String = name_or_id.chars().take(80).collect();
             Error::new(Kind::SandboxNotFound, format!("there is no sandbox {shown:?}"))
                 .hint("see what there is: bhatti list")
         })
-    }
-
-    /// The images of this node.
-    pub async fn images(&self) -> Result<Vec<ImageView>> {
-        let data = self.node.layout.data().to_owned();
-        blocking(move || {
-            let images = image::list(&data)?;
-            Ok(images
-                .iter()
-                .map(|image| ImageView {
-                    name: image.name().map(ToString::to_string).unwrap_or_default(),
-                    digest: image.digest().to_owned(),
-                    size_bytes: image.size(),
-                    source: image.source().to_owned(),
-                    created_at: image.created_at(),
-                })
-                .collect())
-        })
-        .await
     }
 
     /// What a sandbox tried to reach, and a policy that would have let it through. Wakes nothing.

@@ -38,12 +38,22 @@ impl Layout {
         self.templates().join(key)
     }
 
+    /// The file that says which template serves a shape.
+    pub(crate) fn template_key(&self, key: &str) -> PathBuf {
+        self.templates().join("keys").join(key)
+    }
+
     pub(crate) fn sandboxes(&self) -> PathBuf {
         self.data.join("sandboxes")
     }
 
     pub(crate) fn sandbox(&self, id: &SandboxId) -> PathBuf {
         self.sandboxes().join(id.as_str())
+    }
+
+    /// Archives and layers while they come in.
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.data.join("incoming")
     }
 
     /// Named snapshots.

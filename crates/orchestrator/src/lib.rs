@@ -10,6 +10,7 @@
 mod activity;
 mod admission;
 pub mod backups;
+pub mod build;
 mod chain;
 mod contents;
 mod convert;
@@ -20,10 +21,12 @@ pub mod error;
 mod facade;
 mod fingerprint;
 mod guest;
+pub mod images;
 mod layout;
 pub mod model;
 mod networking;
 mod node;
+mod processes;
 pub mod publications;
 mod record;
 mod recorder;
@@ -34,6 +37,7 @@ mod sandbox_dir;
 pub mod shares;
 mod spares;
 mod standing;
+pub mod storage;
 pub mod store;
 mod template;
 #[cfg(any(test, feature = "testing"))]
@@ -45,10 +49,10 @@ mod volumes;
 pub use activity::ActivityView;
 pub use admission::Defaults;
 pub use contents::{Archive, ArchiveSender, Contents, NewFile, Unwanted};
-pub use copies::MOST_COPIES;
+pub use copies::{MOST_COPIES, SavedImage};
 pub use driver::Destroyed;
 pub use error::{Error, Kind, Result};
-pub use facade::{Created, ImageView, NodeInfo, Orchestrator, Progress, Settings, Started};
+pub use facade::{Created, NodeInfo, Orchestrator, Progress, Settings, Started};
 pub use guest::{
     AttachEvent, AttachInput, Attachment, ExecEvent, ExecInput, Execution, FileReading,
     FileWriting, Hold, JobEvent, JobReading, Joined, Listing, Ready, Started as StartedCommand,

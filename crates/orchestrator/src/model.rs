@@ -29,12 +29,19 @@ pub struct Spec {
     /// What runs in it whenever it has booted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitSpec>,
+    /// Whether the program of its image does not run, either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_init: bool,
     /// How it is connected.
     #[serde(default, skip_serializing_if = "NetworkSpec::is_default")]
     pub network: NetworkSpec,
     /// What volumes it has, by their slots.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeUse>,
+    /// Digest of the content that it is made of in place of an image, if it is a build's: nobody sees
+    /// it, and it ends with the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
 }
 
 /// A volume that a sandbox has.
@@ -88,7 +95,7 @@ pub struct InitSpec {
 
 impl From<&InitSpec> for Init {
     fn from(spec: &InitSpec) -> Self {
-        Self { command: spec.command.clone(), restart: spec.restart }
+        Self { command: spec.command.clone(), argv: Vec::new(), restart: spec.restart }
     }
 }
 
@@ -97,7 +104,8 @@ impl From<&InitSpec> for Init {
 pub struct CreateRequest {
     /// Wanted name; one is made up if absent.
     pub name: Option<String>,
-    /// Image name; the default image if absent.
+    /// Image name, or a reference to one that is pulled if it is not here; the default image if
+    /// absent.
     pub image: Option<String>,
     /// Number of vCPUs; 1 if absent.
     pub cpus: Option<u32>,
@@ -111,6 +119,8 @@ pub struct CreateRequest {
     pub labels: BTreeMap<String, String>,
     /// What it is to run.
     pub init: Option<InitSpec>,
+    /// Whether the program of its image does not run, either.
+    pub no_init: bool,
     /// When it may be put to sleep.
     pub policy: Policy,
     /// How it is connected.

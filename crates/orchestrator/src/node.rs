@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use base::{fault, files, hash};
+use base::{
+    fault, files, hash,
+    ids::{SandboxId, UserId},
+};
 use disk::{
     image::{self, Image},
     kernel::{self, KernelBundle},
@@ -26,13 +29,15 @@ use crate::{
     backups::Backups,
     copying::Copying,
     facade::Settings,
+    images::{self, Images},
     layout::Layout,
     model::Spec,
     networking::Networking,
     registry::Registry,
-    sandbox_dir::Origin,
+    sandbox_dir::{Origin, SandboxDir},
     spares::{FIRST_SLOT, Spares},
     standing::Standing,
+    storage::{Pin, Pins},
     store::{Networks, Store},
     template::{Shape, Templates},
     thermal::pressure::Pressure,
@@ -82,6 +87,8 @@ pub(crate) struct Node {
     pub backups: Backups,
     /// Memory that copies of running guests take.
     pub copying: Copying,
+    /// Images that are on their way.
+    pub images: Images,
     /// Tells this node's control groups and processes from another node's on the same host.
     pub tag: String,
     cgroups: Hierarchy,
@@ -91,6 +98,8 @@ pub(crate) struct Node {
     standing: Standing,
     /// How sandboxes are connected.
     pub networking: Networking,
+    /// What must not be collected though no directory names it yet.
+    pub pins: Pins,
     engine: RwLock<Option<Engine>>,
     choosing: tokio::sync::Mutex<()>,
     initramfs: Mutex<Option<(String, PathBuf)>>,
@@ -199,12 +208,18 @@ impl Node {
         files::sweep_temporary(&layout.volumes())?;
         disk::sweep(layout.data())?;
         let backups = Backups::open(&settings.backups)?;
+        images::sweep(&layout)?;
+        if let Err(error) = images::collect_loose(layout.data()) {
+            tracing::warn!(error = base::chain(&error), "layers of images cannot be cleared away");
+        }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let standing = Standing::find()?;
         let connection = settings.network.clone();
         let networking = Networking::new(connection, standing.is_root(), &tag, store.clone())?;
         Ok(Self {
             networking,
+            pins: Pins::default(),
+            images: Images::new(&settings.images),
             settings,
             layout,
             store,
@@ -267,28 +282,56 @@ impl Node {
     }
 
     /// What kernel and image a new sandbox gets.
-    pub(crate) fn shape(&self, spec: &Spec) -> Result<Shape> {
+    pub(crate) fn shape(&self, owner: &UserId, spec: &Spec) -> Result<Shape> {
         let bundle = kernel::current(self.layout.data())?;
-        let image = image::open(self.layout.data(), spec.image.as_str())?;
+        let image = match &spec.build {
+            Some(digest) => image::open_digest(self.layout.data(), digest)?,
+            None => self.image(owner, &spec.image)?,
+        };
         self.shape_of(spec, bundle, image)
     }
 
     /// What kernel and image an existing sandbox has.
     pub(crate) fn shape_again(&self, spec: &Spec, origin: &Origin) -> Result<Shape> {
         let bundle = kernel::open(self.layout.data(), &origin.kernel_id)?;
-        let image = image::open_digest(self.layout.data(), &origin.image_digest)?;
-        self.shape_of(spec, bundle, image)
+        self.shape_of(spec, bundle, self.image_of(origin)?)
+    }
+
+    /// The image that an existing sandbox was made of.
+    pub(crate) fn image_of(&self, origin: &Origin) -> Result<Image> {
+        Ok(image::open_digest(self.layout.data(), &origin.image_digest)?)
+    }
+
+    /// What an existing sandbox was made of.
+    pub(crate) fn origin_of(&self, id: &SandboxId) -> Result<Origin> {
+        SandboxDir::at(self.layout.sandbox(id)).origin()
     }
 
     fn shape_of(&self, spec: &Spec, bundle: KernelBundle, image: Image) -> Result<Shape> {
         let initramfs = self.initramfs(&bundle)?;
         let machine = Machine { cpus: spec.cpus, memory_mib: spec.memory_mib };
-        let volumes = spec.volumes.len();
-        Ok(Shape { machine, disk_mib: spec.disk_mib, volumes, image, bundle, initramfs })
+        let (name, disk_mib, volumes) = (spec.image.clone(), spec.disk_mib, spec.volumes.len());
+        Ok(Shape { machine, disk_mib, volumes, name, image, bundle, initramfs })
+    }
+
+    /// Keeps what a new sandbox will depend on until its directory says so.
+    ///
+    /// # Errors
+    /// If some of it has just been removed.
+    pub(crate) fn keep(&self, shape: &Shape, engine: &Engine) -> Result<Pin> {
+        let names = [
+            shape.image.digest().to_owned(),
+            shape.bundle.id().to_owned(),
+            shape.key(&engine.qemu.fingerprint()),
+        ];
+        let pin = self.pins.keep(names);
+        image::open_digest(self.layout.data(), shape.image.digest())?;
+        kernel::open(self.layout.data(), shape.bundle.id())?;
+        Ok(pin)
     }
 
     /// The initramfs for a bundle; the last one is remembered, because making sure costs a hash.
-    fn initramfs(&self, bundle: &KernelBundle) -> Result<PathBuf> {
+    pub(crate) fn initramfs(&self, bundle: &KernelBundle) -> Result<PathBuf> {
         let mut known = self.initramfs.lock().unwrap_or_else(|e| e.into_inner());
         if let Some((id, path)) = &*known
             && id == bundle.id()

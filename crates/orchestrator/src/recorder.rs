@@ -12,13 +12,17 @@ use vmm::{Boot, Disks, Plan, Vm, Volume, memory::Ram};
 
 use crate::{
     Error, Kind, Result,
+    chain::Chain,
     guest::{Channel, Patience},
     node::{Engine, Node, blocking},
-    template::{self, Shape, Template},
+    template::{self, About, Shape, Template},
 };
 
 /// Kernel messages would only slow the boot down; a panic must end the VM.
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on";
+
+/// Tells the agent that the disk may be of another sandbox.
+const NEW: &str = "bhatti.new";
 
 /// How often the guest forks before it is recorded, so that its page cache holds what every
 /// command needs.
@@ -62,23 +66,20 @@ async fn record_in(
     name: &str,
 ) -> Result<Template> {
     let engine = node.engine().await?;
-    let disk = template::disk(directory);
-    let (at, mib) = (disk.clone(), shape.disk_mib);
-    blocking(move || Ok(disk::scratch::create_ext4(&at, mib)?)).await?;
+    let disks = disk_of(shape, directory).await?;
     let ram = Ram::fresh(shape.machine.memory_mib)?;
-    let scratch = fs_err::OpenOptions::new().read(true).write(true).open(&disk)?;
     let plan = Plan {
         machine: shape.machine,
         ram: ram.clone(),
         disks: Disks {
-            base: template::open_all(&template::root(&shape.image))?,
+            scratch: disks.0,
+            layers: disks.1,
+            base: template::open_all(shape.image.files())?,
             modules: template::open(&shape.bundle.modules_image())?,
-            scratch: scratch.into_parts().0.into(),
-            layers: Vec::new(),
             volumes: (0..shape.volumes).map(|_| Volume::Awaited).collect(),
         },
         nic: Some(node.networking.loose().await?),
-        boot: cold_boot(shape, &engine)?,
+        boot: first_boot(shape, &engine)?,
         run_dir: node.make_run(name)?,
         confinement: Some(node.confinement(name, 0, shape.machine, false)?),
     };
@@ -88,12 +89,36 @@ async fn record_in(
     drop(vm);
     saved?;
     let (templates, directory) = (node.layout.templates(), directory.to_owned());
-    let fingerprint = engine.qemu.fingerprint();
+    let about = About {
+        key,
+        fingerprint: engine.qemu.fingerprint(),
+        image: shape.image.digest().to_owned(),
+        kernel: shape.bundle.id().to_owned(),
+    };
     blocking(move || {
         let ram = ram.seal()?;
         let checksum = ram.save(&directory.join("ram"))?;
         fs_err::File::open(template::disk(&directory))?.sync_all()?;
-        template::commit(&templates, &directory, key, fingerprint, ram, checksum)
+        Chain::at(directory.clone()).flush()?;
+        template::commit(&templates, &directory, about, ram, checksum)
+    })
+    .await
+}
+
+/// The disk of a template in the making: an empty one, or what the image was saved with under a new layer.
+async fn disk_of(shape: &Shape, directory: &Path) -> Result<(OwnedFd, Vec<vmm::Layer>)> {
+    let (saved, mib) = (shape.image.disk().cloned(), shape.disk_mib);
+    let (disk, template) = (template::disk(directory), Chain::at(directory.to_owned()));
+    blocking(move || {
+        let Some(saved) = saved else {
+            disk::scratch::create_ext4(&disk, mib)?;
+            let scratch = fs_err::OpenOptions::new().read(true).write(true).open(&disk)?;
+            return Ok((scratch.into_parts().0.into(), Vec::new()));
+        };
+        template.begin_saved(&saved.raw, &saved.layers)?;
+        template.add_layer(mib << 20)?;
+        let layers = template.open_layers(&template.layers()?, true)?;
+        Ok((template::open(&disk)?, layers))
     })
     .await
 }
@@ -130,6 +155,17 @@ fn open_to_monitors(path: &Path) -> Result<OwnedFd> {
         fs_err::set_permissions(path, Permissions::from_mode(0o644))?;
     }
     template::open(path)
+}
+
+/// The first boot of an image: what an earlier sandbox left of itself is not its business.
+fn first_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
+    match cold_boot(shape, engine)? {
+        Boot::Cold { kernel, initramfs, command_line } => {
+            let command_line = format!("{command_line} {NEW}");
+            Ok(Boot::Cold { kernel, initramfs, command_line })
+        }
+        other => Ok(other),
+    }
 }
 
 /// A boot from the kernel.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc};
 use base::{files, process::Process};
 
 use crate::{
-    Result, copies,
+    Kind, Result, copies,
     driver::Begin,
     model::VolumeState,
     node::{Node, blocking},
@@ -13,6 +13,9 @@ use crate::{
     sandbox::Sandbox,
     spares, volumes,
 };
+
+/// What the names of directories begin with that belong to nobody.
+pub(crate) const LOST: &str = "lost-";
 
 /// Starts a driver for every sandbox and removes what belongs to none: monitors without a record,
 /// their sockets and control groups, directories without a row.
@@ -82,7 +85,17 @@ async fn settle_volumes(node: &Arc<Node>) -> Result<HashSet<String>> {
 }
 
 fn start(node: &Arc<Node>, record: Record) {
-    Sandbox::start_driver(node, record, Begin::Recover);
+    let sandbox = Sandbox::start_driver(node, record, Begin::Recover);
+    if sandbox.is_for_build() {
+        // Its build has ended with the daemon that did it.
+        tokio::spawn(async move {
+            if let Err(error) = sandbox.destroy().await
+                && error.kind != Kind::SandboxNotFound
+            {
+                tracing::warn!(%error, "a build's sandbox stays until the next start");
+            }
+        });
+    }
 }
 
 /// Kills monitors of ours that no record speaks of: their daemon was killed between starting them
@@ -117,8 +130,8 @@ async fn set_aside(directory: PathBuf, known: HashSet<String>) -> Result<()> {
             }
             // A row is written before its directory is made and removed after it is gone, so
             // without a row this can only be what an older copy of the store does not know.
-            let aside = entry.path().with_file_name(format!("lost-{name}"));
-            if !name.starts_with("lost-") {
+            let aside = entry.path().with_file_name(format!("{LOST}{name}"));
+            if !name.starts_with(LOST) {
                 tracing::warn!(from = name, "a directory without a row is set aside");
                 fs_err::rename(entry.path(), aside)?;
                 files::sync_directory(&directory)?;

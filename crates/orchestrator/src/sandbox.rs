@@ -6,7 +6,12 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use base::ids::Name;
 use proto::{message::Resting, mux::Session};
@@ -37,6 +42,7 @@ pub struct Sandbox {
 
 #[derive(Debug)]
 struct Shared {
+    node: Weak<Node>,
     record: Record,
     ip: Option<Ipv4Addr>,
     rules: Rules,
@@ -56,7 +62,8 @@ impl Sandbox {
         let (driver, (commands, published)) =
             driver::prepare(Arc::clone(node), record.clone(), rules.clone(), counts);
         let ip = node.networking.interface(&record).map(|interface| interface.address);
-        let shared = Shared { record, ip, rules, commands, published, activity, awake };
+        let weak = Arc::downgrade(node);
+        let shared = Shared { node: weak, record, ip, rules, commands, published, activity, awake };
         let sandbox = Self { shared: Arc::new(shared) };
         node.registry.insert(sandbox.clone());
         // Only now, because a driver that gives up takes its sandbox out of the registry.
@@ -76,6 +83,7 @@ impl Sandbox {
         let rules = Rules::plain(record.owner.clone());
         Self {
             shared: Arc::new(Shared {
+                node: Weak::new(),
                 record,
                 ip: None,
                 rules,
@@ -90,6 +98,11 @@ impl Sandbox {
     /// What it was made as. Its id, owner and identity never change; the rest may have.
     pub(crate) fn record(&self) -> &Record {
         &self.shared.record
+    }
+
+    /// Whether it is a build's, which nobody sees.
+    pub(crate) fn is_for_build(&self) -> bool {
+        self.shared.record.spec.build.is_some()
     }
 
     /// The name that it has now.

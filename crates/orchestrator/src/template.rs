@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use base::{files, hash};
+use base::{files, hash, ids::Name};
 use disk::{image::Image, kernel::KernelBundle};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -32,6 +32,8 @@ pub(crate) struct Shape {
     pub disk_mib: u64,
     /// How many volumes it has.
     pub volumes: usize,
+    /// What whoever wants it calls the image.
+    pub name: Name,
     pub image: Image,
     pub bundle: KernelBundle,
     pub initramfs: PathBuf,
@@ -62,6 +64,12 @@ pub(crate) struct Manifest {
     pub devices_sha256: String,
     pub ram_checksum: u64,
     pub ram_bytes: u64,
+    /// Digest of the image that it was recorded with.
+    #[serde(default)]
+    pub image: String,
+    /// The kernel that it was recorded with.
+    #[serde(default)]
+    pub kernel: String,
 }
 
 /// A template that children can be made of.
@@ -75,7 +83,7 @@ pub(crate) struct Template {
 impl Template {
     /// The device state, at offset 0 of a file of its own.
     pub(crate) fn devices(&self) -> Result<OwnedFd> {
-        open(&self.directory.join("devices"))
+        open(&devices(&self.directory))
     }
 
     /// Reads an instance from the disk and checks it.
@@ -110,17 +118,18 @@ pub(crate) fn tag(instance: &str) -> [u8; 32] {
 /// The instance name of no template: memory that began as zeros.
 pub(crate) const BLANK: &str = "blank";
 
+/// The lowest part of the disk of a template in `directory`.
 pub(crate) fn disk(directory: &Path) -> PathBuf {
     directory.join("disk.raw")
 }
 
-pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
-    Ok(fs_err::File::open(path)?.into_parts().0.into())
+/// The device state of a template in `directory`.
+pub(crate) fn devices(directory: &Path) -> PathBuf {
+    directory.join("devices")
 }
 
-/// What the root file system's disk of an image consists of.
-pub(crate) fn root(image: &Image) -> Vec<PathBuf> {
-    vec![image.path().to_owned()]
+pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
+    Ok(fs_err::File::open(path)?.into_parts().0.into())
 }
 
 /// Opens several files in order.
@@ -128,7 +137,8 @@ pub(crate) fn open_all(paths: &[PathBuf]) -> Result<Vec<OwnedFd>> {
     paths.iter().map(|path| open(path)).collect()
 }
 
-fn read_manifest(directory: &Path) -> Option<Manifest> {
+/// What a template's directory says of itself, if it can be read.
+pub(crate) fn read_manifest(directory: &Path) -> Option<Manifest> {
     let text = fs_err::read(directory.join("manifest.json")).ok()?;
     serde_json::from_slice(&text).ok().filter(|m: &Manifest| m.format == FORMAT)
 }
@@ -160,7 +170,7 @@ impl Templates {
         let slot = slot(&self.by_key, &key);
         let template = slot
             .get_or_try_init(|| async {
-                let pointer = node.layout.templates().join("keys").join(&key);
+                let pointer = node.layout.template_key(&key);
                 if let Ok(instance) = fs_err::read_to_string(&pointer) {
                     match self.of_instance(node, instance.trim()).await {
                         Ok(template) => return Ok(template),
@@ -169,12 +179,10 @@ impl Templates {
                         }
                     }
                 }
-                let (image, machine) = (&shape.image, shape.machine);
+                let (name, machine) = (&shape.name, shape.machine);
                 progress.say(format!(
-                    "recording a template (first use of image {} with {} vCPU, {} MB)",
-                    image.name().map_or("unnamed", |n| n.as_str()),
-                    machine.cpus,
-                    machine.memory_mib
+                    "recording a template (first use of image {name} with {} vCPU, {} MB)",
+                    machine.cpus, machine.memory_mib
                 ));
                 let template = Arc::new(crate::recorder::record(node, shape, key.clone()).await?);
                 files::write_atomic(&pointer, template.instance.as_bytes(), 0o600)?;
@@ -185,6 +193,19 @@ impl Templates {
             })
             .await?;
         Ok(Arc::clone(template))
+    }
+
+    /// Forgets a template that is about to go.
+    pub(crate) fn forget(&self, key: &str, instance: &str) {
+        let forget = |map: &Mutex<HashMap<String, Slot>>, name: &str| {
+            let mut map = map.lock().unwrap_or_else(|e| e.into_inner());
+            let of_this = |slot: &Slot| slot.get().is_some_and(|known| known.instance == instance);
+            if map.get(name).is_some_and(of_this) {
+                map.remove(name);
+            }
+        };
+        forget(&self.by_key, key);
+        forget(&self.by_instance, instance);
     }
 
     /// The template that a sandbox's memory or snapshot belongs to.
@@ -206,22 +227,33 @@ impl Templates {
     }
 }
 
+/// What a template was recorded of.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub key: String,
+    pub fingerprint: String,
+    pub image: String,
+    pub kernel: String,
+}
+
 /// Turns a finished recording into an instance. `directory` is complete but for its manifest.
 pub(crate) fn commit(
     templates: &Path,
     directory: &Path,
-    key: String,
-    fingerprint: String,
+    about: About,
     ram: Ram,
     ram_checksum: u64,
 ) -> Result<Template> {
+    let About { key, fingerprint, image, kernel } = about;
     let manifest = Manifest {
         format: FORMAT,
         key,
         fingerprint,
-        devices_sha256: hash::file(&directory.join("devices"))?,
+        devices_sha256: hash::file(&devices(directory))?,
         ram_checksum,
         ram_bytes: ram.bytes(),
+        image,
+        kernel,
     };
     let text = serde_json::to_vec_pretty(&manifest)
         .map_err(|error| Error::internal("a manifest cannot be written", error))?;

@@ -175,6 +175,8 @@ pub(crate) fn record(owner: &UserId, name: &str) -> Record {
             env: [("A".to_owned(), "ü\"".to_owned())].into(),
             labels: Default::default(),
             init: None,
+            no_init: false,
+            build: None,
         }),
         policy: Policy::default(),
         identity: Identity::random(),
@@ -207,6 +209,7 @@ pub(crate) fn settings(dir: &std::path::Path) -> crate::Settings {
         prestarted: 0,
         network: None,
         backups: crate::backups::BackupSettings::default(),
+        images: crate::images::ImageSettings::default(),
     }
 }
 

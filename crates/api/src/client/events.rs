@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError, connection::Connection};
-use crate::{BackupEvent, JobEvent, ProgressEvent, StreamEvent, WatchEvent};
+use crate::{BackupEvent, BuildEvent, JobEvent, ProgressEvent, PullEvent, StreamEvent, WatchEvent};
 
 /// Most bytes of one line.
 const MAX_LINE: usize = 16 << 20;
@@ -34,6 +34,18 @@ impl Event for ProgressEvent {
 impl Event for BackupEvent {
     fn is_last(&self) -> bool {
         !matches!(self, Self::Progress { .. } | Self::Unknown)
+    }
+}
+
+impl Event for PullEvent {
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Result { .. } | Self::Error(_))
+    }
+}
+
+impl Event for BuildEvent {
+    fn is_last(&self) -> bool {
+        Self::is_last(self)
     }
 }
 

@@ -84,7 +84,7 @@ impl Packer {
     }
 
     /// Adds one path, and says whether it is a directory.
-    fn add(&mut self, path: &Path, name: &Path) -> Result<bool> {
+    pub(crate) fn add(&mut self, path: &Path, name: &Path) -> Result<bool> {
         let context = || format!("read {}", path.display());
         let metadata = fs::symlink_metadata(path).with_context(context)?;
         let kind = metadata.file_type();

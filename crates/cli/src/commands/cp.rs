@@ -1,7 +1,7 @@
 //! Copying files and trees.
 
 mod download;
-mod meter;
+pub(crate) mod meter;
 mod place;
 mod upload;
 

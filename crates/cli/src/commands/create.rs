@@ -19,7 +19,7 @@ pub(crate) struct Args {
     /// Name; made up if absent
     #[arg(long)]
     name: Option<String>,
-    /// Image to make it of
+    /// Image to make it of, or a reference such as debian:12, which is pulled if it is not here
     #[arg(long)]
     image: Option<String>,
     /// vCPUs
@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Whether that is started again when it has ended [default: on-failure]
     #[arg(long, value_enum, value_name = "WHEN", requires = "init")]
     init_restart: Option<Restart>,
+    /// Do not run what its image says, either
+    #[arg(long, conflicts_with = "init")]
+    no_init: bool,
     /// File of this machine that is in it before anything runs, of any size; repeatable
     #[arg(long = "file", value_name = "LOCAL:GUEST[:MODE]", value_parser = NewFile::parse)]
     files: Vec<NewFile>,
@@ -150,6 +153,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         labels: args.labels.iter().cloned().collect(),
         init: args.init.clone(),
         init_restart: args.init_restart.map(Into::into),
+        no_init: args.no_init,
         volumes: args.volumes.clone(),
         files: Vec::new(),
         keep_hot: args.keep_hot,

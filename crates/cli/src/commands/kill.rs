@@ -13,7 +13,7 @@ pub(crate) struct Args {
     sandbox: String,
     /// Id of the job (see `bhatti jobs`) or of the session (see `bhatti ps`)
     id: String,
-    /// Name or number of the signal [default: TERM]
+    /// Name or number of the signal [default: what an image says of its program, else TERM]
     #[arg(short, long)]
     signal: Option<String>,
 }
@@ -28,7 +28,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
             client.session_kill(sandbox, id, &request).await?
         })
     })?;
-    let line = format!("{id} signalled ({})", signal.as_deref().unwrap_or("TERM"));
+    let line = match signal {
+        Some(signal) => format!("{id} signalled ({signal})"),
+        None => format!("{id} signalled"),
+    };
     app.printer().outcome(&done, &line)?;
     DONE
 }

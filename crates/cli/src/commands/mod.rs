@@ -42,6 +42,7 @@ mod shell;
 mod snapshot;
 mod start;
 mod stop;
+mod system;
 mod traffic;
 mod unpublish;
 mod user;
@@ -123,6 +124,7 @@ commands! {
     Bench(bench),
     User(user),
     Network(network),
+    System(system),
     Ca(ca),
     Setup(setup),
     Version(version),

@@ -59,6 +59,20 @@ fn data_dir(app: &App) -> Result<PathBuf> {
     }
 }
 
+/// An image that lies in the data directory, as the daemon shows one that all may use.
+pub(crate) fn shown_image(name: &str, image: &disk::image::Image) -> api::Image {
+    api::Image {
+        name: name.to_owned(),
+        digest: image.digest().to_owned(),
+        size_mb: megabytes(image.size()),
+        source: image.source().to_owned(),
+        created_at: time(image.created_at()),
+        scope: api::ImageScope::Global,
+        owner: None,
+        reference: None,
+    }
+}
+
 /// A size as all commands show it.
 pub(crate) fn megabytes(bytes: u64) -> u64 {
     bytes.div_ceil(MIB)

@@ -136,6 +136,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         prestarted: sandbox.prestarted.unwrap_or(PRESTARTED),
         network: config.network.clone(),
         backups: config.backups.clone(),
+        images: config.images.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_io()

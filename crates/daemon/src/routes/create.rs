@@ -121,6 +121,7 @@ fn understand(wanted: CreateSandbox) -> Result<(CreateRequest, Contents), Failur
         env: wanted.env,
         labels: wanted.labels,
         init,
+        no_init: wanted.no_init,
         policy: Policy {
             keep_hot: wanted.keep_hot,
             idle: idle::policy(wanted.idle_warm_sec, wanted.idle_cold_sec),

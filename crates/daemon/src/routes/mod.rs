@@ -1,9 +1,11 @@
 //! The routes, one module a resource.
 
 mod backups;
+mod build;
 mod create;
 mod exec;
 mod files;
+mod images;
 mod jobs;
 mod network;
 mod ports;
@@ -13,6 +15,7 @@ mod sandboxes;
 mod sessions;
 mod share;
 mod snapshots;
+mod storage;
 mod system;
 mod users;
 mod volumes;
@@ -28,7 +31,14 @@ use crate::app::App;
 pub(crate) fn all() -> Router<App> {
     Router::new()
         .route("/health", get(system::health))
-        .route("/images", get(system::images))
+        .route("/images", get(images::list))
+        .route("/images/build", post(build::build))
+        .route("/images/pull", post(images::pull))
+        .route("/images/import", post(images::import))
+        .route("/images/{id}", get(images::get).delete(images::delete))
+        .route("/images/{id}/export", get(images::export))
+        .route("/images/{id}/share", post(images::share).delete(images::unshare))
+        .route("/tasks/{id}", get(images::task).delete(images::cancel_task))
         .route("/sandboxes", get(sandboxes::list).post(create::create))
         .route(
             "/sandboxes/{id}",
@@ -40,6 +50,7 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/resume", post(sandboxes::resume))
         .route("/sandboxes/{id}/checkpoint", post(snapshots::checkpoint))
         .route("/sandboxes/{id}/fork", post(snapshots::fork))
+        .route("/sandboxes/{id}/save-image", post(images::save))
         .route("/sandboxes/{id}/exec", post(exec::exec))
         .route("/sandboxes/{id}/exec/ws", get(sessions::program))
         .route("/sandboxes/{id}/jobs", get(jobs::list))
@@ -60,6 +71,8 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/egress", get(network::egress))
         .route("/network", get(network::state))
         .route("/network/repair", post(network::repair))
+        .route("/system/df", get(storage::df))
+        .route("/system/prune", post(storage::prune))
         .route("/sandboxes/{id}/ports", get(ports::list))
         .route("/sandboxes/{id}/ports/{port}/tunnel", get(ports::tunnel))
         .route("/sandboxes/{id}/proxy/{port}", any(proxy::proxy))

@@ -53,7 +53,13 @@ pub(crate) async fn kill(
     body: Body,
 ) -> Result<Json<Done>, Failure> {
     let wanted: Kill = body::json_or_default(body, app.json_body_max).await?;
-    sandbox.session_kill(&id, signals::parse(wanted.signal.as_deref())?).await?;
+    let mut signal = signals::parse(wanted.signal.as_deref())?;
+    if wanted.signal.is_none() && id == guest::INIT {
+        let said = sandbox.stop_signal().await;
+        // One that the image says and that is none is as if it said none.
+        signal = signals::parse(said.as_deref()).unwrap_or(signal);
+    }
+    sandbox.session_kill(&id, signal).await?;
     Ok(Json(Done { status: "killed".to_owned() }))
 }
 

@@ -1,9 +1,9 @@
 //! The node itself.
 
-use api::{Health, Image, Prestarted};
+use api::{Health, Prestarted};
 use axum::{Json, extract::State};
 
-use crate::{app::App, auth::Caller, failure::Failure, show};
+use crate::{app::App, show};
 
 /// For load balancers and people alike, so without a key.
 pub(crate) async fn health(State(app): State<App>) -> Json<Health> {
@@ -18,9 +18,4 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Health> {
             Prestarted { guests, monitors }
         },
     })
-}
-
-pub(crate) async fn images(State(app): State<App>, _: Caller) -> Result<Json<Vec<Image>>, Failure> {
-    let images = app.orchestrator.images().await?;
-    Ok(Json(images.into_iter().map(show::image).collect()))
 }

@@ -83,6 +83,8 @@ async fn keep(store: &Store, owner: &str, name: &str) -> String {
             env: BTreeMap::new(),
             labels: BTreeMap::new(),
             init: None,
+            no_init: false,
+            build: None,
         }),
         likeness: Likeness { sandbox_id: SandboxId::random(), identity: Identity::random() },
         state: SnapshotState::Ready,

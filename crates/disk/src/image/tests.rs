@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use super::*;
 
 /// Stores content under a name as `prepare` does.
@@ -12,12 +14,12 @@ fn store(data: &Path, name: &str, content: &[u8]) -> String {
         size_bytes: content.len() as u64,
         created_at: 1,
         source: "test".to_owned(),
-        packages: Vec::new(),
+        ..Manifest::default()
     };
     let text = manifest::render(MAGIC, FORMAT, &manifest).unwrap();
     fs::write(directory.join(manifest::NAME), text).unwrap();
     let pointer = Pointer { name: name.parse().unwrap(), sha256: digest.clone() };
-    let text = manifest::render(NAME_MAGIC, FORMAT, &pointer).unwrap();
+    let text = manifest::render(NAME_MAGIC, NAME_FORMAT, &pointer).unwrap();
     fs::write(names_directory(data).join(name), text).unwrap();
     digest
 }
@@ -30,11 +32,14 @@ fn a_replaced_image_stays_for_those_who_use_it() {
     let new = store(data, "dev", b"new");
     assert_eq!(open(data, "dev").unwrap().digest(), new);
     let image = open_digest(data, &old).unwrap();
-    assert_eq!(fs::read(image.path()).unwrap(), b"old");
+    assert_eq!(fs::read(&image.files()[0]).unwrap(), b"old");
     assert_eq!(image.name(), None);
 
-    assert_eq!(collect_garbage(data, &HashSet::from([old.clone()])).unwrap(), 0);
-    assert_eq!(collect_garbage(data, &HashSet::new()).unwrap(), 1);
+    let held = hold(data).unwrap();
+    assert_eq!(collect::collect_garbage(data, &HashSet::new()).unwrap(), 0);
+    drop(held);
+    assert_eq!(collect::collect_garbage(data, &HashSet::from([old.clone()])).unwrap(), 0);
+    assert_eq!(collect::collect_garbage(data, &HashSet::new()).unwrap(), 1);
     assert!(open_digest(data, &old).is_err());
     assert_eq!(list(data).unwrap().len(), 1);
     remove(data, "dev").unwrap();
@@ -61,13 +66,13 @@ fn damage_is_found() {
     store(dir.path(), "dev", b"good");
     let image = open(dir.path(), "dev").unwrap();
     verify(&image).unwrap();
-    fs::write(image.path(), b"evil").unwrap();
+    fs::write(&image.files()[0], b"evil").unwrap();
     assert!(verify(&image).unwrap_err().to_string().contains("is damaged"));
-    fs::write(image.path(), b"longer").unwrap();
+    fs::write(&image.files()[0], b"longer").unwrap();
     assert!(open(dir.path(), "dev").is_err());
-    let manifest = image.path().with_file_name(manifest::NAME);
+    let manifest = image.files()[0].with_file_name(manifest::NAME);
     let text = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    fs::write(&manifest, text.replace("\"format\": 2", "\"format\": 3")).unwrap();
     let error = open(dir.path(), "dev").unwrap_err().to_string();
-    assert!(error.ends_with("format 2, where this version reads 1"), "{error}");
+    assert!(error.ends_with("format 3, where this version reads 2"), "{error}");
 }

@@ -94,9 +94,14 @@ async fn round(node: &mut Node, operation: Operation, place: &str, action: &str)
     let when = format!("{operation:?} with {place}={action}");
     operation.prepare(node).await;
     node.faults().arm(&format!("{place}={action}"));
-    let outcome = operation.act(node).await;
+    let mut outcome = operation.act(node).await;
     node.faults().disarm();
     assert!(node.faults().happened(), "{when}");
+    if let (Operation::Delete, Err(ClientError::Api(_))) = (operation, &outcome) {
+        // What is half removed is good for nothing but to be removed.
+        outcome = operation.act(node).await;
+        outcome.as_ref().unwrap_or_else(|error| panic!("{when}, and again: {error}"));
+    }
     if action == "kill" {
         node.ended().unwrap();
         node.restart();

@@ -9,20 +9,25 @@
 
 pub(crate) mod devices;
 mod modules;
+mod plain;
 mod root;
 mod system;
 mod user;
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::{log, power};
+use crate::conf::Conf;
+use crate::{jobs, log, power};
 
 /// On the kernel's command line: say that user space was reached and power off.
 const PROBE: &str = "bhatti.probe";
+
+/// On the kernel's command line: the disk may have been another guest's.
+const NEW: &str = "bhatti.new";
 
 /// Why the guest cannot run.
 #[derive(Debug, Error)]
@@ -54,10 +59,23 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     }
 }
 
-/// Whether the host only wants to know if a guest gets this far.
-fn is_probe() -> bool {
+/// Whether the host said this on the kernel's command line.
+fn was_told(wanted: &str) -> bool {
     let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    line.split_ascii_whitespace().any(|word| word == PROBE)
+    line.split_ascii_whitespace().any(|word| word == wanted)
+}
+
+/// Removes a directory that need not exist.
+fn remove_any(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Where the guest sees what is written over the image, given the root directory of the writable disk.
+pub(crate) fn changes(disk: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}/{}", disk.as_raw_fd(), root::UPPER)
 }
 
 /// Boots the guest.
@@ -66,7 +84,7 @@ fn is_probe() -> bool {
 /// Says what failed; the guest is of no use then.
 pub(crate) fn run() -> Result<Booted, BootError> {
     root::mount_kernel_files()?;
-    if is_probe() {
+    if was_told(PROBE) {
         log::fatal("user space was reached, which is all that this boot was for");
         power::at_once();
     }
@@ -74,7 +92,12 @@ pub(crate) fn run() -> Result<Booted, BootError> {
     modules::load_all()?;
     let found = devices::wait(&events)?;
     let disk = root::enter(&found)?;
+    if was_told(NEW) {
+        let jobs = Path::new("/").join(jobs::DIRECTORY);
+        remove_any(&jobs).doing(|| format!("remove {}", jobs.display()))?;
+    }
     system::set_up(found.modules.as_deref())?;
+    plain::set_up(&disk, &Conf::read(Path::new("/")).plain)?;
     user::set_up()?;
     Ok(Booted { port: found.port, notice: found.notice, disk })
 }

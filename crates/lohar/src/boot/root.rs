@@ -1,7 +1,7 @@
 //! Putting the root file system together and moving into it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
@@ -13,13 +13,19 @@ use rustix::process::{chdir, chroot};
 
 use super::devices::Found;
 use super::{BootError, Doing};
+use crate::sys::grow_file_system;
 
 const BASE: &str = "/base";
 const SCRATCH: &str = "/scratch";
+/// What is written over the image, below the root directory of the writable disk.
+pub(super) const UPPER: &str = "upper";
 const NEW_ROOT: &str = "/new";
 
 /// What an image may be, the likeliest first.
 const BASE_TYPES: [&str; 3] = ["erofs", "squashfs", "ext4"];
+
+/// Of the file systems that the host makes on writable disks, bytes.
+const EXT4_BLOCK: u64 = 4096;
 
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
@@ -70,11 +76,12 @@ pub(super) fn enter(found: &Found) -> Result<OwnedFd, BootError> {
     make_directory(SCRATCH)?;
     mount(found.scratch.as_path(), SCRATCH, "ext4", MountFlags::NOATIME, c"")
         .doing(|| format!("mount {} (writable disk)", found.scratch.display()))?;
-    for directory in ["upper", "work"] {
+    grow(&found.scratch)?;
+    for directory in [UPPER, "work"] {
         make_directory(&format!("{SCRATCH}/{directory}"))?;
     }
     // The upper directory's own bits are those of the root directory to be.
-    let upper = format!("{SCRATCH}/upper");
+    let upper = format!("{SCRATCH}/{UPPER}");
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))
         .doing(|| format!("set permissions of {upper}"))?;
     let options = format!("lowerdir={BASE},upperdir={upper},workdir={SCRATCH}/work");
@@ -92,6 +99,16 @@ pub(super) fn enter(found: &Found) -> Result<OwnedFd, BootError> {
     chroot(".").doing(|| "change the root".to_owned())?;
     chdir("/").doing(|| "enter the new root".to_owned())?;
     Ok(disk)
+}
+
+/// Makes the writable file system as large as its disk, which is larger than it if the disk is of a saved
+/// image.
+fn grow(device: &Path) -> Result<(), BootError> {
+    let doing = || format!("grow the file system on {}", device.display());
+    let bytes = fs::File::open(device).and_then(|mut disk| disk.seek(SeekFrom::End(0)));
+    let bytes = bytes.doing(doing)?;
+    let top = fs::File::open(SCRATCH).doing(doing)?;
+    grow_file_system(top, bytes / EXT4_BLOCK).doing(doing)
 }
 
 fn mount_base(device: &Path) -> Result<(), BootError> {

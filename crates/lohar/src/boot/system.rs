@@ -79,6 +79,7 @@ fn delegate_controllers() {
 /// tens of milliseconds, most of it in the journal. They are written anew at each boot.
 fn identity_files() -> Result<(), BootError> {
     make_directory(IDENTITY)?;
+    make_directory("/etc")?;
     let hosts = fs::read("/etc/hosts").unwrap_or_default();
     // As short as can be: what is only ever made longer need not be cut first.
     in_memory("hosts", &identity::nameless_hosts(&String::from_utf8_lossy(&hosts)))?;

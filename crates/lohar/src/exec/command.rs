@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proto::message::{ErrorCode, Exec, NewSession, WireError};
 use rustix::fs::Mode;
@@ -12,7 +13,8 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Pid};
 
 use crate::agent::{Agent, refuse};
-use crate::sys::{self, Launch, Stage};
+use crate::services::Services;
+use crate::sys::{self, Launch, Place, Spawned, Stage};
 use crate::users::User;
 
 /// Bytes that arguments and environment together may have.
@@ -41,6 +43,7 @@ pub(crate) struct Command {
     cwd: Vec<CString>,
     /// Absent if this process may not become anybody else.
     user: Option<User>,
+    services: Arc<Services>,
 }
 
 impl Command {
@@ -50,10 +53,8 @@ impl Command {
     /// The user or the command does not exist, or the request makes no sense.
     pub(crate) fn prepare(agent: &Agent, request: &Exec) -> Result<Self, WireError> {
         let user = find_user(agent, request.user.as_deref())?;
-        let cwd = match &request.cwd {
-            Some(cwd) => vec![cwd.clone()],
-            None => vec![user.home.clone(), "/".to_owned()],
-        };
+        let others = || vec![user.home.clone(), "/".to_owned()];
+        let cwd = start_in(agent, request.cwd.as_deref(), others)?;
         Self::of(agent, user, &request.argv, &request.env, cwd)
     }
 
@@ -63,20 +64,20 @@ impl Command {
     /// As there.
     pub(crate) fn for_session(agent: &Agent, request: &NewSession) -> Result<Self, WireError> {
         let user = find_user(agent, request.user.as_deref())?;
-        let cwd = match &request.cwd {
-            Some(cwd) => vec![cwd.clone()],
-            None => vec![WORKSPACE.to_owned(), user.home.clone(), "/".to_owned()],
-        };
+        let others = || vec![WORKSPACE.to_owned(), user.home.clone(), "/".to_owned()];
+        let cwd = start_in(agent, request.cwd.as_deref(), others)?;
         if !request.argv.is_empty() {
             return Self::of(agent, user, &request.argv, &request.env, cwd);
         }
         let there = std::fs::metadata(&user.shell).is_ok_and(|meta| meta.is_file());
         let shell = if there { user.shell.clone() } else { FALLBACK_SHELL.to_owned() };
         let name = shell.rsplit('/').next().unwrap_or_default();
-        // As login does it; shells read the user's profile then.
-        let login = c_string(format!("-{name}"))?;
+        // As login does it; shells read the user's profile then, which sets PATH anew. One that the
+        // image says is worth more.
+        let dash = if image_says_path(agent) { "" } else { "-" };
+        let called = c_string(format!("{dash}{name}"))?;
         let mut command = Self::of(agent, user, &[shell], &request.env, cwd)?;
-        command.argv = vec![login];
+        command.argv = vec![called];
         Ok(command)
     }
 
@@ -92,6 +93,7 @@ impl Command {
         };
         let mut variables = defaults(&user);
         if let Some(identity) = agent.identity() {
+            variables.extend(identity.defaults.env.clone());
             variables.extend(identity.env.clone());
         }
         variables.extend(env.clone());
@@ -104,6 +106,7 @@ impl Command {
             env: environment(variables)?,
             cwd: cwd.into_iter().map(c_string).collect::<Result<_, _>>()?,
             user: rustix::process::geteuid().is_root().then_some(user),
+            services: Arc::clone(&agent.services),
         })
     }
 
@@ -135,7 +138,7 @@ impl Command {
     ///
     /// # Errors
     /// What failed, in the host's terms.
-    pub(crate) fn start(&self, stdio: [BorrowedFd<'_>; 3]) -> Result<Pid, WireError> {
+    pub(crate) fn start(&self, stdio: [BorrowedFd<'_>; 3]) -> Result<Spawned, WireError> {
         self.launch(stdio, false)
     }
 
@@ -143,21 +146,33 @@ impl Command {
     ///
     /// # Errors
     /// As [`Command::start`].
-    pub(crate) fn start_on_terminal(&self, terminal: BorrowedFd<'_>) -> Result<Pid, WireError> {
+    pub(crate) fn start_on_terminal(&self, terminal: BorrowedFd<'_>) -> Result<Spawned, WireError> {
         self.launch([terminal; 3], true)
     }
 
-    fn launch(&self, stdio: [BorrowedFd<'_>; 3], terminal: bool) -> Result<Pid, WireError> {
-        let launch = Launch {
-            program: &self.program,
-            argv: &self.argv,
-            env: &self.env,
-            cwd: &self.cwd,
-            user: self.user.as_ref(),
-            stdio,
-            terminal,
+    fn launch(&self, stdio: [BorrowedFd<'_>; 3], terminal: bool) -> Result<Spawned, WireError> {
+        let spawn = |place| {
+            sys::spawn(&Launch {
+                program: &self.program,
+                argv: &self.argv,
+                env: &self.env,
+                cwd: &self.cwd,
+                user: self.user.as_ref(),
+                stdio,
+                terminal,
+                place,
+            })
         };
-        sys::spawn(&launch).map_err(|(stage, errno)| self.explain(stage, errno))
+        let started = match self.services.beside() {
+            None => spawn(Place::Here),
+            Some(beside) => match spawn(Place::Beside(&beside)) {
+                // They are ending, and we have not heard of it yet: there is nothing to enter any more,
+                // or nobody can be made there.
+                Err((Stage::Enter, _) | (Stage::Fork, Errno::NOMEM)) => spawn(Place::Here),
+                other => other,
+            },
+        };
+        started.map_err(|(stage, errno)| self.explain(stage, errno))
     }
 
     /// Starts the command without input or output.
@@ -166,7 +181,7 @@ impl Command {
     /// As [`Command::start`].
     pub(crate) fn start_silent(&self, agent: &Agent) -> Result<Pid, WireError> {
         let null = agent.null.as_fd();
-        self.start([null, null, null])
+        self.start([null, null, null]).map(|started| started.pid)
     }
 
     fn explain(&self, stage: Stage, errno: Errno) -> WireError {
@@ -198,16 +213,43 @@ impl Command {
                 (ErrorCode::Limit, format!("start a process: {errno}"))
             }
             (Stage::Fork, _) => (ErrorCode::Failed, format!("start a process: {errno}")),
+            (Stage::Enter, _) => (ErrorCode::Failed, format!("join the services: {errno}")),
         };
         WireError { code, message }
     }
 }
 
 fn find_user(agent: &Agent, wanted: Option<&str>) -> Result<User, WireError> {
-    agent.users.find(wanted).ok_or_else(|| {
-        let wanted = wanted.unwrap_or_default();
+    let Some(wanted) = wanted else { return agent.default_user() };
+    agent.users.find(Some(wanted)).ok_or_else(|| {
         refuse(ErrorCode::UnknownUser, format!("user {wanted} does not exist in the guest"))
     })
+}
+
+/// Where a command starts: where it wants, else where the image says, which is made if it is missing,
+/// else in the first of `others` that is there.
+fn start_in(
+    agent: &Agent,
+    wanted: Option<&str>,
+    others: impl FnOnce() -> Vec<String>,
+) -> Result<Vec<String>, WireError> {
+    if let Some(wanted) = wanted {
+        return Ok(vec![wanted.to_owned()]);
+    }
+    let identity = agent.identity();
+    let said = identity.as_ref().and_then(|identity| identity.defaults.working_dir.clone());
+    let Some(said) = said else { return Ok(others()) };
+    if !Path::new(&said).exists() {
+        std::fs::create_dir_all(&said).map_err(|error| {
+            let message = format!("make the image's working directory {said}: {error}");
+            refuse(ErrorCode::Failed, message)
+        })?;
+    }
+    Ok(vec![said])
+}
+
+fn image_says_path(agent: &Agent) -> bool {
+    agent.identity().is_some_and(|identity| identity.defaults.env.contains_key("PATH"))
 }
 
 /// As many arguments as are worth showing.

@@ -37,7 +37,7 @@ use self::recent::Recent;
 use crate::activity::Held;
 use crate::agent::Agent;
 use crate::jobs::Reserved;
-use crate::{jobs, log};
+use crate::{jobs, log, services};
 
 /// How long a command may take for its start, output and end to be told together. Telling them one
 /// by one costs an emulated guest more than the command itself; waiting longer would only delay the
@@ -270,11 +270,13 @@ async fn write_all(pipe: &AsyncFd<OwnedFd>, bytes: &[u8]) -> bool {
     true
 }
 
-/// Nanoseconds that starting and reaping one small command takes.
+/// Nanoseconds that starting and reaping one small command takes, once the services run: whoever
+/// asks wants to keep the guest as it is then.
 ///
 /// # Errors
 /// It cannot be started.
-pub(crate) fn time_spawn(agent: &Agent) -> Result<u64, WireError> {
+pub(crate) async fn time_spawn(agent: &Arc<Agent>) -> Result<u64, WireError> {
+    services::settle(agent).await;
     let request =
         Exec { argv: vec!["/bin/true".to_owned()], cwd: Some("/".to_owned()), ..Exec::default() };
     let command = Command::prepare(agent, &request)?;
@@ -286,5 +288,6 @@ pub(crate) fn time_spawn(agent: &Agent) -> Result<u64, WireError> {
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
     let took = begin.elapsed();
     agent.learn_small_command(took);
+    services::hold(agent);
     Ok(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX))
 }

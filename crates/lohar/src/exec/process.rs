@@ -18,7 +18,7 @@ use super::command::Command;
 use super::output::Outputs;
 use crate::agent::{Agent, refuse};
 use crate::reaper::Ended;
-use crate::sys;
+use crate::sys::{self, Spawned};
 
 /// A timeout that is not one.
 const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
@@ -26,6 +26,7 @@ const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 /// See the module.
 pub(crate) struct Process {
     pub(crate) started: Instant,
+    own: Pid,
     pub(crate) life: Life,
     pub(crate) outputs: Outputs,
     /// Held open for as long as the command runs unless the host closes it.
@@ -75,7 +76,7 @@ impl Process {
         } else {
             (None, None)
         };
-        let (pid, exited) = agent.reaper.adopt(|| {
+        let (Spawned { pid, own }, exited) = agent.reaper.adopt(|| {
             let stdin = stdin_reader.as_ref().unwrap_or(&agent.null);
             command.start([stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])
         })?;
@@ -84,6 +85,7 @@ impl Process {
         let deadline = started + timeout;
         Ok(Self {
             started,
+            own,
             life: Life { pid, deadline, timed_out: false, exited, known: None },
             outputs: Outputs::new(stdout, stderr),
             stdin,
@@ -91,8 +93,9 @@ impl Process {
         })
     }
 
+    /// Its number as it and those around it see it.
     pub(crate) fn pid(&self) -> i32 {
-        self.life.pid.as_raw_nonzero().get()
+        self.own.as_raw_nonzero().get()
     }
 
     /// Lets whoever the command has left behind write on, so that it does not die of it.

@@ -8,6 +8,8 @@ use tokio::time::timeout;
 
 use crate::testing::{Guest, PATIENCE, ask, fifo, hear, held, open, outcome, released, run, shell};
 
+mod defaults;
+
 fn ended(code: i32) -> Exited {
     Exited { code, signal: None, timed_out: false }
 }

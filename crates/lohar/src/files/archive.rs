@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub(super) name: Vec<u8>,
     pub(super) link: Vec<u8>,
     pub(super) mode: u32,
+    /// Ids of user and group.
+    pub(super) owner: (u32, u32),
     /// Seconds and nanoseconds since the Unix epoch.
     pub(super) mtime: (i64, i64),
 }
@@ -42,6 +44,8 @@ struct Extended {
     link: Option<Vec<u8>>,
     size: Option<u64>,
     mtime: Option<(i64, i64)>,
+    uid: Option<u32>,
+    gid: Option<u32>,
 }
 
 /// An archive as it comes.
@@ -201,6 +205,11 @@ fn entry(header: &Header, kind: EntryType, extended: Extended) -> Result<Entry, 
         Some(mtime) => mtime,
         None => (i64::try_from(header.mtime().map_err(invalid)?).unwrap_or(0), 0),
     };
+    // One that is not said, or does not fit, is root.
+    let id = |said: Option<u32>, header: std::io::Result<u64>| {
+        said.or_else(|| header.ok().and_then(|id| id.try_into().ok())).unwrap_or(0)
+    };
+    let owner = (id(extended.uid, header.uid()), id(extended.gid, header.gid()));
     // What old archives call a file may be a directory.
     let is_directory = kind.is_file() && name.ends_with(b"/");
     Ok(Entry {
@@ -208,6 +217,7 @@ fn entry(header: &Header, kind: EntryType, extended: Extended) -> Result<Entry, 
         name,
         link: link.unwrap_or_default(),
         mode: header.mode().map_err(invalid)? & 0o7777,
+        owner,
         mtime,
     })
 }
@@ -235,6 +245,8 @@ fn read_pax(mut records: &[u8], extended: &mut Extended) -> Result<(), Failure> 
             b"path" => extended.name = Some(value.to_vec()),
             b"linkpath" => extended.link = Some(value.to_vec()),
             b"size" => extended.size = Some(number()?.parse().map_err(|_| damaged())?),
+            b"uid" => extended.uid = Some(number()?.parse().map_err(|_| damaged())?),
+            b"gid" => extended.gid = Some(number()?.parse().map_err(|_| damaged())?),
             b"mtime" => extended.mtime = Some(seconds(number()?).ok_or_else(damaged)?),
             key if key.starts_with(b"GNU.sparse.") => {
                 return Err(invalid("it has a sparse file; pack it without --sparse"));

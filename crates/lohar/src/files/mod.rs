@@ -20,6 +20,7 @@ mod unpack;
 mod watch;
 mod write;
 
+use pack::Style;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,7 +74,7 @@ pub(crate) async fn serve(
 fn admit<'a>(agent: &'a Agent, request: &Request) -> Result<SemaphorePermit<'a>, WireError> {
     let (places, most, what): (&Semaphore, _, _) = match request {
         Request::Watch { .. } => (&agent.watches, WATCHES_MAX, "watches"),
-        Request::Pack { .. } | Request::Unpack { .. } => {
+        Request::Pack { .. } | Request::PackChanges | Request::Unpack { .. } => {
             (&agent.archives, ARCHIVES_MAX, "archives")
         }
         _ => (&agent.file_operations, FILE_OPERATIONS_MAX, "file operations"),
@@ -120,8 +121,14 @@ async fn perform(
             Ok(Response::Done)
         }
         Request::Watch { path, recursive } => watch::watch(agent, &path, recursive, stream).await,
-        Request::Pack { path } => pack::pack(agent, path, stream).await,
-        Request::Unpack { path } => unpack::unpack(agent, path, stream).await,
+        Request::Pack { path } => pack::pack(agent, path, Style::Tree, stream).await,
+        Request::PackChanges => {
+            let changes = agent.changes.clone().ok_or_else(|| {
+                refuse(ErrorCode::Unsupported, "this guest has no image below what it writes")
+            })?;
+            pack::pack(agent, changes, Style::Layer, stream).await
+        }
+        Request::Unpack { path, owner } => unpack::unpack(agent, path, owner, stream).await,
         _ => Err(Failure::Refused(refuse(ErrorCode::Unsupported, "not about files"))),
     }
 }

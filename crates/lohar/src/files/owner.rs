@@ -48,7 +48,7 @@ pub(super) fn heir(agent: &Agent, directory: &Stat) -> Owner {
     if directory.st_mode & 0o002 == 0 {
         return (directory.st_uid, directory.st_gid);
     }
-    let default = agent.users.find(None);
+    let default = agent.default_user();
     default.map_or((DEFAULT_UID, DEFAULT_UID), |user| (user.uid.as_raw(), user.gid.as_raw()))
 }
 
@@ -105,6 +105,15 @@ pub(super) fn make_directory(
 
 /// Opens the directory at `path`; what is missing of it is made.
 pub(super) fn open_or_make(agent: &Agent, path: &Path) -> Result<OwnedFd, Errno> {
+    open_or_make_for(agent, path, None)
+}
+
+/// As [`open_or_make`]; what is made belongs to `owner` if one is said.
+pub(super) fn open_or_make_for(
+    agent: &Agent,
+    path: &Path,
+    owner: Option<Owner>,
+) -> Result<OwnedFd, Errno> {
     match open_directory(path) {
         Err(Errno::NOENT) => {}
         result => return result,
@@ -112,8 +121,8 @@ pub(super) fn open_or_make(agent: &Agent, path: &Path) -> Result<OwnedFd, Errno>
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::NOENT);
     };
-    let parent = open_or_make(agent, parent)?;
-    match make_at(agent, &parent, name, NEW_DIRECTORY) {
+    let parent = open_or_make_for(agent, parent, owner)?;
+    match make_for(agent, &parent, name, NEW_DIRECTORY, owner) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
@@ -127,9 +136,24 @@ pub(super) fn make_at<N: AsRef<OsStr>>(
     name: N,
     mode: u32,
 ) -> Result<(), Errno> {
+    make_for(agent, parent, name, mode, None)
+}
+
+/// As [`make_at`], for `owner` if one is said.
+pub(super) fn make_for<N: AsRef<OsStr>>(
+    agent: &Agent,
+    parent: &OwnedFd,
+    name: N,
+    mode: u32,
+    owner: Option<Owner>,
+) -> Result<(), Errno> {
     let name = name.as_ref();
     mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
-    give_at(parent, name, heir(agent, &fstat(parent)?))?;
+    let owner = match owner {
+        Some(owner) => owner,
+        None => heir(agent, &fstat(parent)?),
+    };
+    give_at(parent, name, owner)?;
     // After the owner, whose change takes special bits away.
     change_mode(parent, name, mode)
 }

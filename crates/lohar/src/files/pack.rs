@@ -3,6 +3,8 @@
 //! A thread of its own walks the tree and fills buffers; as many as [`BUFFERS`] wait to be sent.
 //! Directories are looked up from the open top, so that no link leads out of it.
 
+mod changes;
+
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -32,6 +34,15 @@ const BUFFERS: usize = 2;
 /// Bytes that a header has for a name.
 const NAME: usize = 100;
 
+/// How a tree is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    /// As it is, without extended attributes.
+    Tree,
+    /// As a layer of an image: see [`changes`].
+    Layer,
+}
+
 enum Piece {
     Header(FileStat),
     Data(Vec<u8>),
@@ -41,6 +52,7 @@ enum Piece {
 pub(super) async fn pack(
     agent: &Arc<Agent>,
     path: String,
+    style: Style,
     stream: &mut Stream,
 ) -> Result<Response, Failure> {
     let (sender, mut pieces) = mpsc::channel(BUFFERS);
@@ -50,7 +62,7 @@ pub(super) async fn pack(
     let work = move || {
         let out = Out { sender, empty, buffer: Vec::new() };
         // Nobody listens any more if the host has left.
-        let _ = done.send(Pack { out, linked: HashMap::new() }.run(&agent, &path));
+        let _ = done.send(Pack { out, style, linked: HashMap::new() }.run(&agent, &path));
     };
     super::on_own_thread("pack", work)?;
     while let Some(piece) = pieces.recv().await {
@@ -130,6 +142,7 @@ impl Out {
 
 struct Pack {
     out: Out,
+    style: Style,
     /// First names of files that have more than one.
     linked: HashMap<(u64, u64), Vec<u8>>,
 }
@@ -164,6 +177,7 @@ impl Pack {
     }
 
     fn tree(&mut self, path: &str, top: &OwnedFd, meta: &Stat) -> Result<(), Failure> {
+        self.attributes(top)?.map_err(|errno| explain("pack", path, &errno.into()))?;
         self.header(b"./", EntryType::Directory, meta, 0, &[])?;
         let mut left = children(top, b"").map_err(|errno| explain("pack", path, &errno.into()))?;
         let mut parent: Option<(Vec<u8>, OwnedFd)> = None;
@@ -208,12 +222,24 @@ impl Pack {
         let key = (meta.st_dev, meta.st_ino);
         if kind.is_dir() {
             let opened = open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY);
-            let children = match opened.and_then(|directory| children(&directory, below)) {
-                Ok(children) => children,
+            let listed = opened.and_then(|opened| Ok((children(&opened, below)?, opened)));
+            let (children, directory) = match listed {
+                Ok(listed) => listed,
                 Err(errno) => return Ok(Err(errno)),
             };
+            if let Err(errno) = self.attributes(&directory)? {
+                return Ok(Err(errno));
+            }
             self.header(&beneath(below, b""), EntryType::Directory, meta, 0, &[])?;
+            if self.style == Style::Layer && changes::is_opaque(&directory) {
+                self.header(&beneath(below, changes::ALL_GONE), EntryType::Regular, meta, 0, &[])?;
+            }
             return Ok(Ok(children));
+        }
+        // The overlay makes one node and links it wherever something is gone.
+        if self.style == Style::Layer && changes::is_whiteout(meta) {
+            self.header(&changes::whiteout(below), EntryType::Regular, meta, 0, &[])?;
+            return Ok(Ok(Vec::new()));
         }
         if meta.st_nlink > 1 {
             if let Some(first) = self.linked.get(&key) {
@@ -256,6 +282,7 @@ impl Pack {
         meta: &Stat,
     ) -> Result<(), Failure> {
         let size = u64::try_from(meta.st_size).unwrap_or(0);
+        self.attributes(file)?.map_err(|errno| explain("pack", place, &errno.into()))?;
         self.header(name, EntryType::Regular, meta, size, &[])?;
         let mut left = size;
         while left > 0 {
@@ -266,6 +293,28 @@ impl Pack {
             }
         }
         self.out.zeros(left + size.next_multiple_of(BLOCK as u64) - size)
+    }
+
+    /// Says the extended attributes of the next entry before it.
+    fn attributes(&mut self, file: &OwnedFd) -> Result<Result<(), Errno>, Failure> {
+        if self.style == Style::Tree {
+            return Ok(Ok(()));
+        }
+        let records = match changes::attributes(file) {
+            Ok(attributes) => changes::records(&attributes),
+            Err(errno) => return Ok(Err(errno)),
+        };
+        if records.is_empty() {
+            return Ok(Ok(()));
+        }
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::XHeader);
+        header.set_mode(0o644);
+        header.set_size(records.len() as u64);
+        self.finish(header, b"././@PaxHeader", &[])?;
+        self.out.put(&records)?;
+        let padding = records.len().next_multiple_of(BLOCK) - records.len();
+        self.out.zeros(padding as u64).map(Ok)
     }
 
     fn special(&mut self, name: &[u8], kind: FileType, meta: &Stat) -> Result<(), Failure> {

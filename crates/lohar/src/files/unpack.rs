@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use proto::frame::FrameKind;
-use proto::message::{ErrorCode, Response, WireError};
+use proto::message::{ErrorCode, Ownership, Response, WireError};
 use proto::mux::Stream;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, fchmod, fstat, futimens, linkat,
@@ -21,8 +21,8 @@ use tar::EntryType;
 use tokio::sync::{mpsc, oneshot};
 
 use super::archive::{Archive, Entry, Piece, invalid};
-use super::at::{change_mode, open_beneath, split, with_fresh_name};
-use super::owner::{NEW_DIRECTORY, Owner, give, give_at, heir, make_at, open_or_make};
+use super::at::{change_mode, open_beneath, open_directory, split, with_fresh_name};
+use super::owner::{self, NEW_DIRECTORY, Owner, give, give_at, heir, make_for, open_or_make_for};
 use super::write::write_all;
 use super::{Failure, explain, locate};
 use crate::agent::{Agent, refuse};
@@ -34,6 +34,7 @@ const FRAMES: usize = 4;
 pub(super) async fn unpack(
     agent: &Arc<Agent>,
     path: String,
+    owner: Option<Ownership>,
     stream: &mut Stream,
 ) -> Result<Response, Failure> {
     let (sender, pieces) = mpsc::channel(FRAMES);
@@ -41,7 +42,7 @@ pub(super) async fn unpack(
     let agent = Arc::clone(agent);
     let work = move || {
         // Nobody listens any more if the host has left.
-        let _ = done.send(Unpack::run(&agent, &path, Archive::new(pieces)));
+        let _ = done.send(Unpack::run(&agent, &path, owner, Archive::new(pieces)));
     };
     super::on_own_thread("unpack", work)?;
     let fed = tokio::select! {
@@ -76,6 +77,43 @@ async fn feed(stream: &mut Stream, pieces: &mpsc::Sender<Piece>) -> Result<(), F
     }
 }
 
+/// Whom what is unpacked belongs to, if somebody said so.
+#[derive(Clone, Copy)]
+enum Belongs {
+    /// As the archive says.
+    AsThere,
+    /// All of it to one.
+    To(Owner),
+}
+
+impl Belongs {
+    fn find(agent: &Agent, said: &Ownership) -> Result<Self, WireError> {
+        Ok(match said {
+            Ownership::Archive => Self::AsThere,
+            Ownership::One { owner: text } => {
+                let (uid, gid) = owner::parse(agent, text)?;
+                Self::To((uid.unwrap_or(0), gid.unwrap_or(0)))
+            }
+        })
+    }
+
+    /// Whom an entry belongs to.
+    fn of(self, entry: &Entry) -> Owner {
+        match self {
+            Self::AsThere => entry.owner,
+            Self::To(owner) => owner,
+        }
+    }
+
+    /// Whom a directory belongs to that is only on the way to an entry.
+    fn on_the_way(self) -> Owner {
+        match self {
+            Self::AsThere => (0, 0),
+            Self::To(owner) => owner,
+        }
+    }
+}
+
 /// A directory that entries are put into.
 struct Parent {
     path: Vec<u8>,
@@ -86,18 +124,29 @@ struct Parent {
 
 struct Unpack<'a> {
     agent: &'a Agent,
+    belongs: Option<Belongs>,
     top: OwnedFd,
+    /// Whether the top was there before.
+    was_there: bool,
     parent: Option<Parent>,
     /// Directories whose time is set when nothing is put into them any more.
     times: Vec<(Vec<u8>, Timestamps)>,
 }
 
 impl Unpack<'_> {
-    fn run(agent: &Agent, path: &str, mut archive: Archive) -> Result<(), Failure> {
+    fn run(
+        agent: &Agent,
+        path: &str,
+        owner: Option<Ownership>,
+        mut archive: Archive,
+    ) -> Result<(), Failure> {
         let failed = |errno: Errno| explain("unpack into", path, &errno.into());
         let place = locate(&agent.root, path)?;
-        let top = open_or_make(agent, &place).map_err(failed)?;
-        let mut unpack = Unpack { agent, top, parent: None, times: Vec::new() };
+        let belongs = owner.map(|owner| Belongs::find(agent, &owner)).transpose()?;
+        let was_there = open_directory(&place).is_ok();
+        let on_the_way = belongs.map(Belongs::on_the_way);
+        let top = open_or_make_for(agent, &place, on_the_way).map_err(failed)?;
+        let mut unpack = Unpack { agent, belongs, top, was_there, parent: None, times: Vec::new() };
         while let Some(entry) = archive.next()? {
             unpack.entry(&entry, &mut archive)?;
         }
@@ -119,6 +168,12 @@ impl Unpack<'_> {
             if !entry.kind.is_dir() {
                 return Err(invalid(format_args!("{shown:?} names no file")));
             }
+            if let Some(belongs) = self.belongs {
+                if self.was_there {
+                    return Ok(());
+                }
+                give(&self.top, belongs.of(entry)).map_err(failed)?;
+            }
             fchmod(&self.top, Mode::from_raw_mode(entry.mode)).map_err(failed)?;
             self.times.push((b".".to_vec(), stamps(entry)));
             return Ok(());
@@ -127,19 +182,22 @@ impl Unpack<'_> {
         self.enter(directory).map_err(failed)?;
         let Some(parent) = &self.parent else { return Err(failed(Errno::NOENT)) };
         let name = OsStr::from_bytes(name);
+        let said = self.belongs.map(|belongs| belongs.of(entry));
+        let owner = said.unwrap_or(parent.owner);
         match entry.kind {
             EntryType::Regular | EntryType::Continuous => {
-                return put_file(parent, name, entry, archive, &failed);
+                return put_file(parent, name, entry, said, archive, &failed);
             }
             EntryType::Directory => {
-                put_directory(self.agent, parent, name, entry.mode).map_err(failed)?;
-                self.times.push((path.clone(), stamps(entry)));
+                if put_directory(self.agent, parent, name, entry.mode, said).map_err(failed)? {
+                    self.times.push((path.clone(), stamps(entry)));
+                }
                 return Ok(());
             }
             EntryType::Symlink => {
                 let to = OsStr::from_bytes(&entry.link);
                 put(parent, name, || symlinkat(to, &parent.directory, name)).map_err(failed)?;
-                give_at(&parent.directory, name, parent.owner).map_err(failed)?;
+                give_at(&parent.directory, name, owner).map_err(failed)?;
             }
             EntryType::Link => {
                 let first = clean(&entry.link)?;
@@ -149,7 +207,7 @@ impl Unpack<'_> {
                 let mode = Mode::from_raw_mode(0o600);
                 let make = || mknodat(&parent.directory, name, FileType::Fifo, mode, 0);
                 put(parent, name, make).map_err(failed)?;
-                give_at(&parent.directory, name, parent.owner).map_err(failed)?;
+                give_at(&parent.directory, name, owner).map_err(failed)?;
                 change_mode(&parent.directory, name, entry.mode).map_err(failed)?;
             }
             EntryType::Block | EntryType::Char => {
@@ -170,6 +228,7 @@ impl Unpack<'_> {
             return Ok(());
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let on_the_way = self.belongs.map(Belongs::on_the_way);
         let directory = match open_beneath(&self.top, path, flags) {
             Err(Errno::NOENT) => {
                 let mut current = open_beneath(&self.top, c".", flags)?;
@@ -177,7 +236,7 @@ impl Unpack<'_> {
                     let name = OsStr::from_bytes(name);
                     current = match open_beneath(&current, name, flags) {
                         Err(Errno::NOENT) => {
-                            make_at(self.agent, &current, name, NEW_DIRECTORY)?;
+                            make_for(self.agent, &current, name, NEW_DIRECTORY, on_the_way)?;
                             open_beneath(&current, name, flags)?
                         }
                         opened => opened?,
@@ -244,17 +303,28 @@ fn put(parent: &Parent, name: &OsStr, make: impl Fn() -> Result<(), Errno>) -> R
     }
 }
 
-fn put_directory(agent: &Agent, parent: &Parent, name: &OsStr, mode: u32) -> Result<(), Errno> {
-    match make_at(agent, &parent.directory, name, mode) {
+/// Says whether the directory is as the archive says now, rather than as it was.
+fn put_directory(
+    agent: &Agent,
+    parent: &Parent,
+    name: &OsStr,
+    mode: u32,
+    said: Option<Owner>,
+) -> Result<bool, Errno> {
+    match make_for(agent, &parent.directory, name, mode, said) {
         Err(Errno::EXIST) => {}
-        result => return result,
+        result => return result.map(|()| true),
     }
     let there = statat(&parent.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(there.st_mode).is_dir() {
-        return change_mode(&parent.directory, name, mode);
+    match (FileType::from_raw_mode(there.st_mode).is_dir(), said) {
+        (true, Some(_)) => Ok(false),
+        (true, None) => change_mode(&parent.directory, name, mode).map(|()| true),
+        (false, Some(_)) => Err(Errno::NOTDIR),
+        (false, None) => {
+            unlinkat(&parent.directory, name, AtFlags::empty())?;
+            make_for(agent, &parent.directory, name, mode, None).map(|()| true)
+        }
     }
-    unlinkat(&parent.directory, name, AtFlags::empty())?;
-    make_at(agent, &parent.directory, name, mode)
 }
 
 fn put_link(
@@ -293,19 +363,20 @@ fn put_file(
     parent: &Parent,
     name: &OsStr,
     entry: &Entry,
+    said: Option<Owner>,
     archive: &mut Archive,
     failed: &impl Fn(Errno) -> Failure,
 ) -> Result<(), Failure> {
     let directory = &parent.directory;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let make = |name: &OsStr| openat(directory, name, flags, Mode::from_raw_mode(0o600));
-    let (mut owner, mut fresh) = (parent.owner, None);
+    let (mut owner, mut fresh) = (said.unwrap_or(parent.owner), None);
     let file = match make(name) {
         Err(Errno::EXIST) => {
             let there = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
             match FileType::from_raw_mode(there.st_mode) {
                 FileType::Directory => return Err(failed(Errno::ISDIR)),
-                FileType::RegularFile => owner = (there.st_uid, there.st_gid),
+                FileType::RegularFile if said.is_none() => owner = (there.st_uid, there.st_gid),
                 _ => {}
             }
             let make = |name: &std::ffi::CStr| make(OsStr::from_bytes(name.to_bytes()));

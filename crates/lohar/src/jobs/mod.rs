@@ -40,7 +40,7 @@ pub(crate) const JOBS_MAX: usize = 200;
 const ENDED_MAX: usize = 100;
 
 /// Where the jobs are, below the guest's root.
-const DIRECTORY: &str = "var/log/bhatti/jobs";
+pub(crate) const DIRECTORY: &str = "var/log/bhatti/jobs";
 
 /// Keeps the highest number that was given, for when that job is removed.
 const HIGHEST: &str = "highest";
@@ -69,6 +69,8 @@ struct Inner {
 struct Job {
     id: String,
     meta: Meta,
+    /// The process that the agent started, if it did.
+    leader: Option<Pid>,
     /// Told with all output, and with the end.
     changed: Notify,
     kept: Mutex<Kept>,
@@ -136,7 +138,7 @@ impl Jobs {
     /// There is no such job, or the kernel refuses.
     pub(crate) fn kill(&self, agent: &Agent, id: &str, signal: Signal) -> Result<(), WireError> {
         let job = self.find(id)?;
-        let pid = Pid::from_raw(job.meta.pid).filter(|pid| agent.reaper.is_waited_for(*pid));
+        let pid = job.leader.filter(|pid| agent.reaper.is_waited_for(*pid));
         match pid.filter(|_| job.is_running()).map(|pid| kill_process_group(pid, signal)) {
             None | Some(Ok(()) | Err(rustix::io::Errno::SRCH)) => Ok(()),
             Some(Err(errno)) => Err(refuse(ErrorCode::Failed, format!("signal job {id}: {errno}"))),
@@ -165,10 +167,10 @@ impl Jobs {
         lock(&self.inner).jobs.values().filter(|job| job.is_running()).count()
     }
 
-    fn add(&self, id: &str, meta: Meta, keep: Option<u64>) -> Arc<Job> {
+    fn add(&self, id: &str, meta: Meta, leader: Pid, keep: Option<u64>) -> Arc<Job> {
         let log = Log::new(self.directory.join(id), keep);
         let kept = Kept { log, state: JobState::Running, noted: false };
-        let job = Arc::new(Job::new(id, meta, kept));
+        let job = Arc::new(Job::new(id, meta, Some(leader), kept));
         job.note();
         if let Some(number) = number(id) {
             lock(&self.inner).jobs.insert(number, Arc::clone(&job));
@@ -217,8 +219,8 @@ impl Jobs {
 }
 
 impl Job {
-    fn new(id: &str, meta: Meta, kept: Kept) -> Self {
-        Self { id: id.to_owned(), meta, changed: Notify::new(), kept: Mutex::new(kept) }
+    fn new(id: &str, meta: Meta, leader: Option<Pid>, kept: Kept) -> Self {
+        Self { id: id.to_owned(), meta, leader, changed: Notify::new(), kept: Mutex::new(kept) }
     }
 
     /// A job of an earlier agent, as far as it can still be told.
@@ -229,7 +231,7 @@ impl Job {
             Some(End { exited, at, .. }) => JobState::Exited { exited, at },
             None => JobState::Lost,
         };
-        Self::new(id, meta, Kept { log, state, noted: true })
+        Self::new(id, meta, None, Kept { log, state, noted: true })
     }
 
     fn info(&self) -> JobInfo {

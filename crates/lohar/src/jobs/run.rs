@@ -48,7 +48,7 @@ fn take_on(agent: &Arc<Agent>, request: &Exec, id: &str, process: Process) {
         keep_awake: detach.keep_awake,
         end: None,
     };
-    let job = agent.jobs.add(id, meta, detach.output_max);
+    let job = agent.jobs.add(id, meta, process.life.pid, detach.output_max);
     let awake = detach.keep_awake.then(|| Held::new(agent, Counted::KeepAwake));
     let agent = Arc::clone(agent);
     tokio::spawn(async move {

@@ -129,7 +129,7 @@ pub(super) fn launch(
         input_ended: false,
         input_closed: false,
         terminal: ends.tty.as_ref().map(|tty| tty.terminal.clone()),
-        pid: program.pid,
+        program: program.started,
         restarts: 0,
         exited: None,
         idle_since: Instant::now(),

@@ -20,6 +20,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A program that has lived for so long begins with the first pause again.
 const GOOD_LIFE: Duration = Duration::from_secs(10);
 
+/// The user with all rights, whatever it is called.
+const ROOT: &str = "0";
+
 /// A program that ends within this time after its owner has signalled it was stopped by him.
 const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -39,10 +42,20 @@ pub(crate) fn start(agent: &Arc<Agent>, init: &Init) -> Result<(), WireError> {
     if agent.sessions.find(INIT).is_ok() {
         return Err(refuse(ErrorCode::Invalid, "init has been started already"));
     }
-    let argv = ["/bin/sh", "-c", &init.command].map(str::to_owned).to_vec();
-    let request = NewSession { argv, tty: true, max_idle_ms: Some(0), ..NewSession::default() };
+    let request = NewSession { tty: true, max_idle_ms: Some(0), ..what(agent, init) };
     let command = Command::for_session(agent, &request)?;
     launch(agent, INIT, &request, None, command, Some(init.restart)).map(drop)
+}
+
+/// What is to run, and as whom. The program of an image that names no user expects to be root.
+fn what(agent: &Agent, init: &Init) -> NewSession {
+    if init.argv.is_empty() {
+        let argv = ["/bin/sh", "-c", &init.command].map(str::to_owned).to_vec();
+        return NewSession { argv, ..NewSession::default() };
+    }
+    let named = agent.identity().is_some_and(|identity| identity.defaults.user.is_some());
+    let user = (!named).then(|| ROOT.to_owned());
+    NewSession { argv: init.argv.clone(), user, ..NewSession::default() }
 }
 
 impl Restart {

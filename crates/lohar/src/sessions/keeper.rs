@@ -163,7 +163,7 @@ impl Keeper {
             match tty.start(&self.agent, &restart.command) {
                 Ok(program) => {
                     let mut state = lock(&self.session.state);
-                    state.pid = program.pid;
+                    state.program = program.started;
                     state.restarts = state.restarts.saturating_add(1);
                     return Ok(program);
                 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use proto::frame::DATA_CHUNK;
 use proto::message::{ErrorCode, Exited, INIT, SessionInfo, WindowSize, WireError};
-use rustix::process::{Pid, Signal, getsid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -37,6 +37,7 @@ use self::ring::Ring;
 use self::terminal::Terminal;
 use crate::activity::{Counted, Held};
 use crate::agent::{Agent, lock, refuse};
+use crate::sys::Spawned;
 
 /// Sessions that may live at once, the one named `init` not counted.
 pub(crate) const SESSIONS_MAX: usize = 20;
@@ -101,7 +102,7 @@ struct State {
     input_closed: bool,
     /// Absent once the session has ended.
     terminal: Option<Terminal>,
-    pid: Pid,
+    program: Spawned,
     restarts: u32,
     exited: Option<(Exited, Instant)>,
     /// When the last client left.
@@ -225,7 +226,7 @@ impl Session {
             id: self.id.clone(),
             argv: self.argv.clone(),
             tty: self.tty,
-            pid: state.pid.as_raw_nonzero().get(),
+            pid: state.program.own.as_raw_nonzero().get(),
             exited: state.exited.as_ref().map(|(exited, _)| exited.clone()),
             attached: state.client.is_some(),
             joined: u32::try_from(state.joined.len()).unwrap_or(u32::MAX),
@@ -351,7 +352,7 @@ impl Session {
 
     /// Signals all processes of the session, if its program runs.
     fn signal(&self, agent: &Agent, signal: Signal) {
-        let leader = lock(&self.state).pid;
+        let leader = lock(&self.state).program.pid;
         if agent.reaper.is_waited_for(leader) {
             signal_session(leader, signal);
         }
@@ -368,7 +369,7 @@ fn signal_session(leader: Pid, signal: Signal) {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
         let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
         for pid in entries.filter_map(pid).filter_map(Pid::from_raw) {
-            if getsid(Some(pid)) == Ok(leader) {
+            if session_of(pid) == Some(leader) {
                 for signal in [Some(signal), resume].into_iter().flatten() {
                     // It may just have ended.
                     let _ = kill_process(pid, signal);
@@ -376,4 +377,13 @@ fn signal_session(leader: Pid, signal: Signal) {
             }
         }
     }
+}
+
+/// Which session a process belongs to. Asked of its file, because a thread of the kernel is in session 0,
+/// which `getsid` of `rustix` cannot say.
+fn session_of(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name may have spaces and brackets in it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    Pid::from_raw(rest.split_whitespace().nth(3)?.parse().ok()?)
 }

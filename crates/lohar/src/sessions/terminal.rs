@@ -7,7 +7,6 @@ use std::sync::Arc;
 use proto::message::{ErrorCode, WindowSize, WireError};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{
     InputModes, OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
@@ -19,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::agent::{Agent, refuse};
 use crate::exec::command::Command;
 use crate::reaper::Ended;
-use crate::sys;
+use crate::sys::{self, Spawned};
 
 /// Size of a terminal of which nobody has said it.
 const SIZE: WindowSize = WindowSize { rows: 24, cols: 80 };
@@ -52,7 +51,7 @@ pub(super) struct Tty {
 /// A program that runs in a session.
 #[derive(Debug)]
 pub(super) struct Program {
-    pub(super) pid: Pid,
+    pub(super) started: Spawned,
     pub(super) exited: oneshot::Receiver<Ended>,
 }
 
@@ -79,8 +78,8 @@ impl Tty {
         // An earlier program may have left it in any state.
         let _ = tcsetattr(&self.slave, OptionalActions::Now, &self.settings);
         let start = || command.start_on_terminal(self.slave.as_fd());
-        let (pid, exited) = agent.reaper.adopt(start)?;
-        Ok(Program { pid, exited })
+        let (started, exited) = agent.reaper.adopt(start)?;
+        Ok(Program { started, exited })
     }
 }
 
@@ -141,8 +140,8 @@ pub(super) fn on_pipes(agent: &Agent, command: &Command) -> Result<(Ends, Progra
     let input = watch(input, Interest::WRITABLE).map_err(failed)?;
     let output = watch(output, Interest::READABLE).map_err(failed)?;
     let stdio = [stdin.as_fd(), stdout.as_fd(), stdout.as_fd()];
-    let (pid, exited) = agent.reaper.adopt(|| command.start(stdio))?;
-    Ok((Ends { output, input: Some(input), tty: None }, Program { pid, exited }))
+    let (started, exited) = agent.reaper.adopt(|| command.start(stdio))?;
+    Ok((Ends { output, input: Some(input), tty: None }, Program { started, exited }))
 }
 
 impl Ends {

@@ -253,7 +253,7 @@ async fn the_newest_detached_terminal_is_found_and_nothing_else() {
     let guest = Guest::new().await;
     let host = guest.owned().await;
     let newest = || Attach { target: Target::NewestOr(program("cat", true)), size: None };
-    let init = Init { command: "cat".to_owned(), restart: RestartPolicy::No };
+    let init = Init { command: "cat".to_owned(), argv: Vec::new(), restart: RestartPolicy::No };
     assert_eq!(ask(&host, &Request::StartInit(init)).await, Response::Done);
     let one = Client::attach(&host, newest()).await;
     let two = Client::attach(&host, newest()).await;

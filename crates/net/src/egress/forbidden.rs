@@ -2,29 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+pub use base::address::FORBIDDEN;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::{address::Pool, policy::Egress};
-
-/// What is not the internet, and cloud services that trust whoever can connect to them.
-pub const FORBIDDEN: [Ipv4Net; 12] = [
-    net([0, 0, 0, 0], 8),
-    net([10, 0, 0, 0], 8),
-    net([100, 64, 0, 0], 10),
-    net([127, 0, 0, 0], 8),
-    net([168, 63, 129, 16], 32),
-    net([169, 254, 0, 0], 16),
-    net([172, 16, 0, 0], 12),
-    net([192, 0, 0, 0], 24),
-    net([192, 168, 0, 0], 16),
-    net([198, 18, 0, 0], 15),
-    net([224, 0, 0, 0], 4),
-    net([240, 0, 0, 0], 4),
-];
-
-const fn net([a, b, c, d]: [u8; 4], prefix: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
-}
 
 /// All that is closed by default.
 #[derive(Debug, Clone)]

@@ -1,12 +1,14 @@
 //! Named snapshots, what is made of them, and copies of living sandboxes.
 //!
 //! ```text
+//! sandbox ── copy ──► directory with shared layers ──► image
 //! sandbox ── copy ──► directory with shared layers (+ memory) ──► snapshot: kept under a name
 //!                                     ▲                       └─► fork: a driver takes it over
 //!                                     └── resume: a copy of a snapshot's directory
 //! ```
 
 mod fork;
+mod saved;
 mod snapshots;
 
 use std::sync::Arc;
@@ -16,8 +18,8 @@ use base::{
     ids::{Name, SandboxId, UserId},
 };
 
-pub use self::fork::MOST_COPIES;
 pub(crate) use self::snapshots::remove;
+pub use self::{fork::MOST_COPIES, saved::SavedImage};
 
 use crate::{
     Orchestrator, Result, admission,

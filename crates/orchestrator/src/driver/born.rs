@@ -63,7 +63,7 @@ impl Driver {
         let Likeness { sandbox_id, identity } = &seed.likeness;
         let jobs = channel.meet(sandbox_id.as_str(), identity).await?;
         fault::point("born.met")?;
-        channel.identify(self.identity()).await?;
+        channel.identify(self.identity()?).await?;
         fault::point("born.identified")?;
         self.awake.met(channel.session(), jobs);
         // It belongs to a guest with another identity.

@@ -10,6 +10,7 @@ use crate::{
     facade::Progress,
     guest::{Channel, Patience},
     node::Engine,
+    processes::Processes,
     sandbox_dir::Origin,
     template,
 };
@@ -19,13 +20,15 @@ impl Driver {
     /// there is of it.
     pub(super) async fn create(&mut self, contents: Contents, progress: &Progress) -> Result<()> {
         let engine = self.node.engine().await?;
-        let shape = self.node.shape(&self.record.spec)?;
+        let shape = self.node.shape(&self.record.owner, &self.record.spec)?;
+        let needed = self.node.keep(&shape, &engine)?;
+        self.processes = Processes::of(&shape.image)?.into();
         let template = self.node.templates.of_shape(&self.node, &shape, progress).await?;
         let turn = self.node.turn().await?;
         let origin = Origin::new(&template.instance, shape.image.digest(), shape.bundle.id());
         let files = BootFiles {
             ram: template.ram.clone(),
-            image: template::root(&shape.image),
+            image: shape.image.files().to_vec(),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&template.directory),
             boot: Boot::Restore { state: template.devices()? },
@@ -35,6 +38,8 @@ impl Driver {
             Some(made) => made,
             None => self.restore_template(&engine, files, &origin).await?,
         };
+        // From here on the sandbox's directory says so.
+        drop(needed);
         fault::point("create.identified")?;
         // Others need not wait for whoever still sends us an archive.
         drop(turn);
@@ -49,7 +54,7 @@ impl Driver {
         origin: &Origin,
     ) -> Result<(Vm, Channel)> {
         self.directory.create(origin)?;
-        let layers = self.first_layers().await?;
+        let layers = self.first_layers(origin).await?;
         fault::point("create.directory")?;
         let vm = self.launch(engine, files, &layers).await?;
         fault::point("create.launched")?;

@@ -1,7 +1,7 @@
 //! What create, wake and cold boot have in common.
 
 use base::fault;
-use proto::message::Identify;
+use proto::message::{Identify, Init, RestartPolicy};
 use vmm::{Boot, Disks, Machine, Plan, Vm, memory::Ram};
 
 use super::{Driver, Live, Phase};
@@ -11,6 +11,7 @@ use crate::{
     facade::Progress,
     guest::{self, Channel, Patience, fresh},
     node::Engine,
+    processes::Processes,
     record::State,
     sandbox_dir::Layers,
     template,
@@ -72,23 +73,34 @@ impl Driver {
     /// Tells a guest that is nobody yet who it is, and has it mount its volumes.
     pub(super) async fn identify(&self, vm: &Vm, patience: Patience) -> Result<Channel> {
         let channel = Channel::open(vm, patience).await?;
-        channel.identify(self.identity()).await?;
+        channel.identify(self.identity()?).await?;
         self.mount_volumes(&channel).await?;
         Ok(channel)
     }
 
+    /// What its image says about processes.
+    pub(super) fn processes(&self) -> Result<&Processes> {
+        if let Some(known) = self.processes.get() {
+            return Ok(known);
+        }
+        let image = self.node.image_of(&self.directory.origin()?)?;
+        let said = Processes::of(&image)?;
+        Ok(self.processes.get_or_init(|| said))
+    }
+
     /// Who the guest is to be.
-    pub(super) fn identity(&self) -> Identify {
+    pub(super) fn identity(&self) -> Result<Identify> {
         let identity = &self.record.identity;
-        Identify {
+        Ok(Identify {
             sandbox_id: self.record.id.as_str().to_owned(),
             hostname: self.record.name.as_str().to_owned(),
             machine_id: identity.machine_id.clone(),
             token: identity.token.clone(),
             env: self.record.spec.env.clone(),
+            defaults: self.processes()?.defaults.clone(),
             interface: self.node.networking.interface(&self.record),
             refresh: fresh(),
-        }
+        })
     }
 
     /// Gives a guest that has just booted, or looks like it, what its owner wants in it before
@@ -100,7 +112,7 @@ impl Driver {
         contents: Contents,
         progress: &Progress,
     ) -> Result<()> {
-        let init = self.record.spec.init.as_ref();
+        let init = self.init()?;
         if contents.is_empty() && init.is_none() {
             return Ok(());
         }
@@ -117,9 +129,23 @@ impl Driver {
             guest::unpack(session, archive).await?;
         }
         match init {
-            Some(init) => guest::start_init(session, init.into()).await,
+            Some(init) => guest::start_init(session, init).await,
             None => Ok(()),
         }
+    }
+
+    /// What is to run in it: what its owner says, or else its image.
+    fn init(&self) -> Result<Option<Init>> {
+        let spec = &self.record.spec;
+        if let Some(init) = &spec.init {
+            return Ok(Some(init.into()));
+        }
+        let program = &self.processes()?.program;
+        if spec.no_init || program.is_empty() {
+            return Ok(None);
+        }
+        let (command, restart) = (String::new(), RestartPolicy::default());
+        Ok(Some(Init { command, argv: program.clone(), restart }))
     }
 
     /// The VM is up and its agent answers: from now on the sandbox is hot.

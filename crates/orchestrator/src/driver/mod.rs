@@ -34,7 +34,7 @@ mod thermal;
 mod volumes;
 mod wake;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use proto::message::Resting;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -53,6 +53,7 @@ use crate::{
     guest::{Awake, Channel, Patience},
     model::StoppedBy,
     node::Node,
+    processes::Processes,
     record::{Record, State},
     sandbox_dir::SandboxDir,
     thermal::{Rules, policy::Step, schedule::Schedule},
@@ -80,6 +81,8 @@ pub(crate) struct Driver {
     node: Arc<Node>,
     record: Record,
     directory: SandboxDir,
+    /// What its image says, once that was needed.
+    processes: OnceLock<Processes>,
     phase: Phase,
     activity: Arc<Activity>,
     awake: Arc<Awake>,
@@ -121,6 +124,7 @@ pub(crate) fn prepare(
         node,
         record,
         directory,
+        processes: OnceLock::new(),
         phase,
         activity,
         awake,

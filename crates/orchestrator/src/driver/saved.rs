@@ -106,7 +106,7 @@ impl Driver {
         let connected = facts.connected;
         let files = BootFiles {
             ram,
-            image: template::root(&shape.image),
+            image: shape.image.files().to_vec(),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&self.node.layout.template(&origin.template)),
             boot: Boot::RestoreLater { state },

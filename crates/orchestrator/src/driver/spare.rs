@@ -28,8 +28,7 @@ impl Driver {
             ram: files.ram.clone(),
             image: files.image.clone(),
             modules: files.modules.clone(),
-            scratch: files.scratch.clone(),
-            devices: self.node.layout.template(template).join("devices"),
+            template: self.node.layout.template(template),
         })
     }
 
@@ -73,7 +72,7 @@ impl Driver {
             self.node.networking.connect_spare(&self.record, link).await?;
             fault::point("create.connected")?;
             vm.resume().await?;
-            channel.identify(self.identity()).await?;
+            channel.identify(self.identity()?).await?;
             Ok(run_dir)
         };
         match taken.await {

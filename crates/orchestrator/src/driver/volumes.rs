@@ -13,7 +13,7 @@ use crate::{
     chain::Chain,
     guest::{self, Channel},
     node::blocking,
-    sandbox_dir::Layers,
+    sandbox_dir::{Layers, Origin},
 };
 
 impl Driver {
@@ -23,10 +23,11 @@ impl Driver {
     }
 
     /// The layers that a new sandbox begins with.
-    pub(super) async fn first_layers(&self) -> Result<Layers> {
+    pub(super) async fn first_layers(&self, origin: &Origin) -> Result<Layers> {
+        let template = Chain::at(self.node.layout.template(&origin.template));
         let disk_mib = self.record.spec.disk_mib;
         if self.record.spec.volumes.is_empty() {
-            return self.directory.begin(disk_mib, &[]);
+            return self.directory.begin(&template, disk_mib, &[]);
         }
         let mut sizes = Vec::new();
         // Nobody is to share layers that are found to be nobody else's.
@@ -40,7 +41,7 @@ impl Driver {
             }
             sizes.push(found.size_mib << 20);
         }
-        let layers = self.directory.begin(disk_mib, &sizes)?;
+        let layers = self.directory.begin(&template, disk_mib, &sizes)?;
         fault::point("volumes.begun")?;
         Ok(layers)
     }

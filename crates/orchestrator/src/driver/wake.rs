@@ -167,7 +167,7 @@ impl Driver {
         let shape = self.node.shape_again(&self.record.spec, &origin)?;
         let files = BootFiles {
             ram: Ram::fresh(self.record.spec.memory_mib)?,
-            image: template::root(&shape.image),
+            image: shape.image.files().to_vec(),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&self.node.layout.template(&origin.template)),
             boot: recorder::cold_boot(&shape, &engine)?,

@@ -11,7 +11,7 @@ use proto::{
 use tokio::{task::JoinHandle, time::timeout};
 use vmm::Vm;
 
-use super::{ask, expect_done, unexpected, within};
+use super::{ask, ask_within, expect_done, unexpected, within};
 use crate::{Error, Kind, Result, record::Identity};
 
 /// How long the agent of a restored guest may take to notice that the host is there before we
@@ -23,6 +23,8 @@ pub(crate) const NOTICE: Duration = Duration::from_secs(2);
 const RESTORED: Duration = Duration::from_secs(30);
 /// How long a guest may take from the start of its kernel to its agent.
 const BOOTED: Duration = Duration::from_secs(60);
+/// How long its services may take to be started; the agent itself gives up a little earlier.
+const SETTLED: Duration = Duration::from_secs(180);
 /// How long the guest's random generator and clock may take.
 const IDENTIFIED: Duration = Duration::from_secs(20);
 
@@ -168,9 +170,10 @@ impl Channel {
         expect_done(&self.session, &Request::Refresh(fresh())).await
     }
 
-    /// Makes the guest fork and exec once; nanoseconds that it took.
+    /// Makes the guest fork and exec once, after the services of its image have been started;
+    /// nanoseconds that the former took.
     pub(crate) async fn time_spawn(&self) -> Result<u64> {
-        match ask(&self.session, &Request::TimeSpawn).await? {
+        match ask_within(SETTLED, &self.session, &Request::TimeSpawn).await? {
             (_, Response::SpawnTimed { nanos }) => Ok(nanos),
             (_, other) => Err(unexpected(&other)),
         }

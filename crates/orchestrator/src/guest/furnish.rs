@@ -31,7 +31,7 @@ pub(crate) async fn write_file(session: &Session, file: NewFile) -> Result<()> {
 /// Unpacks an archive into `/` while it is being sent to us.
 pub(crate) async fn unpack(session: &Session, mut archive: Archive) -> Result<()> {
     let mut stream = session.open().await?;
-    stream.send_json(&Request::Unpack { path: "/".to_owned() }).await?;
+    stream.send_json(&Request::Unpack { path: "/".to_owned(), owner: None }).await?;
     let (mut send, mut recv) = stream.split();
     loop {
         let piece = tokio::select! {
@@ -127,7 +127,7 @@ mod tests {
         let ((), unpacked) = tokio::join!(send, unpack(&agent.session, archive));
         unpacked.unwrap();
         let (request, content) = heard.recv().await.unwrap();
-        assert_eq!(request, Request::Unpack { path: "/".to_owned() });
+        assert_eq!(request, Request::Unpack { path: "/".to_owned(), owner: None });
         assert_eq!(content.unwrap(), b"one two");
     }
 

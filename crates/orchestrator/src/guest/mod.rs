@@ -47,13 +47,22 @@ const RESTS: Duration = Duration::from_secs(3);
 
 /// Opens a stream, sends the request and returns the first answer with the stream.
 async fn ask(session: &proto::mux::Session, request: &Request) -> Result<(Stream, Response)> {
+    ask_within(ANSWER, session, request).await
+}
+
+/// As [`ask`], of what may take as long as `limit`.
+async fn ask_within(
+    limit: Duration,
+    session: &proto::mux::Session,
+    request: &Request,
+) -> Result<(Stream, Response)> {
     let asked = async {
         let mut stream = session.open().await?;
         stream.send_json(request).await?;
         let answer = answer(&mut stream).await?;
         Ok((stream, answer))
     };
-    within(ANSWER, asked).await
+    within(limit, asked).await
 }
 
 /// Asks for a change that is answered by being done. It may take its time: a tree is removed or

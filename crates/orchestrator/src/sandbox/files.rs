@@ -1,6 +1,6 @@
 //! Files of a sandbox.
 
-use proto::message::{FileList, FileRead, FileStat, FileWrite, Request};
+use proto::message::{FileList, FileRead, FileStat, FileWrite, Ownership, Request};
 
 use super::Sandbox;
 use crate::{
@@ -27,7 +27,12 @@ impl Sandbox {
 
     /// Unpacks a tar archive into a directory. What was unpacked before a failure stays.
     pub async fn unpack(&self, path: String) -> Result<FileWriting> {
-        self.writing(&Request::Unpack { path }).await
+        self.writing(&Request::Unpack { path, owner: None }).await
+    }
+
+    /// As [`unpack`](Self::unpack), with a word on whom all of it belongs to.
+    pub(crate) async fn unpack_for(&self, path: String, owner: Ownership) -> Result<FileWriting> {
+        self.writing(&Request::Unpack { path, owner: Some(owner) }).await
     }
 
     /// Facts about one path.

@@ -8,6 +8,7 @@ use crate::{
     activity::Work,
     guest::{self, Attachment, Execution, JobReading, Started},
     model::Caller,
+    node::blocking,
 };
 
 impl Sandbox {
@@ -101,6 +102,18 @@ impl Sandbox {
         let (session, _busy) = self.begin(Work::Control).await?;
         let killed = guest::kill(&session, id, signal, Kind::SessionNotFound).await;
         killed.map_err(|error| self.hint_sessions(error))
+    }
+
+    /// What the program of the sandbox's image is told to end by, if that runs and the image says.
+    pub async fn stop_signal(&self) -> Option<String> {
+        let node = self.shared.node.upgrade()?;
+        let own = self.shared.published.borrow().spec.init.is_some();
+        let id = self.shared.record.id.clone();
+        let said = move || {
+            let image = node.image_of(&node.origin_of(&id)?)?;
+            Ok(image.config().stop_signal.clone())
+        };
+        if own { None } else { blocking(said).await.ok().flatten() }
     }
 
     fn hint_jobs(&self, error: Error) -> Error {

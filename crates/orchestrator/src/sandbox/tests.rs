@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Weak, time::Duration};
 
 use base::ids::UserId;
 use proto::{
@@ -27,7 +27,8 @@ fn sandbox(
     let (commands, asked) = mpsc::channel(4);
     let (publish, published) = watch::channel(published(Status::Running, session));
     let rules = Rules::plain(record.owner.clone());
-    let shared = Shared { record, ip: None, rules, commands, published, activity, awake };
+    let node = Weak::new();
+    let shared = Shared { node, record, ip: None, rules, commands, published, activity, awake };
     (Sandbox { shared: Arc::new(shared) }, asked, publish)
 }
 

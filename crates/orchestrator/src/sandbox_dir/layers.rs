@@ -127,8 +127,10 @@ impl SandboxDir {
         Layers::collect(self.chains().map(|(drive, chain)| Ok((drive, chain.layers()?))))
     }
 
-    /// The layers of a sandbox that begins, the size of whose volumes is given by slot, in bytes.
-    pub(crate) fn begin(&self, disk_mib: u64, volumes: &[u64]) -> Result<Layers> {
+    /// The layers of a sandbox that begins on its template's, the size of whose volumes is given by slot,
+    /// in bytes.
+    pub(crate) fn begin(&self, template: &Chain, disk_mib: u64, volumes: &[u64]) -> Result<Layers> {
+        self.disk().begin_on(template)?;
         Layers::collect(self.chains().map(|(drive, chain)| match drive {
             Drive::Scratch => Ok((drive, chain.begin(disk_mib << 20)?)),
             Drive::Volume(slot) => {

@@ -1,5 +1,5 @@
 //! A sandbox's directory: where it comes from, its disk layers and its memory snapshots. A named
-//! snapshot is a directory of the same kind that no VM uses.
+//! snapshot is a directory of the same kind that no VM uses, and so is a template's.
 //!
 //! ```text
 //! origin.json          what it was made of; never changes
@@ -88,12 +88,15 @@ impl SandboxDir {
         sealed::write(&self.path.join(ORIGIN), origin)
     }
 
-    /// Makes the directory around the only layer of another.
+    /// Makes the directory around the layers of another.
     pub(crate) fn create_around(path: PathBuf, origin: &Origin, other: &Self) -> Result<Self> {
         fs_err::create_dir(&path)?;
         sealed::write(&path.join(ORIGIN), origin)?;
         let directory = Self::at(path);
-        fs_err::rename(other.disk().layer(0), directory.disk().layer(0))?;
+        let (from, to) = (other.disk(), directory.disk());
+        for number in from.layers()? {
+            fs_err::rename(from.layer(number), to.layer(number))?;
+        }
         Ok(directory)
     }
 

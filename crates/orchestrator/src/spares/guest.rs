@@ -1,12 +1,13 @@
 //! A guest that was restored from a template and has not been told who it is.
 
 use net::fabric::SpareLink;
-use proto::message::Identify;
+use proto::message::{Defaults, Identify};
 use vmm::{Claim, Vm};
 
 use super::{Monitor, Recipe};
 use crate::{
     Result,
+    chain::Chain,
     guest::{Channel, Patience, fresh},
     node::Node,
     record::Identity,
@@ -43,12 +44,13 @@ impl Guest {
     async fn restore_as(node: &Node, recipe: &Recipe, monitor: Monitor) -> Result<Self> {
         let Monitor { name, process, link } = monitor;
         let directory = SandboxDir::at(node.layout.run(&name));
-        let layers = directory.begin(recipe.disk_mib, &[])?;
+        let template = Chain::at(recipe.template.clone());
+        let layers = directory.begin(&template, recipe.disk_mib, &[])?;
         node.note_group(&name)?;
         let claim = Claim {
             run_dir: node.layout.run(&name),
             layers: directory.open_disk(&layers)?,
-            state: template::open(&recipe.devices)?,
+            state: template::open(&template::devices(&recipe.template))?,
             cgroup: node.make_group(&name, recipe.machine),
         };
         let vm = process.claim(claim).await?;
@@ -89,6 +91,7 @@ async fn rehearse(node: &Node, channel: &Channel) -> Result<()> {
             machine_id: identity.machine_id,
             token: identity.token,
             env: std::collections::BTreeMap::default(),
+            defaults: Defaults::default(),
             interface: node.networking.any_interface(),
             refresh: fresh(),
         })

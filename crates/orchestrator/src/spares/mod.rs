@@ -21,6 +21,7 @@ mod shelf;
 mod slots;
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Instant,
@@ -70,9 +71,8 @@ pub(crate) struct Recipe {
     /// What the image's disk consists of.
     pub image: Vec<PathBuf>,
     pub modules: PathBuf,
-    pub scratch: PathBuf,
-    /// The template's device state.
-    pub devices: PathBuf,
+    /// The template's directory.
+    pub template: PathBuf,
 }
 
 impl Spares {
@@ -97,6 +97,18 @@ impl Spares {
     pub(crate) fn guest(&self, recipe: Recipe) -> Option<Guest> {
         let key = recipe.key.clone();
         self.with(|all| all.guests.take(&key, Arc::new(recipe), Instant::now())).flatten()
+    }
+
+    /// Templates that something is or could be made ready of.
+    pub(crate) fn templates(&self) -> HashSet<String> {
+        let name = |recipe: &Arc<Recipe>| {
+            recipe.template.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        };
+        let stocked = self.with(|all| {
+            let recipes = all.monitors.recipes().chain(all.guests.recipes());
+            recipes.map(name).collect()
+        });
+        stocked.unwrap_or_default()
     }
 
     /// How many guests and how many monitors stand ready.

@@ -38,7 +38,7 @@ impl Monitor {
             disks: Disks {
                 base: template::open_all(&recipe.image)?,
                 modules: template::open(&recipe.modules)?,
-                scratch: template::open(&recipe.scratch)?,
+                scratch: template::open(&template::disk(&recipe.template))?,
                 layers: Vec::new(),
                 volumes: Vec::new(),
             },

@@ -74,6 +74,11 @@ impl<R: Clone, S> Shelf<R, S> {
         self.kinds.iter_mut().find(|kind| kind.key == key)?.ready.pop()
     }
 
+    /// How things of each kind are made.
+    pub(super) fn recipes(&self) -> impl Iterator<Item = &R> {
+        self.kinds.iter().map(|kind| &kind.recipe)
+    }
+
     /// How many are ready.
     pub(super) fn ready(&self) -> usize {
         self.kinds.iter().map(|kind| kind.ready.len()).sum()

@@ -13,7 +13,9 @@
 //! before it opens the store.
 
 mod backups;
+mod builds;
 mod directory;
+mod images;
 mod networks;
 mod publications;
 mod published;
@@ -36,8 +38,11 @@ use rusqlite::{Row, Transaction};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-pub(crate) use self::networks::Networks;
-use self::{directory::Directory, published::PublishedPorts, shared::OpenShares, writer::Writer};
+use self::{
+    directory::Directory, images::Images, published::PublishedPorts, shared::OpenShares,
+    writer::Writer,
+};
+pub(crate) use self::{images::taken as image_taken, networks::Networks};
 pub use crate::record::{
     Attachment, Identity, Likeness, Record, SnapshotRecord, SnapshotState, State, VolumeRecord,
 };
@@ -67,6 +72,7 @@ pub struct Store {
     networks: Arc<Networks>,
     published: Arc<PublishedPorts>,
     shares: Arc<OpenShares>,
+    images: Arc<Images>,
 }
 
 impl Store {
@@ -78,10 +84,12 @@ impl Store {
         directory.replace(users::list_with_keys(&reading)?);
         let published = Arc::new(PublishedPorts::of(publications::list(&reading)?));
         let shares = Arc::new(OpenShares::of(shares::list(&reading)?));
+        let images = Arc::new(Images::default());
+        images.replace(images::list(&reading)?);
         reading.finish()?;
         let networks = Networks { pool: Pool::default(), connected: false };
         let (writer, networks) = (Writer::start(connection)?, Arc::new(networks));
-        Ok(Self { writer, directory, networks, published, shares })
+        Ok(Self { writer, directory, networks, published, shares, images })
     }
 
     /// The same store with other numbers for users' networks.
@@ -362,14 +370,17 @@ impl Store {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let directory = Arc::clone(&self.directory);
+        let (directory, images) = (Arc::clone(&self.directory), Arc::clone(&self.images));
         self.writer
             .run(move |connection| {
                 let transaction = writer::begin(connection)?;
                 let done = work(&transaction)?;
                 let users = users::list_with_keys(&transaction)?;
+                // With a user goes what was shared with it.
+                let shared = images::list(&transaction)?;
                 writer::commit(transaction)?;
                 directory.replace(users);
+                images.replace(shared);
                 Ok(done)
             })
             .await

@@ -108,6 +108,23 @@ pub(super) const MIGRATIONS: &[&str] = &[
     CREATE INDEX shares_by_sandbox ON shares (sandbox);
 ",
     "
+    CREATE TABLE images (
+        id         TEXT PRIMARY KEY NOT NULL,
+        owner      TEXT NOT NULL REFERENCES users (id),
+        name       TEXT NOT NULL,
+        digest     TEXT NOT NULL CHECK (length(digest) = 64),
+        reference  TEXT,
+        source     TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        UNIQUE (owner, name)
+    ) STRICT;
+    CREATE TABLE image_shares (
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        user  TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        PRIMARY KEY (image, user)
+    ) STRICT;
+    ",
+    "
     ALTER TABLE users ADD COLUMN max_volume_mib INTEGER NOT NULL DEFAULT 102400;
     UPDATE users SET max_volume_mib = 1099511627776 WHERE admin = 1;
     CREATE TABLE volumes (
@@ -129,6 +146,15 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ) STRICT;
     CREATE INDEX attachments_by_volume ON attachments (volume);
 ",
+    "
+    CREATE TABLE build_cache (
+        owner   TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        key     TEXT NOT NULL CHECK (length(key) = 64),
+        digest  TEXT NOT NULL CHECK (length(digest) = 64),
+        used_at INTEGER NOT NULL,
+        PRIMARY KEY (owner, key)
+    ) STRICT;
+    ",
     "
     CREATE TABLE volume_backups (
         id          TEXT PRIMARY KEY NOT NULL,

@@ -14,6 +14,8 @@ use crate::{
     testing::record,
 };
 
+mod images;
+
 fn store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store.db")).unwrap();

@@ -125,14 +125,18 @@ pub(super) fn delete(
         let message = format!("user {name:?} owns {owned} sandboxes");
         return Err(Error::new(Kind::UserInUse, message).hint("destroy the sandboxes first"));
     }
-    let kept: u32 = transaction.query_row(
-        "SELECT count(*) FROM snapshots WHERE owner = ?1",
-        [user.id.as_str()],
-        |row| row.get(0),
-    )?;
-    if kept > 0 {
-        let message = format!("user {name:?} owns {kept} snapshots");
-        return Err(Error::new(Kind::UserInUse, message).hint("delete the snapshots first"));
+    for what in ["snapshots", "images"] {
+        let kept: u32 = transaction.query_row(
+            &format!("SELECT count(*) FROM {what} WHERE owner = ?1"),
+            [user.id.as_str()],
+            |row| row.get(0),
+        )?;
+        if kept > 0 {
+            let message = format!("user {name:?} owns {kept} {what}");
+            return Err(
+                Error::new(Kind::UserInUse, message).hint(format!("delete the {what} first"))
+            );
+        }
     }
     let kept: u32 = transaction.query_row(
         "SELECT count(*) FROM volumes WHERE owner = ?1",

@@ -9,7 +9,7 @@ const MOST: usize = 8;
 const PATH_MAX: usize = 1024;
 
 /// What a guest does not work without, or what would hide the system. Below these is allowed.
-const FORBIDDEN: [&str; 16] = [
+const FORBIDDEN: [&str; 17] = [
     "/",
     "/proc",
     "/sys",
@@ -26,10 +26,13 @@ const FORBIDDEN: [&str; 16] = [
     "/boot",
     "/root",
     "/var",
+    "/var/log",
 ];
 
-/// Below these nothing is allowed either: the kernel makes what is there, or the agent.
-const CLOSED: [&str; 5] = ["/proc", "/sys", "/dev", "/run/bhatti", "/lib/modules"];
+/// Below these nothing is allowed either: the kernel makes what is there, or the agent, which must not
+/// wait for a volume.
+const CLOSED: [&str; 7] =
+    ["/proc", "/sys", "/dev", "/run/bhatti", "/var/log/bhatti", "/lib/modules", "/usr/lib/modules"];
 
 /// The same requests with paths in their shortest form.
 ///
@@ -76,7 +79,7 @@ fn target(wanted: &str) -> Result<String> {
         return Err(refuse("the system needs what is there").hint("mount it below: /data, /srv/…"));
     }
     match CLOSED.iter().find(|closed| is_below(&path, closed)) {
-        Some(closed) => Err(refuse(&format!("{closed} is not made of files"))),
+        Some(closed) => Err(refuse(&format!("what is in {closed} is not yours"))),
         None => Ok(path),
     }
 }

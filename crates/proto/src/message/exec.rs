@@ -16,10 +16,12 @@ pub struct Exec {
     /// Variables on top of the sandbox's own.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Working directory; the user's home if absent, `/` if that is missing.
+    /// Working directory; the image's if absent, the user's home if it names none, `/` if that is
+    /// missing.
     #[serde(default)]
     pub cwd: Option<String>,
-    /// User name or numeric id; uid 1000 if absent.
+    /// User name or numeric id, with a group after a colon if it is to be another than the user's;
+    /// the image's user if absent, uid 1000 if it names none.
     #[serde(default)]
     pub user: Option<String>,
     /// After this many milliseconds the process group is killed and `timed_out` is set.

@@ -44,6 +44,19 @@ pub struct FileWrite {
     pub append: bool,
 }
 
+/// Whom something that is unpacked belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "whose", rename_all = "snake_case")]
+pub enum Ownership {
+    /// The user and group of whom the archive says so; directories on the way to it are root's.
+    Archive,
+    /// All to one.
+    One {
+        /// `USER`, `USER:GROUP` or `:GROUP`, names or numbers; what is left out is root's.
+        owner: String,
+    },
+}
+
 /// Lists a directory, sorted by name, bytewise. Answered by
 /// [`Response::List`](super::Response::List) frames.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,11 +33,35 @@ pub struct Identify {
     /// Variables that every command in the sandbox sees.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// What its image says about processes, where neither the sandbox nor a request does.
+    #[serde(default, skip_serializing_if = "Defaults::are_none")]
+    pub defaults: Defaults,
     /// Its network interface's addresses; absent if it has no interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Interface>,
     /// Clock and randomness.
     pub refresh: Refresh,
+}
+
+/// What an image says about the processes of sandboxes that are made of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Defaults {
+    /// Variables; the sandbox's own and those of a request go before them.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Whom commands run as: `USER`, `UID`, `USER:GROUP` or `UID:GID`; uid 1000 if absent.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Where commands and sessions start; made if it is missing.
+    #[serde(default)]
+    pub working_dir: Option<String>,
+}
+
+impl Defaults {
+    /// Whether the image says nothing.
+    pub fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a guest's network interface is told.

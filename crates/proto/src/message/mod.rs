@@ -13,9 +13,9 @@ mod volume;
 
 pub use self::exec::{Detach, Exec, Exited, JobInfo, JobOutput, JobState};
 pub use self::file::{
-    Change, ChangeKind, FileEntry, FileKind, FileList, FileRead, FileStat, FileWrite,
+    Change, ChangeKind, FileEntry, FileKind, FileList, FileRead, FileStat, FileWrite, Ownership,
 };
-pub use self::identity::{Hello, Identify, Interface, Refresh, Welcome};
+pub use self::identity::{Defaults, Hello, Identify, Interface, Refresh, Welcome};
 pub use self::port::{Activity, PortInfo, Resting};
 pub use self::session::{
     Attach, AttachControl, DetachReason, Init, Join, NewSession, RestartPolicy, Resume,
@@ -162,12 +162,20 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
+    /// Sends what was written over the image since the guest booted first, as a layer of an image: answered
+    /// as [`Request::Pack`]. What is gone is said by names (`.wh.`), extended attributes are there.
+    PackChanges,
     /// Unpacks a tar archive. The host sends `Data` frames and an empty one to end; answered by
-    /// [`Response::Done`]. Entries keep their modes and times; new ones belong to whom a file
-    /// written there would. No entry ends up outside of the directory.
+    /// [`Response::Done`]. Entries keep their modes and times. No entry ends up outside of the
+    /// directory.
     Unpack {
         /// Absolute path of the directory in the guest; it is made if missing.
         path: String,
+        /// Whom what is unpacked belongs to; if absent, new entries belong to whom a file written
+        /// there would. If it is said, directories that are there stay as they are, and something
+        /// else in the place of a directory is refused instead of replaced.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<Ownership>,
     },
     /// Lists the TCP ports that something in the guest listens on; answered by
     /// [`Response::Ports`].

@@ -83,10 +83,11 @@ pub struct NewSession {
     /// Variables on top of the sandbox's own.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Working directory; if absent `/workspace`, or the user's home if that is missing.
+    /// Working directory; if absent the image's, and if it names none `/workspace`, or the user's
+    /// home if that is missing.
     #[serde(default)]
     pub cwd: Option<String>,
-    /// User name or numeric id; uid 1000 if absent.
+    /// As in [`Exec::user`](super::Exec::user).
     #[serde(default)]
     pub user: Option<String>,
     /// Whether it has a terminal. Without one, both outputs of the program are one.
@@ -154,6 +155,10 @@ pub struct SessionInfo {
 pub struct Init {
     /// A line for `/bin/sh -c`.
     pub command: String,
+    /// Program and arguments that the image says, in place of the line. They run as the image's user,
+    /// as root if it names none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub argv: Vec<String>,
     /// Whether it is started again when it has ended.
     #[serde(default)]
     pub restart: RestartPolicy,

@@ -1,14 +1,15 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use proto::message::{
-    Attach, AttachControl, Detach, Exec, FileList, FileRead, FileWrite, Hello, Identify, Init,
-    Interface, JobOutput, Join, MountVolume, NewSession, Refresh, Request, RestartPolicy, Resume,
-    Target, WindowSize,
+    Attach, AttachControl, Defaults, Detach, Exec, FileList, FileRead, FileWrite, Hello, Identify,
+    Init, Interface, JobOutput, Join, MountVolume, NewSession, Ownership, Refresh, Request,
+    RestartPolicy, Resume, Target, WindowSize,
 };
 
 use super::{every, text, words};
 
 /// Every request.
+#[expect(clippy::too_many_lines, reason = "it is a list")]
 pub(crate) fn requests() -> Vec<Request> {
     use Request as R;
     every!(Request {
@@ -16,7 +17,10 @@ pub(crate) fn requests() -> Vec<Request> {
             R::Hello(Hello { version: 1, proof: Some(text("0a")), refresh: Some(refresh()) }),
             R::Hello(Hello { version: 1, proof: None, refresh: None }),
         ],
-        R::Identify(_) => [R::Identify(identify())],
+        R::Identify(_) => [
+            R::Identify(identify()),
+            R::Identify(Identify { defaults: Defaults::default(), ..identify() }),
+        ],
         R::Rehearse(_) => [R::Rehearse(identify())],
         R::Refresh(_) => [R::Refresh(refresh())],
         R::Rest { .. } => [R::Rest { hang_up: true }, R::Rest { hang_up: false }],
@@ -79,7 +83,15 @@ pub(crate) fn requests() -> Vec<Request> {
         R::FileRemove { .. } => [R::FileRemove { path: text("/srv/b"), recursive: true }],
         R::Watch { .. } => [R::Watch { path: text("/srv"), recursive: true }],
         R::Pack { .. } => [R::Pack { path: text("/srv") }],
-        R::Unpack { .. } => [R::Unpack { path: text("/srv") }],
+        R::PackChanges => [R::PackChanges],
+        R::Unpack { .. } => [
+            R::Unpack { path: text("/srv"), owner: None },
+            R::Unpack { path: text("/srv"), owner: Some(Ownership::Archive) },
+            R::Unpack {
+                path: text("/srv"),
+                owner: Some(Ownership::One { owner: text("dev:dev") }),
+            },
+        ],
         R::Ports => [R::Ports],
         R::Tunnel { .. } => [R::Tunnel { port: 8080 }],
         R::Activity => [R::Activity],
@@ -136,8 +148,10 @@ fn inits() -> Vec<Init> {
         RestartPolicy::OnFailure => [RestartPolicy::OnFailure],
         RestartPolicy::Always => [RestartPolicy::Always],
     });
-    let init = |restart| Init { command: text("node server.js"), restart };
-    policies.into_iter().map(init).collect()
+    let init = |restart| Init { command: text("node server.js"), argv: Vec::new(), restart };
+    let argv = words(&["/entrypoint.sh", "nginx"]);
+    let of_image = Init { command: String::new(), argv, restart: RestartPolicy::OnFailure };
+    policies.into_iter().map(init).chain([of_image]).collect()
 }
 
 fn env() -> BTreeMap<String, String> {
@@ -155,6 +169,11 @@ fn identify() -> Identify {
         machine_id: text("0123"),
         token: text("beef"),
         env: env(),
+        defaults: Defaults {
+            env: env(),
+            user: Some(text("www-data:adm")),
+            working_dir: Some(text("/app")),
+        },
         interface: Some(Interface {
             mac: [2, 0xbb, 0, 0, 0, 2],
             address: Ipv4Addr::new(10, 208, 0, 2),

@@ -3,6 +3,7 @@
 mod backups;
 mod exec;
 mod files;
+mod images;
 mod jobs;
 mod network;
 mod ports;
@@ -11,6 +12,7 @@ mod sandboxes;
 mod sessions;
 mod share;
 mod snapshots;
+mod storage;
 mod users;
 mod volumes;
 
@@ -23,7 +25,7 @@ pub use sandboxes::Created;
 pub use sessions::Terminal;
 
 use super::{Call, Client, ClientError, body::json, header_text};
-use crate::{Health, Image, headers};
+use crate::{Health, headers};
 
 /// `id` is always an id or a name. Every method fails with [`ClientError::Api`] when the daemon
 /// answers with an error.
@@ -31,11 +33,6 @@ impl Client {
     /// The daemon's state. Needs no key.
     pub async fn health(&mut self) -> Result<Health, ClientError> {
         json(self.send(Call::new(Method::GET, "/health")).await?).await
-    }
-
-    /// The images that a sandbox can be made of.
-    pub async fn images(&mut self) -> Result<Vec<Image>, ClientError> {
-        json(self.send(Call::new(Method::GET, "/images")).await?).await
     }
 }
 

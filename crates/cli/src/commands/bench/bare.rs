@@ -13,7 +13,7 @@ use disk::{image, kernel, qcow2};
 use fs_err as fs;
 use proto::{
     frame::FrameKind,
-    message::{Exec, Hello, Identify, Refresh, Request, Response},
+    message::{Defaults, Exec, Hello, Identify, Refresh, Request, Response},
     mux::{MuxError, Session, Side, Stream, establish},
     preamble::VERSION,
 };
@@ -73,7 +73,7 @@ impl Kit {
             qemu,
             machine,
             ram,
-            image: vec![image::open_digest(data, &origin.image_digest)?.path().to_owned()],
+            image: image::open_digest(data, &origin.image_digest)?.files().to_vec(),
             modules: kernel::open(data, &origin.kernel_id)?.modules_image(),
             template,
             workshop,
@@ -181,6 +181,7 @@ impl BareVm {
             machine_id: random::hex::<16>(),
             token: random::hex::<32>(),
             env: std::collections::BTreeMap::new(),
+            defaults: Defaults::default(),
             interface: None,
             refresh: Refresh { time_ns, seed: random::hex::<32>() },
         });

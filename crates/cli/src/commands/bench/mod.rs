@@ -11,6 +11,7 @@ mod attach;
 mod bare;
 mod bulk;
 mod calls;
+mod convert;
 mod copies;
 mod daemon;
 mod publish;
@@ -225,6 +226,7 @@ async fn measure(
     bench.attachments(at_most(u32::MAX)).await?;
     bench.files(at_most(u32::MAX)).await?;
     bench.bulk(at_most(SAMPLES_BULK)).await?;
+    bench.convert(at_most(SAMPLES_LARGE)).await?;
     bench.published(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE), at_most(SAMPLES_BULK)).await?;
     bench.memory(at_most(SANDBOXES)).await?;
     bench.daemons(at_most(SAMPLES_DAEMON)).await?;

@@ -145,11 +145,12 @@ fn targets(results: &Results) -> Option<Table> {
                 (format!(">= {factor} x {}", of.name()), beside(of).map(|of| of * factor))
             }
             Limit::Absolute(most) => (format!("<= {}", number(most)), Some(most)),
+            Limit::AtLeastAbsolute(least) => (format!(">= {}", number(least)), Some(least)),
         };
         let measured = results.rows.get(&row).map(|summary| summary.p50);
         let (Some(measured), Some(bound)) = (measured, bound) else { continue };
         let met = match limit {
-            Limit::AtLeast(..) => measured >= bound,
+            Limit::AtLeast(..) | Limit::AtLeastAbsolute(_) => measured >= bound,
             _ => measured <= bound,
         };
         let result = if met { "met" } else { "missed" };

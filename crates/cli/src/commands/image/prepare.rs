@@ -7,13 +7,14 @@ use disk::image::{self, ImageError, Recipe};
 use crate::{
     app::{App, DONE},
     commands::{
-        host_tools::{self, APT_GET, DPKG_DEB, MKFS_EROFS, MMDEBSTRAP, Tool, UNSHARE},
-        preparing::{self, megabytes, time},
+        host_tools::{self, APT_GET, DPKG_DEB, MKFS_EROFS, MMDEBSTRAP, NPM, Tool, UNSHARE},
+        preparing,
     },
     human,
 };
 
-const MINIMAL_TOOLS: [Tool; 5] = [APT_GET, DPKG_DEB, MKFS_EROFS, MMDEBSTRAP, UNSHARE];
+const BOOTSTRAP_TOOLS: [Tool; 5] = [APT_GET, DPKG_DEB, MKFS_EROFS, MMDEBSTRAP, UNSHARE];
+const BROWSER_TOOLS: [Tool; 6] = [APT_GET, DPKG_DEB, MKFS_EROFS, MMDEBSTRAP, NPM, UNSHARE];
 const BUSYBOX_TOOLS: [Tool; 3] = [APT_GET, DPKG_DEB, MKFS_EROFS];
 
 /// Make an image of the distribution's packages
@@ -36,14 +37,45 @@ enum Which {
     Minimal,
     /// A statically linked busybox and nothing else
     Busybox,
+    /// As minimal, with systemd: systemctl, journalctl, timers, D-Bus
+    Services,
+    /// As minimal, with Node.js, npm, Python and a C compiler
+    Node,
+    /// As services, with a headless Chromium on port 9222 (DevTools protocol) and playwright-core
+    Browser,
+    /// As services, with Docker Engine
+    Docker,
+    /// As services, with a desktop as a web page on port 6080, and the command screenshot
+    Computer,
+}
+
+impl Which {
+    fn recipe(self) -> Recipe {
+        match self {
+            Self::Minimal => Recipe::Minimal,
+            Self::Busybox => Recipe::Busybox,
+            Self::Services => Recipe::Services,
+            Self::Node => Recipe::Node,
+            Self::Browser => Recipe::Browser,
+            Self::Docker => Recipe::Docker,
+            Self::Computer => Recipe::Computer,
+        }
+    }
+
+    fn tools(self) -> &'static [Tool] {
+        match self {
+            Self::Busybox => &BUSYBOX_TOOLS,
+            Self::Browser => &BROWSER_TOOLS,
+            Self::Minimal | Self::Services | Self::Node | Self::Docker | Self::Computer => {
+                &BOOTSTRAP_TOOLS
+            }
+        }
+    }
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let start = Instant::now();
-    let (recipe, tools): (_, &[Tool]) = match args.image {
-        Which::Minimal => (Recipe::Minimal, &MINIMAL_TOOLS),
-        Which::Busybox => (Recipe::Busybox, &BUSYBOX_TOOLS),
-    };
+    let recipe = args.image.recipe();
     if !args.update
         && let Some(there) = existing(app, recipe)?
     {
@@ -52,7 +84,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         app.printer().outcome(&there, &line)?;
         return DONE;
     }
-    host_tools::require(tools)?;
+    host_tools::require(args.image.tools())?;
     let made = preparing::run(app, ImageError::hint, move |data, progress| {
         image::prepare(data, recipe, progress)
     })?;
@@ -71,13 +103,7 @@ fn existing(app: &App, recipe: Recipe) -> Result<Option<Image>> {
 }
 
 fn shown(recipe: Recipe, image: &image::Image) -> Image {
-    Image {
-        name: recipe.name().to_owned(),
-        digest: image.digest().to_owned(),
-        size_mb: megabytes(image.size()),
-        source: image.source().to_owned(),
-        created_at: time(image.created_at()),
-    }
+    preparing::shown_image(recipe.name(), image)
 }
 
 fn line(image: &Image, state: &str) -> String {
@@ -92,13 +118,7 @@ mod tests {
 
     #[test]
     fn the_line_says_which_image_it_is() {
-        let image = Image {
-            name: "minimal".into(),
-            digest: "00".into(),
-            size_mb: 190,
-            source: "Debian bookworm, bootstrapped".into(),
-            created_at: time(0),
-        };
+        let image = super::super::image();
         let expected = "image/minimal ready (Debian bookworm, bootstrapped, 190 MB)";
         assert_eq!(line(&image, "ready"), expected);
     }

@@ -158,6 +158,7 @@ async fn encrypted() -> (Site, SocketAddr, Arc<RootCertStore>) {
         sandbox: crate::SandboxDefaults::default(),
         network: None,
         backups: orchestrator::backups::BackupSettings::default(),
+        images: orchestrator::images::ImageSettings::default(),
     };
     let certificates = Certificates::new(&config).unwrap();
     let pem = fs_err::read(crate::certificate_path(dir.path())).unwrap();

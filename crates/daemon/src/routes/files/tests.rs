@@ -140,7 +140,7 @@ fn refusal(request: &Request) -> Option<guest::WireError> {
         | Request::FileRemove { path, .. }
         | Request::MakeDirectory { path, .. }
         | Request::Pack { path }
-        | Request::Unpack { path }
+        | Request::Unpack { path, .. }
         | Request::Watch { path, .. }
         | Request::FileMove { from: path, .. } => path,
         _ => return None,

@@ -55,7 +55,8 @@ async fn a_tree_comes_out_as_it_went_in() {
     .map(|(name, kind)| (PathBuf::from(name), kind));
     assert_eq!(names, expected);
 
-    let answer = send(&host, &Request::Unpack { path: "/x/y".to_owned() }, &archive).await;
+    let answer =
+        send(&host, &Request::Unpack { path: "/x/y".to_owned(), owner: None }, &archive).await;
     assert_eq!(answer, Response::Done);
     let out = guest.path().join("x/y");
     assert_eq!(fs::read(out.join("a")).unwrap(), vec![3; 700_001]);
@@ -135,4 +136,64 @@ async fn archives_that_nobody_reads_keep_nobody_out() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn what_was_written_over_an_image_is_a_layer() {
+    use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
+
+    let guest = Guest::new().await;
+    let host = guest.owned().await;
+    let upper = guest.path().join("upper");
+    fs::create_dir_all(upper.join("etc/all-new")).unwrap();
+    fs::write(upper.join("etc/a"), "a").unwrap();
+    let gone = upper.join("etc/gone");
+    let made = mknodat(CWD, &gone, FileType::CharacterDevice, Mode::empty(), makedev(0, 0));
+    if made.is_err() {
+        println!("SKIPPED: only root may make device nodes");
+        return;
+    }
+    // The overlay has one node for all that is gone.
+    fs::hard_link(&gone, upper.join("etc/gone-too")).unwrap();
+    let flags = XattrFlags::empty();
+    setxattr(upper.join("etc/all-new"), "trusted.overlay.opaque", b"y", flags).unwrap();
+    setxattr(upper.join("etc/all-new"), "trusted.of-its-own", b"1", flags).unwrap();
+    setxattr(upper.join("etc/a"), "trusted.of-its-own", b"2\0=", flags).unwrap();
+
+    let mut stream = open(&host, &Request::PackChanges).await;
+    let (archive, _) = content(&mut stream).await.unwrap();
+    let expected = [
+        ("./", '5'),
+        ("etc/", '5'),
+        ("etc/.wh.gone", '0'),
+        ("etc/.wh.gone-too", '0'),
+        ("etc/a", '0'),
+        ("etc/all-new/", '5'),
+        ("etc/all-new/.wh..wh..opq", '0'),
+    ]
+    .map(|(name, kind)| (PathBuf::from(name), kind));
+    let mut names = listed(&archive);
+    names.sort();
+    assert_eq!(names, expected);
+    let mut attributes = Vec::new();
+    for entry in tar::Archive::new(archive.as_slice()).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().into_owned();
+        if let Some(records) = entry.pax_extensions().unwrap() {
+            let said = records.map(|record| {
+                let record = record.unwrap();
+                (record.key().unwrap().to_owned(), record.value_bytes().to_owned())
+            });
+            attributes.push((name, said.collect::<Vec<_>>()));
+        }
+    }
+    attributes.sort();
+    let key = "SCHILY.xattr.trusted.of-its-own".to_owned();
+    assert_eq!(
+        attributes,
+        [
+            ("etc/a".into(), vec![(key.clone(), b"2\0=".to_vec())]),
+            ("etc/all-new/".into(), vec![(key, b"1".to_vec())]),
+        ]
+    );
 }

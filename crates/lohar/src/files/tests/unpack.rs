@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use proptest::prelude::*;
 use proto::frame::FrameKind;
-use proto::message::{ErrorCode, Request, Response};
+use proto::message::{ErrorCode, Ownership, Request, Response};
 use proto::mux::Session;
 use tar::{EntryType, Header};
 
@@ -40,7 +40,7 @@ fn whole(entries: &[Vec<u8>]) -> Vec<u8> {
 }
 
 async fn unpack(host: &Session, archive: &[u8]) -> Result<(), ErrorCode> {
-    match send(host, &Request::Unpack { path: "/in/to".to_owned() }, archive).await {
+    match send(host, &Request::Unpack { path: "/in/to".to_owned(), owner: None }, archive).await {
         Response::Done => Ok(()),
         other => Err(code(other)),
     }
@@ -233,7 +233,7 @@ async fn a_host_that_vanishes_leaves_no_half_file() {
     let guest = Guest::new().await;
     let host = guest.owned().await;
     let archive = whole(&[file("a", "first"), file("b", &"x".repeat(900_000))]);
-    let request = Request::Unpack { path: "/in/to".to_owned() };
+    let request = Request::Unpack { path: "/in/to".to_owned(), owner: None };
     let mut stream = open(&host, &request).await;
     stream.send_data(FrameKind::Data, &archive[..500_000]).await.unwrap();
     tokio::time::timeout(crate::testing::PATIENCE, async {
@@ -308,4 +308,55 @@ proptest! {
             prop_assert!(count < 20);
         }
     }
+}
+
+#[tokio::test]
+async fn things_belong_to_whom_it_was_said_and_what_is_there_stays() {
+    if !is_root() {
+        return;
+    }
+    let guest = Guest::new().await;
+    let host = guest.owned().await;
+    let to = guest.path().join("in/to");
+    fs::create_dir_all(to.join("kept")).unwrap();
+    fs::set_permissions(to.join("kept"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(to.join("old"), "x").unwrap();
+    symlink("kept", to.join("link")).unwrap();
+    let directory = |name: &str| entry(EntryType::Directory, name, "", b"");
+    let ask = async |path: &str, owner, archive: &[Vec<u8>]| {
+        let request = Request::Unpack { path: path.to_owned(), owner: Some(owner) };
+        match send(&host, &request, &whole(archive)).await {
+            Response::Done => Ok(()),
+            other => Err(code(other)),
+        }
+    };
+    let facts = |path: &str| {
+        let meta = fs::symlink_metadata(guest.path().join("in").join(path)).unwrap();
+        (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+    };
+    let tree = [
+        directory("./"),
+        directory("kept/"),
+        file("kept/f", "x"),
+        file("old", "y"),
+        file("deep/er/f", "x"),
+        entry(EntryType::Symlink, "l", "x", b""),
+        directory("new/"),
+    ];
+    ask("/in/to", Ownership::Archive, &tree).await.unwrap();
+    assert_eq!(facts("to/kept").2, 0o700, "a directory that is there stays as it is");
+    assert_ne!(facts("to").2, 0o4751);
+    for made in ["to/kept/f", "to/old", "to/deep/er/f", "to/new"] {
+        assert_eq!(facts(made), (4711, 4711, 0o4751), "{made}");
+    }
+    assert_eq!((facts("to/l").0, facts("to/deep/er")), (4711, (0, 0, 0o755)));
+    let of = Ownership::One { owner: "12:13".to_owned() };
+    ask("/in/fresh/to", of, &[directory("./"), file("a/f", "x")]).await.unwrap();
+    assert_eq!((facts("fresh"), facts("fresh/to")), ((12, 13, 0o755), (12, 13, 0o4751)));
+    assert_eq!((facts("fresh/to/a"), facts("fresh/to/a/f")), ((12, 13, 0o755), (12, 13, 0o4751)));
+    let refused = ask("/in/to", Ownership::Archive, &[directory("link/")]).await;
+    assert_eq!(refused, Err(ErrorCode::NotDirectory));
+    assert!(to.join("link").is_symlink());
+    let nobody = Ownership::One { owner: "nobody-there".to_owned() };
+    assert_eq!(ask("/in/to", nobody, &[]).await, Err(ErrorCode::UnknownUser));
 }

@@ -14,6 +14,7 @@ fn other(hostname: &str) -> Identify {
         machine_id: "f".repeat(32),
         token: OTHER_TOKEN.to_owned(),
         env: [("NEW".to_owned(), "variable".to_owned())].into(),
+        defaults: identity().defaults,
         interface: Some(interface([10, 208, 0, 3])),
         refresh: Refresh { time_ns: 1_800_000_000_000_000_000, seed: "ef".repeat(32) },
     }

@@ -163,7 +163,7 @@ async fn what_only_the_host_wanted_is_gone_and_counts_no_more() {
     assert!(matches!(hear(&mut activity).await, Response::Activity(_)));
     let write = FileWrite { path: "/up/file".to_owned(), ..FileWrite::default() };
     let write = open(&host, &Request::FileWrite(write)).await;
-    let unpack = open(&host, &Request::Unpack { path: "/tree".to_owned() }).await;
+    let unpack = open(&host, &Request::Unpack { path: "/tree".to_owned(), owner: None }).await;
     let uploads = [flood(write, vec![b'x'; 500_000]), flood(unpack, beginning_of_an_archive())];
     let (up, tree) = (guest.path().join("up"), guest.path().join("tree"));
     until(&host, "uploads begin", || unfinished(&up) == 1 && unfinished(&tree) == 1).await;

@@ -10,7 +10,7 @@ async fn init_is_started_again_as_its_policy_says_with_its_clients() {
     let command = format!("stty size; read x < {}; exit $x", go.display());
     let start = || {
         let restart = RestartPolicy::OnFailure;
-        Request::StartInit(Init { command: command.clone(), restart })
+        Request::StartInit(Init { command: command.clone(), argv: Vec::new(), restart })
     };
     assert_eq!(ask(&host, &start()).await, Response::Done);
     assert_eq!(refused(&host, &start()).await, ErrorCode::Invalid);
@@ -34,7 +34,7 @@ async fn init_that_its_owner_kills_stays_dead_and_one_that_dies_does_not() {
     let guest = Guest::new().await;
     let host = guest.owned().await;
     let command = "echo up $$; exec sleep 1000".to_owned();
-    let init = Init { command, restart: RestartPolicy::Always };
+    let init = Init { command, argv: Vec::new(), restart: RestartPolicy::Always };
     assert_eq!(ask(&host, &Request::StartInit(init)).await, Response::Done);
     let mut client = Client::attach(&host, to(INIT)).await;
     client.until("up").await;
@@ -53,7 +53,8 @@ async fn init_that_its_owner_kills_stays_dead_and_one_that_dies_does_not() {
 async fn init_can_be_stopped_while_it_waits_for_its_next_start() {
     let guest = Guest::new().await;
     let host = guest.owned().await;
-    let init = Init { command: "exit 5".to_owned(), restart: RestartPolicy::Always };
+    let init =
+        Init { command: "exit 5".to_owned(), argv: Vec::new(), restart: RestartPolicy::Always };
     assert_eq!(ask(&host, &Request::StartInit(init)).await, Response::Done);
     let mut client = Client::attach(&host, to(INIT)).await;
     client.until("starts again in 800 ms").await;

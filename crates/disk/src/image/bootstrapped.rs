@@ -1,34 +1,22 @@
-//! The `minimal` image: the host's own distribution, bootstrapped with `mmdebstrap`.
+//! Images of the host's own distribution, bootstrapped with `mmdebstrap`: `minimal`, and the tiers
+//! that have more.
 
 use std::path::Path;
 
 use base::{clock, process::Command};
 use fs_err as fs;
 
-use super::{ImageError, Made, Recipe, tree::Tree};
+use super::{
+    ImageError, Made,
+    tiers::{COMMON, Tier},
+    tree::Tree,
+};
 use crate::{
     Listener,
     apt::{Apt, Release},
     erofs::{self, Meta},
     report,
 };
-
-/// What is there besides the distribution's essential packages, apt and what they need.
-const PACKAGES: [&str; 13] = [
-    "bash",
-    "ca-certificates",
-    "coreutils",
-    "curl",
-    "git",
-    "iproute2",
-    "iputils-ping",
-    "kmod",
-    "less",
-    "nano",
-    "procps",
-    "sudo",
-    "tzdata",
-];
 
 /// What dpkg leaves out, now and whenever somebody installs a package in a sandbox: manuals and
 /// translations. Licences stay.
@@ -59,16 +47,30 @@ const EMPTIED: [&str; 8] = [
     "var/tmp",
 ];
 
-pub(super) fn make(work: &Path, image: &Path, progress: Listener<'_>) -> Result<Made, ImageError> {
+/// Makes the image of `tier`, which is called `name`.
+pub(super) fn make(
+    work: &Path,
+    image: &Path,
+    (name, tier): (&'static str, &Tier),
+    progress: Listener<'_>,
+) -> Result<Made, ImageError> {
     if !rustix::process::geteuid().is_root() {
-        return Err(ImageError::NotRoot(Recipe::Minimal.name()));
+        return Err(ImageError::NotRoot(name));
     }
     let release = Release::of_host()?;
     let started = clock::unix_seconds();
     let tree = Tree::new(work.join("root"));
-    bootstrap(&release, work, tree.root(), progress)?;
-    let packages = installed(tree.root())?;
+    let debian: Vec<&str> = COMMON.iter().chain(tier.packages).copied().collect();
+    bootstrap(&release, work, tree.root(), &debian, progress)?;
+    let mut packages = installed(tree.root())?;
+    packages.extend(from_npm(work, &tree, tier.npm, progress)?);
     clean(&tree)?;
+    for (path, content, mode) in tier.files {
+        tree.put(path, content, *mode)?;
+    }
+    for (path, target) in tier.links {
+        tree.link(path, target)?;
+    }
     let newest = tree.settle_times(started)?;
     report(progress, "writing the image");
     erofs::make(tree.root(), image, Meta::Clamped(newest))?;
@@ -81,6 +83,7 @@ fn bootstrap(
     release: &Release,
     work: &Path,
     root: &Path,
+    packages: &[&str],
     progress: Listener<'_>,
 ) -> Result<(), ImageError> {
     report(progress, "reading the host's package sources");
@@ -91,7 +94,7 @@ fn bootstrap(
     let mut command = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"])
         .args(["--mount-proc", "--", "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"])
-        .args(["--format=directory", &format!("--include={}", PACKAGES.join(","))])
+        .args(["--format=directory", &format!("--include={}", packages.join(","))])
         .arg(format!("--components={}", release.components().join(",")))
         .args(DPKG.iter().map(|option| format!("--dpkgopt={option}")))
         .env("TMPDIR", work)
@@ -102,7 +105,7 @@ fn bootstrap(
         fs::write(&list, sources.join("\n") + "\n")?;
         command = command.arg(&list);
     }
-    let count = PACKAGES.len();
+    let count = packages.len();
     report(
         progress,
         format!(
@@ -127,6 +130,43 @@ fn installed(root: &Path) -> Result<Vec<String>, ImageError> {
         .args(["--show", "--showformat", "${Package}=${Version}\n"])
         .output()?;
     Ok(String::from_utf8_lossy(&output).lines().map(str::to_owned).collect())
+}
+
+/// Installs packages of the npm registry where all users of the image find them, as
+/// `name@version`. Nothing of them is run.
+fn from_npm(
+    work: &Path,
+    tree: &Tree,
+    packages: &[&str],
+    progress: Listener<'_>,
+) -> Result<Vec<String>, ImageError> {
+    if packages.is_empty() {
+        return Ok(Vec::new());
+    }
+    report(progress, format!("installing {} from the npm registry", packages.join(", ")));
+    tree.directory("usr/local/lib/node_modules", 0o755)?;
+    let prefix = tree.root().join("usr/local");
+    let mut npm = Command::new("npm");
+    // Where whoever runs this has said which registry and which authorities he trusts.
+    for name in ["HOME", "NODE_EXTRA_CA_CERTS"] {
+        if let Some(value) = std::env::var_os(name) {
+            npm = npm.env(name, value);
+        }
+    }
+    npm.args(["install", "--global", "--ignore-scripts", "--no-audit", "--no-fund"])
+        .args(["--loglevel=error", "--cache"])
+        .arg(work.join("npm"))
+        .arg("--prefix")
+        .arg(&prefix)
+        .args(packages)
+        .output()?;
+    let list = Command::new("npm")
+        .args(["list", "--global", "--depth=0", "--parseable", "--long", "--prefix"])
+        .arg(&prefix)
+        .output()?;
+    // Lines of path, name@version and more between colons; the first is the prefix itself.
+    let lines = String::from_utf8_lossy(&list).into_owned();
+    Ok(lines.lines().skip(1).filter_map(|line| line.split(':').nth(1)).map(str::to_owned).collect())
 }
 
 /// Removes what only the build needed or what would tell about the machine that built it.

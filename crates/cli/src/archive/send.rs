@@ -1,0 +1,42 @@
+//! Sending an archive that is there already.
+
+use std::io::{BufWriter, Write};
+
+use anyhow::{Context as _, Result};
+use tokio::task::JoinHandle;
+
+use super::pipe::{self, AsyncReader};
+
+/// Bytes that are handed on at a time.
+const PIECE: usize = 128 << 10;
+
+/// An archive that is being sent.
+#[derive(Debug)]
+pub(crate) struct Sending(JoinHandle<Result<()>>);
+
+impl Sending {
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// If it could not be read. To be looked at before the error of the request that sends it, which
+    /// fails because of it.
+    pub(crate) async fn finish(self) -> Result<()> {
+        self.0.await.context("wait for the archive")?
+    }
+}
+
+/// Sends what `work` writes, while it is read.
+pub(crate) fn send(
+    work: impl FnOnce(&mut dyn Write) -> Result<()> + Send + 'static,
+) -> (AsyncReader, Sending) {
+    let (writer, reader) = pipe::from_thread();
+    let sending = tokio::task::spawn_blocking(move || {
+        let mut writer = BufWriter::with_capacity(PIECE, writer);
+        // Dropping the writer without a word means to the reader that the archive was cut.
+        work(&mut writer)?;
+        let writer = writer.into_inner().map_err(|error| error.into_error())?;
+        writer.finish();
+        Ok(())
+    });
+    (reader, Sending(sending))
+}

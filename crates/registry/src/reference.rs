@@ -1,0 +1,192 @@
+//! What images are called: `alpine`, `ghcr.io/owner/name:tag`, `localhost:5000/x@sha256:…`.
+
+use std::{fmt, str::FromStr};
+
+use oci_spec::distribution::Reference as Parsed;
+
+use crate::{Digest, Error};
+
+/// No reference is longer, in bytes: a host name, a repository, a tag and a digest.
+const LENGTH_MAX: usize = 253 + 255 + 128 + 80;
+/// What is shown of something that is no reference, in characters.
+const SHOWN: usize = 100;
+const HUB: &str = "docker.io";
+/// Where Docker's own registry really is.
+const HUB_HOST: &str = "registry-1.docker.io";
+
+/// The name of an image in a registry, completed as Docker does: without a host it is one of
+/// `docker.io`, without an owner there one of `library`, without tag and digest it is `latest`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Reference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+impl Reference {
+    /// The registry as people write it: a host, with a port if it has one.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The image's path in the registry.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag; `None` if there is a digest only.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest, which says more than the tag.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// What an image of this reference is called here if nobody says otherwise: the last part of
+    /// its path, and the tag unless that is `latest`.
+    pub fn default_name(&self) -> String {
+        let last = self.repository.rsplit('/').next().unwrap_or(&self.repository);
+        match self.tag.as_deref() {
+            None | Some("latest") => last.to_owned(),
+            Some(tag) => format!("{last}-{tag}"),
+        }
+    }
+
+    /// Where requests go.
+    pub(crate) fn host(&self) -> &str {
+        if self.registry == HUB { HUB_HOST } else { &self.registry }
+    }
+
+    /// What a manifest is asked for by.
+    pub(crate) fn selector(&self) -> String {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, Some(tag)) => tag.clone(),
+            (None, None) => "latest".to_owned(),
+        }
+    }
+}
+
+impl FromStr for Reference {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let refused = |reason: &str| Error::Reference {
+            text: text.chars().take(SHOWN).collect(),
+            reason: reason.to_owned(),
+        };
+        if text.len() > LENGTH_MAX {
+            return Err(refused("it is too long"));
+        }
+        if text.contains("://") {
+            return Err(refused("it begins with a scheme"));
+        }
+        let parsed: Parsed = text.parse().map_err(|error| match error {
+            oci_spec::distribution::ParseError::NameContainsUppercase => refused("it has capitals"),
+            other => refused(&other.to_string()),
+        })?;
+        // A first part with capitals could be a host or a part of the path; programs differ.
+        if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(refused("it has capitals"));
+        }
+        let digest = match parsed.digest() {
+            Some(digest) => {
+                Some(digest.parse().map_err(|_| refused("its digest is not a SHA-256"))?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            registry: parsed.registry().to_owned(),
+            repository: parsed.repository().to_owned(),
+            tag: parsed.tag().map(str::to_owned),
+            digest,
+        })
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        match &self.digest {
+            Some(digest) => write!(f, "@{digest}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn references_mean_what_they_mean_to_docker() {
+        let hex = "a".repeat(64);
+        let cases = [
+            ("alpine".to_owned(), "docker.io/library/alpine:latest", "alpine"),
+            ("alpine:3.20".to_owned(), "docker.io/library/alpine:3.20", "alpine-3.20"),
+            ("grafana/loki".to_owned(), "docker.io/grafana/loki:latest", "loki"),
+            ("index.docker.io/a/b:c".to_owned(), "docker.io/a/b:c", "b-c"),
+            ("localhost/x".to_owned(), "localhost/x:latest", "x"),
+            ("localhost:5000/x".to_owned(), "localhost:5000/x:latest", "x"),
+            ("10.0.0.1:80/x/y:z".to_owned(), "10.0.0.1:80/x/y:z", "y-z"),
+            (format!("ghcr.io/x/y@sha256:{hex}"), &format!("ghcr.io/x/y@sha256:{hex}"), "y"),
+            (format!("y:1@sha256:{hex}"), &format!("docker.io/library/y:1@sha256:{hex}"), "y-1"),
+        ];
+        for (text, whole, name) in cases {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(reference.to_string(), whole);
+            assert_eq!(reference.default_name(), name);
+            assert_eq!(whole.parse::<Reference>().unwrap(), reference);
+        }
+        assert_eq!("alpine".parse::<Reference>().unwrap().host(), "registry-1.docker.io");
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused_with_the_reason() {
+        let upper = format!("x@sha256:{}", "A".repeat(64));
+        let sha512 = format!("x@sha512:{}", "a".repeat(128));
+        let long = "a/".repeat(400);
+        for text in [
+            "",
+            " ",
+            "Alpine",
+            "A/0",
+            "https://ghcr.io/x",
+            "a/../b",
+            "/etc/passwd",
+            "a b",
+            "x:",
+            "x@",
+            "x@sha256:12",
+            "x:..",
+            "a\n",
+            "a?b",
+            "a#b",
+            "user:pass@host/x",
+            &upper,
+            &sha512,
+            &long,
+        ] {
+            let error = text.parse::<Reference>().unwrap_err();
+            assert_eq!(error.kind(), crate::Kind::Reference, "{text:?}");
+            assert!(error.to_string().len() < 400, "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_means_the_same_written_out(text in "[ -~]{0,40}") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference);
+            }
+        }
+    }
+}
