@@ -19,10 +19,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("e2e", &["api", "backup", "base"]),
     ("lohar", &["proto"]),
     ("net", &["base"]),
-    (
-        "orchestrator",
-        &["backup", "base", "disk", "dockerfile", "net", "proto", "registry", "vmm"],
-    ),
+    ("orchestrator", &["backup", "base", "disk", "dockerfile", "net", "proto", "registry", "vmm"]),
     ("proto", &[]),
     ("registry", &["base"]),
     ("vmm", &["base"]),
