@@ -162,6 +162,28 @@ pub struct VolumeSchedule {
     pub last_error: Option<String>,
 }
 
+/// What an admin wants to know of all users' backups: `GET /system/backups`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupReport {
+    /// The names of the places where they may be kept.
+    pub destinations: Vec<String>,
+    /// How many volumes are backed up when it is time.
+    pub schedules: usize,
+    /// Schedules whose last run failed, or that cannot run any more.
+    pub failures: Vec<ScheduleFailure>,
+}
+
+/// A schedule that does not do what it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleFailure {
+    /// The volume's name.
+    pub volume: String,
+    /// The owner's name.
+    pub user: String,
+    /// Why, for people.
+    pub error: String,
+}
+
 /// One line of a backup or a restore that is watched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -38,8 +38,8 @@ pub mod client;
 pub mod headers;
 
 pub use backup::{
-    BackUpVolume, BackupEvent, BackupStatus, RestoreVolume, SetSchedule, VolumeBackup,
-    VolumeSchedule,
+    BackUpVolume, BackupEvent, BackupReport, BackupStatus, RestoreVolume, ScheduleFailure,
+    SetSchedule, VolumeBackup, VolumeSchedule,
 };
 pub use build::{BuildEvent, BuildImage, BuiltImage};
 pub use error::{ErrorBody, ErrorCode};

@@ -16,7 +16,7 @@ pub struct Storage {
 /// What one kind of thing takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorageUse {
-    /// `images`, `layers`, `templates`, `kernels`, `sandboxes`, `snapshots`, `volumes` or `lost`.
+    /// `images`, `layers`, `templates`, `kernels`, `sandboxes`, `snapshots`, `volumes`, `backups` or `lost`.
     pub kind: String,
     /// How many there are.
     pub count: u64,

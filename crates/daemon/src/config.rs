@@ -202,6 +202,7 @@ struct Raw {
     network: network::Section,
     #[serde(default)]
     backup: RawBackup,
+    #[serde(default)]
     images: RawImages,
 }
 

@@ -244,8 +244,14 @@ async fn a_schedule_keeps_what_is_wanted_in_a_bucket_and_says_what_fails() {
     })
     .await;
     assert!(told.contains("directory for backups"), "{told}");
+    let report = node.admin().backup_report().await.unwrap();
+    let failures: Vec<_> =
+        report.failures.iter().map(|one| (&one.volume[..], &one.error)).collect();
+    assert_eq!((report.schedules, failures), (1, vec![("data", &told)]));
+    assert_eq!(report.destinations, ["cloud", "disk"]);
     node.admin().unschedule_volume("data").await.unwrap();
     assert_eq!(node.admin().volume("data").await.unwrap().schedule, None);
+    assert_eq!(node.admin().backup_report().await.unwrap().schedules, 0);
     let error = refused(
         node.admin().schedule_volume("data", &SetSchedule { cron: "daily".into(), ..often }).await,
     );

@@ -1,5 +1,6 @@
 //! Checks the host: [`facts`] are collected first, [`judge`] then says what they mean.
 
+mod backups;
 mod certificates;
 mod facts;
 mod forwarding;

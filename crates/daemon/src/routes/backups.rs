@@ -3,8 +3,8 @@
 use std::{collections::HashMap, pin::Pin};
 
 use api::{
-    BackUpVolume, BackupEvent, Deleted, ErrorCode, RestoreVolume, SetSchedule, VolumeBackup,
-    VolumeSchedule,
+    BackUpVolume, BackupEvent, BackupReport, Deleted, ErrorCode, RestoreVolume, ScheduleFailure,
+    SetSchedule, VolumeBackup, VolumeSchedule,
 };
 use axum::{
     Json,
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     app::{App, RequestId},
-    auth::{Caller, Id},
+    auth::{Admin, Caller, Id},
     body,
     failure::Failure,
     show,
@@ -128,6 +128,24 @@ pub(crate) async fn unset_schedule(
 ) -> Result<StatusCode, Failure> {
     app.orchestrator.unschedule_backups(&user, &id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// How schedules of all users do.
+pub(crate) async fn report(
+    State(app): State<App>,
+    _: Admin,
+) -> Result<Json<BackupReport>, Failure> {
+    let report = app.orchestrator.backup_report().await?;
+    let failures = report.failures.into_iter().map(|one| ScheduleFailure {
+        volume: one.volume.into(),
+        user: one.owner.into(),
+        error: one.message,
+    });
+    Ok(Json(BackupReport {
+        destinations: report.destinations,
+        schedules: report.schedules,
+        failures: failures.collect(),
+    }))
 }
 
 type Operation = Pin<Box<dyn Future<Output = Result<BackupEvent, Failure>> + Send>>;

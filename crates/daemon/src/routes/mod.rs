@@ -73,6 +73,7 @@ pub(crate) fn all() -> Router<App> {
         .route("/network/repair", post(network::repair))
         .route("/system/df", get(storage::df))
         .route("/system/prune", post(storage::prune))
+        .route("/system/backups", get(backups::report))
         .route("/sandboxes/{id}/ports", get(ports::list))
         .route("/sandboxes/{id}/ports/{port}/tunnel", get(ports::tunnel))
         .route("/sandboxes/{id}/proxy/{port}", any(proxy::proxy))

@@ -39,6 +39,7 @@ fn kind(kind: StorageKind) -> &'static str {
         StorageKind::Sandboxes => "sandboxes",
         StorageKind::Snapshots => "snapshots",
         StorageKind::Volumes => "volumes",
+        StorageKind::Backups => "backups",
         StorageKind::Lost => "lost",
     }
 }

@@ -55,7 +55,58 @@ pub struct ScheduleView {
     pub failure: Option<String>,
 }
 
+/// What an operator wants to know of a node's backups.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupReport {
+    /// The names of the places where they may be kept.
+    pub destinations: Vec<String>,
+    /// How many volumes are backed up when it is time.
+    pub schedules: usize,
+    /// Schedules whose last run failed, or that cannot run any more.
+    pub failures: Vec<ScheduleFailure>,
+}
+
+/// A schedule that does not do what it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleFailure {
+    /// The volume's name.
+    pub volume: Name,
+    /// The owner's name.
+    pub owner: Name,
+    /// Why, for people.
+    pub message: String,
+}
+
 impl Orchestrator {
+    /// What an operator wants to know of all users' backups.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn backup_report(&self) -> Result<BackupReport> {
+        let schedules = self.node.store.schedules().await?;
+        let (users, volumes) = (self.node.store.users().await?, self.node.store.volumes().await?);
+        let mut report = BackupReport {
+            destinations: self.node.backups.places.names(),
+            schedules: schedules.len(),
+            failures: Vec::new(),
+        };
+        for scheduled in schedules {
+            let volume = volumes.iter().find(|volume| volume.id == scheduled.volume);
+            let owner = users.iter().find(|(user, _)| user.id == scheduled.owner);
+            // Either may have gone since.
+            let (Some(volume), Some((owner, _))) = (volume, owner) else { continue };
+            let destination = scheduled.plan.destination.as_deref();
+            let unknown = self.node.backups.places.choose(destination).err();
+            let failure = view(scheduled).failure.or(unknown.map(|error| error.message));
+            report.failures.extend(failure.map(|message| ScheduleFailure {
+                volume: volume.name.clone(),
+                owner: owner.name.clone(),
+                message,
+            }));
+        }
+        Ok(report)
+    }
+
     /// Makes a backup of a volume as it is now, whoever uses it. Goes on to its end even if the caller
     /// leaves.
     ///

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, Semaphore};
 pub use backup::{retention::Keep, s3::S3Config};
 
 pub use self::{
-    facade::{BackupRequest, RestoreRequest, ScheduleView},
+    facade::{BackupReport, BackupRequest, RestoreRequest, ScheduleFailure, ScheduleView},
     settings::{BackupSettings, DestinationSettings},
 };
 pub(crate) use self::{run::take_up, settings::Places};

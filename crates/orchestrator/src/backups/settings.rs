@@ -87,6 +87,11 @@ impl Places {
         Ok(name.to_owned())
     }
 
+    /// What they are called.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.destinations.keys().cloned().collect()
+    }
+
     pub(crate) fn get(&self, name: &str) -> Result<&Destination> {
         self.destinations.get(name).ok_or_else(|| {
             let shown: String = name.chars().take(80).collect();

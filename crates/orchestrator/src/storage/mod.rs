@@ -40,6 +40,8 @@ pub enum StorageKind {
     Snapshots,
     /// Volumes.
     Volumes,
+    /// Backups of volumes that are being made or sent.
+    Backups,
     /// What an older copy of the store did not know, set aside.
     Lost,
 }
@@ -187,6 +189,7 @@ fn measure(node: &Node, victims: &[Victim]) -> Result<Storage> {
         (StorageKind::Sandboxes, vec![layout.sandboxes()]),
         (StorageKind::Snapshots, vec![layout.snapshots()]),
         (StorageKind::Volumes, vec![layout.volumes()]),
+        (StorageKind::Backups, vec![layout.backups()]),
         (StorageKind::Lost, vec![layout.sandboxes(), layout.snapshots(), layout.volumes()]),
     ];
     let mut uses = Vec::new();

@@ -4,12 +4,17 @@ use hyper::Method;
 
 use super::encode;
 use crate::{
-    BackUpVolume, BackupEvent, Deleted, RestoreVolume, SetSchedule, Volume, VolumeBackup,
-    VolumeSchedule,
+    BackUpVolume, BackupEvent, BackupReport, Deleted, RestoreVolume, SetSchedule, Volume,
+    VolumeBackup, VolumeSchedule,
     client::{Call, Client, ClientError, Events, body::json},
 };
 
 impl Client {
+    /// How schedules of all users do. Only for admins.
+    pub async fn backup_report(&mut self) -> Result<BackupReport, ClientError> {
+        json(self.send(Call::new(Method::GET, "/system/backups".to_owned())).await?).await
+    }
+
     /// The caller's backups of volumes that have or had this name.
     pub async fn volume_backups(&mut self, name: &str) -> Result<Vec<VolumeBackup>, ClientError> {
         json(self.send(Call::new(Method::GET, path(name, "/backups"))).await?).await

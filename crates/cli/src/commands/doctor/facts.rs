@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use api::{
-    EgressMode, NetworkMode,
+    BackupReport, EgressMode, NetworkMode,
     client::{ClientError, Endpoint},
 };
 use disk::{
@@ -118,6 +118,8 @@ pub(super) struct Facts {
     pub(super) networks: Networks,
     /// Those that the daemon shows or should show; `None` if no daemon tells of them.
     pub(super) certificates: Option<Vec<Certificate>>,
+    /// Backups of volumes; `None` if no daemon tells of them.
+    pub(super) backups: Option<BackupReport>,
     /// As the daemon says.
     pub(super) network_mode: Mode,
     /// What only matters without root.
@@ -179,6 +181,7 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         taps: Tap::loose().map(drop).map_err(|error| error.to_string()),
         networks,
         certificates,
+        backups: backups(app, data.join("api.sock")),
         network_mode,
         rootless,
         forwards_for_anybody: forwarding::for_anybody(),
@@ -259,6 +262,12 @@ fn networks(app: &App, socket: PathBuf) -> (Networks, Mode, Option<Vec<Certifica
     let findings = state.findings.into_iter();
     let findings = findings.map(|found| (found.message, found.mendable)).collect();
     (Networks::Made(findings), mode, certificates)
+}
+
+/// Told to admins only, too.
+fn backups(app: &App, socket: PathBuf) -> Option<BackupReport> {
+    let target = Target { endpoint: Endpoint::Unix(socket), token: None };
+    app.with_client_for(target, async |client| Ok(client.backup_report().await?)).ok()
 }
 
 fn daemon(app: &App, socket: PathBuf) -> Daemon {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use vmm::accel::Accelerator;
 
 use super::{
-    certificates,
+    backups, certificates,
     facts::{Daemon, Facts, KvmDevice, Networks, Problem},
     host::DataDir,
 };
@@ -122,6 +122,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         daemon(&facts.daemon, facts.version),
     ];
     findings.extend(certificates::judge(facts.certificates.as_deref()));
+    findings.extend(backups::judge(facts.backups.as_ref()));
     findings
 }
 

@@ -39,6 +39,7 @@ fn good() -> Facts {
         taps: Ok(()),
         networks: Networks::Made(Vec::new()),
         certificates: None,
+        backups: None,
         network_mode: Some((api::NetworkMode::Nat, None)),
         rootless: Rootless { namespaces: Ok(()), user_network: true },
         forwards_for_anybody: false,
