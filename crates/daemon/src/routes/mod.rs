@@ -29,16 +29,25 @@ use crate::app::App;
 
 /// Every route. The handlers' arguments say what each requires of its caller.
 pub(crate) fn all() -> Router<App> {
+    of_the_node().merge(of_sandboxes()).merge(of_guests()).merge(of_what_is_kept())
+}
+
+fn of_the_node() -> Router<App> {
     Router::new()
         .route("/health", get(system::health))
-        .route("/images", get(images::list))
-        .route("/images/build", post(build::build))
-        .route("/images/pull", post(images::pull))
-        .route("/images/import", post(images::import))
-        .route("/images/{id}", get(images::get).delete(images::delete))
-        .route("/images/{id}/export", get(images::export))
-        .route("/images/{id}/share", post(images::share).delete(images::unshare))
-        .route("/tasks/{id}", get(images::task).delete(images::cancel_task))
+        .route("/network", get(network::state))
+        .route("/network/repair", post(network::repair))
+        .route("/system/df", get(storage::df))
+        .route("/system/prune", post(storage::prune))
+        .route("/system/backups", get(backups::report))
+        .route("/users", get(users::list).post(users::create))
+        .route("/users/{id}", get(users::get).patch(users::edit).delete(users::delete))
+        .route("/users/{id}/rotate-key", post(users::rotate_key))
+}
+
+/// Sandboxes as a whole.
+fn of_sandboxes() -> Router<App> {
+    Router::new()
         .route("/sandboxes", get(sandboxes::list).post(create::create))
         .route(
             "/sandboxes/{id}",
@@ -51,6 +60,11 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/checkpoint", post(snapshots::checkpoint))
         .route("/sandboxes/{id}/fork", post(snapshots::fork))
         .route("/sandboxes/{id}/save-image", post(images::save))
+}
+
+/// What is in sandboxes, and ways into them.
+fn of_guests() -> Router<App> {
+    Router::new()
         .route("/sandboxes/{id}/exec", post(exec::exec))
         .route("/sandboxes/{id}/exec/ws", get(sessions::program))
         .route("/sandboxes/{id}/jobs", get(jobs::list))
@@ -69,11 +83,6 @@ pub(crate) fn all() -> Router<App> {
         .route("/sandboxes/{id}/files/watch", get(files::watch))
         .route("/sandboxes/{id}/archive", get(files::pack).put(files::unpack))
         .route("/sandboxes/{id}/egress", get(network::egress))
-        .route("/network", get(network::state))
-        .route("/network/repair", post(network::repair))
-        .route("/system/df", get(storage::df))
-        .route("/system/prune", post(storage::prune))
-        .route("/system/backups", get(backups::report))
         .route("/sandboxes/{id}/ports", get(ports::list))
         .route("/sandboxes/{id}/ports/{port}/tunnel", get(ports::tunnel))
         .route("/sandboxes/{id}/proxy/{port}", any(proxy::proxy))
@@ -89,6 +98,19 @@ pub(crate) fn all() -> Router<App> {
         )
         .route("/sandboxes/{id}/shell-token/{share}", delete(share::revoke))
         .route("/shell-token", get(share::list_all))
+}
+
+/// What sandboxes are made of and leave behind.
+fn of_what_is_kept() -> Router<App> {
+    Router::new()
+        .route("/images", get(images::list))
+        .route("/images/build", post(build::build))
+        .route("/images/pull", post(images::pull))
+        .route("/images/import", post(images::import))
+        .route("/images/{id}", get(images::get).delete(images::delete))
+        .route("/images/{id}/export", get(images::export))
+        .route("/images/{id}/share", post(images::share).delete(images::unshare))
+        .route("/tasks/{id}", get(images::task).delete(images::cancel_task))
         .route("/snapshots", get(snapshots::list))
         .route("/snapshots/{id}", get(snapshots::get).delete(snapshots::delete))
         .route("/snapshots/{id}/resume", post(snapshots::resume))
@@ -103,7 +125,4 @@ pub(crate) fn all() -> Router<App> {
             "/volumes/{id}/schedule",
             get(backups::schedule).put(backups::set_schedule).delete(backups::unset_schedule),
         )
-        .route("/users", get(users::list).post(users::create))
-        .route("/users/{id}", get(users::get).patch(users::edit).delete(users::delete))
-        .route("/users/{id}/rotate-key", post(users::rotate_key))
 }

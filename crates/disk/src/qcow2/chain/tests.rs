@@ -68,7 +68,8 @@ fn whole(chain: &mut Chain) -> Vec<u8> {
     while let Some(range) = chain.next_data(from).unwrap() {
         assert!(range.start >= from && range.start < range.end, "{range:?} after {from}");
         let end = range.end.min(chain.size());
-        let part = &mut content[range.start as usize..end as usize];
+        let at = |offset: u64| usize::try_from(offset).unwrap();
+        let part = &mut content[at(range.start)..at(end)];
         chain.read_at(part, range.start).unwrap();
         from = range.end;
     }
@@ -165,7 +166,7 @@ fn what_reaches_out_of_the_file_or_is_compressed_is_refused() {
     for (name, entry) in [
         ("compressed", 1 << 62 | 4096),
         ("beyond", 1 << 63 | 1 << 40),
-        ("oblique", 1 << 63 | 4096 + 512),
+        ("oblique", (1 << 63) | (4096 + 512)),
     ] {
         let error = base::chain(&open(name, &set(entry)).unwrap_err());
         assert!(error.contains("refusing the qcow2 file"), "{name}: {error}");
