@@ -121,7 +121,7 @@ async fn a_volume_that_is_written_to_is_backed_up_whole_and_comes_back() {
 
     // It outlives its volume, and makes it anew.
     node.admin().delete_volume("data").await.unwrap();
-    assert_eq!(node.admin().volume_backups("data").await.unwrap(), [made.clone()]);
+    assert_eq!(node.admin().volume_backups("data").await.unwrap(), std::slice::from_ref(&made));
     assert_eq!(restore(&node, &made, None, None).await.unwrap().name, "data");
     node.admin().delete_backup("data", &made.id).await.unwrap();
     assert!(!file.exists());
