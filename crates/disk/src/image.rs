@@ -3,6 +3,7 @@
 //! ```text
 //! images/content/<digest>/manifest.json
 //!                         root.erofs      all of the image, or the tree of one made of layers
+//!                         packed.json     layers that say the same, if it was ever given out
 //! images/layers/<id>/                     contents of files, see [`crate::layer`]
 //! images/names/<name>                     which content the name means
 //! ```
@@ -21,6 +22,7 @@ mod bootstrapped;
 mod busybox;
 pub(crate) mod collect;
 mod config;
+pub(crate) mod packed;
 mod recipe;
 mod saved;
 mod tiers;
@@ -40,8 +42,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     assemble::assemble,
-    collect::{Collector, Hold, Unused, collector, hold},
+    collect::{Collector, Hold, Packings, Unused, collector, hold},
     config::Config,
+    packed::{Packed, keep_packed, packed},
     recipe::Recipe,
     saved::{configure, save},
 };
