@@ -15,7 +15,7 @@ use disk::{
     image::{self, Config, Hold, Image},
     layer::LayerId,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Images;
 use crate::{
@@ -105,7 +105,16 @@ pub(crate) fn collect_loose(data: &Path) -> Result<bool> {
 impl Images {
     /// A turn to fetch or convert; waits while enough others do.
     pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        turn.map_err(|error| Error::internal("the daemon is ending", error))
+        turn_of(&self.turns).await
     }
+
+    /// A turn to pack an image; waits while enough others do.
+    pub(super) async fn packing_turn(&self) -> Result<OwnedSemaphorePermit> {
+        turn_of(&self.packing_turns).await
+    }
+}
+
+async fn turn_of(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+    let turn = Arc::clone(turns).acquire_owned().await;
+    turn.map_err(|error| Error::internal("the daemon is ending", error))
 }
