@@ -3,9 +3,9 @@
 //! ```text
 //! images/content/<digest>/manifest.json
 //!                         root.erofs      all of the image, or the tree of one made of layers
-//!                         packed.json     layers that say the same, if it was ever given out
 //! images/layers/<id>/                     contents of files, see [`crate::layer`]
 //! images/names/<name>                     which content the name means
+//! images/packed/<digest>                  see [`packed()`]
 //! ```
 //!
 //! An image made of layers is a tree whose files point into the data of its layers: the root disk

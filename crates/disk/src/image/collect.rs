@@ -104,12 +104,13 @@ impl Collector {
                 unused.push(Unused { digest, path, layer: false });
                 continue;
             }
-            let file = path.join(manifest::NAME);
-            let manifest: Manifest = manifest::read_since(&file, MAGIC, FORMAT_OLDEST..=FORMAT)?;
-            layers.extend(manifest.layers.into_iter().map(|layer| layer.id.to_string()));
+            let manifest = path.join(manifest::NAME);
+            let manifest: Manifest =
+                manifest::read_since(&manifest, MAGIC, FORMAT_OLDEST..=FORMAT)?;
             if packings == Packings::Kept {
-                layers.extend(packed::layers_of(&path).map(String::from));
+                layers.extend(packed::layers_of(&self.data, &manifest).map(String::from));
             }
+            layers.extend(manifest.layers.into_iter().map(|layer| layer.id.to_string()));
         }
         for digest in digests(&stored)?.into_iter().filter(|digest| !layers.contains(digest)) {
             unused.push(Unused { path: stored.join(&digest), digest, layer: true });

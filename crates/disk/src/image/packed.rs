@@ -2,14 +2,19 @@
 //! has written over it.
 //!
 //! ```text
-//! images/content/<digest>/packed.json     which layers say the same
+//! images/packed/<digest>     which layer says the same: as that root, or as the disk of that image
 //! ```
-//! Somebody else has to look into the root and the disk; here is kept what came of it, so that it is done once.
-//! It is needed by nobody: without it, or without its layers, it is done again.
+//! Somebody else has to look into a root or a disk; here is kept what came of it, so that it is done once.
+//! Nobody needs it: without it, or without its layer, it is done again.
 
-use std::path::Path;
+use std::{
+    collections::HashSet,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use base::{fault, files};
+use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -23,12 +28,11 @@ use crate::{
     merge::Tree,
 };
 
-pub(super) const PACKED: &str = "packed.json";
 const PACKED_MAGIC: &str = "bhatti-image-packed";
 const PACKED_FORMAT: u32 = 1;
 
 /// The layers of an image, as far as they are known.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Packed {
     /// Of its root, lowest first; absent if that has not been packed.
     pub root: Option<Vec<LayerId>>,
@@ -45,50 +49,25 @@ impl Packed {
         }
         Some(layers)
     }
-
-    fn ids(self) -> impl Iterator<Item = LayerId> {
-        self.root.into_iter().flatten().chain(self.disk)
-    }
 }
 
-/// What is known of an image's layers. All that it names are stored. A root that another image has, too, is
-/// known as well if it was packed for that one.
-///
-/// # Errors
-/// If the directory of images cannot be read.
-pub fn packed(data: &Path, image: &Image) -> Result<Packed, ImageError> {
-    let stored = |id: &LayerId| layer::exists(data, id);
-    let known = read(&image.directory);
-    let disk = known.disk.filter(stored);
-    if !image.layers.is_empty() {
-        return Ok(Packed { root: Some(image.layers.clone()), disk });
-    }
-    let whole = |root: &Vec<LayerId>| root.iter().all(stored);
-    let root = match known.root.filter(whole) {
-        None => same_root(data, image)?.filter(whole),
-        root => root,
+/// What is kept of something that was packed.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    layer: LayerId,
+}
+
+/// What is known of an image's layers. All that it names are stored.
+pub fn packed(data: &Path, image: &Image) -> Packed {
+    let known = |digest: &str| read(data, digest).filter(|id| layer::exists(data, id));
+    let root = match image.layers.is_empty() {
+        true => known(image.manifest.root_digest()).map(|layer| vec![layer]),
+        false => Some(image.layers.clone()),
     };
-    Ok(Packed { root, disk })
+    Packed { root, disk: image.disk.as_ref().and_then(|_| known(image.digest())) }
 }
 
-/// What the root of `image` was packed to for another one that has the same.
-fn same_root(data: &Path, image: &Image) -> Result<Option<Vec<LayerId>>, ImageError> {
-    let content = content_directory(data);
-    for digest in digests(&content)? {
-        let directory = content.join(digest);
-        let Some(root) = read(&directory).root else { continue };
-        let other = directory.join(manifest::NAME);
-        // One that is damaged says nothing.
-        let other = manifest::read_since(&other, MAGIC, FORMAT_OLDEST..=FORMAT);
-        let same = |other: &Manifest| other.root_digest() == image.manifest.root_digest();
-        if other.is_ok_and(|other: Manifest| other.layers.is_empty() && same(&other)) {
-            return Ok(Some(root));
-        }
-    }
-    Ok(None)
-}
-
-/// Keeps what an image was packed to.
+/// Keeps what an image was packed to. Its root need not be packed again for another that has the same.
 ///
 /// The caller holds [`hold`] since the layers were added.
 ///
@@ -98,36 +77,75 @@ fn same_root(data: &Path, image: &Image) -> Result<Option<Vec<LayerId>>, ImageEr
 pub fn keep_packed(data: &Path, image: &Image, packed: &Packed) -> Result<(), ImageError> {
     let _hold = hold(data)?;
     let mut tree = Tree::new();
-    for (number, id) in packed.clone().ids().enumerate() {
-        tree.apply(number, Layer::open(data, &id)?.entries()?)?;
+    for (number, id) in packed.root.iter().flatten().chain(&packed.disk).enumerate() {
+        tree.apply(number, Layer::open(data, id)?.entries()?)?;
     }
-    let text = manifest::render(PACKED_MAGIC, PACKED_FORMAT, packed)?;
+    fs::create_dir_all(directory(data))?;
+    if let (true, Some([root])) = (image.layers.is_empty(), packed.root.as_deref()) {
+        keep(data, image.manifest.root_digest(), root)?;
+    }
+    if let Some(disk) = &packed.disk {
+        keep(data, image.digest(), disk)?;
+    }
+    Ok(())
+}
+
+fn keep(data: &Path, digest: &str, layer: &LayerId) -> Result<(), ImageError> {
+    let text = manifest::render(PACKED_MAGIC, PACKED_FORMAT, &Kept { layer: layer.clone() })?;
     fault::point("image.packed")?;
-    Ok(files::write_atomic(&image.directory.join(PACKED), &text, 0o600)?)
+    Ok(files::write_atomic(&directory(data).join(digest), &text, 0o600)?)
 }
 
-/// What was kept in a directory of content; nothing if that cannot be read.
-fn read(directory: &Path) -> Packed {
-    manifest::read(&directory.join(PACKED), PACKED_MAGIC, PACKED_FORMAT).unwrap_or_default()
+/// What was kept; nothing if it cannot be read.
+fn read(data: &Path, digest: &str) -> Option<LayerId> {
+    let path = directory(data).join(digest);
+    let kept = manifest::read::<Kept>(&path, PACKED_MAGIC, PACKED_FORMAT);
+    Some(kept.ok()?.layer)
 }
 
-/// The layers that content in a directory was packed to.
-pub(super) fn layers_of(directory: &Path) -> impl Iterator<Item = LayerId> {
-    read(directory).ids()
+fn directory(data: &Path) -> PathBuf {
+    data.join("images/packed")
 }
 
-/// Removes what somebody who died has left of it.
+/// What parts of an image are kept under, if they are packed.
+fn names(manifest: &Manifest) -> impl Iterator<Item = &str> {
+    let root = manifest.layers.is_empty().then(|| manifest.root_digest());
+    root.into_iter().chain(manifest.disk.as_ref().map(|_| manifest.sha256.as_str()))
+}
+
+/// The layers that an image was packed to, as far as it had none.
+pub(super) fn layers_of(data: &Path, manifest: &Manifest) -> impl Iterator<Item = LayerId> {
+    names(manifest).filter_map(|digest| read(data, digest))
+}
+
+/// Removes what is kept of images that are gone, and what somebody who died has left.
 ///
 /// # Errors
 /// If a directory cannot be read or a file not removed.
 pub(crate) fn sweep(data: &Path) -> std::io::Result<usize> {
-    let content = content_directory(data);
-    let digests = digests(&content)?;
+    let directory = directory(data);
+    let kept = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
     // While somebody keeps something, what looks left behind may be his.
-    let alone = if digests.is_empty() { None } else { collector(data)? };
+    let Some(_alone) = collector(data)? else { return Ok(0) };
+    let content = content_directory(data);
+    let mut needed = HashSet::new();
+    for digest in digests(&content)? {
+        let path = content.join(digest).join(manifest::NAME);
+        // Of one that is damaged nothing can be given out.
+        if let Ok(manifest) = manifest::read_since(&path, MAGIC, FORMAT_OLDEST..=FORMAT) {
+            needed.extend(names(&manifest).map(str::to_owned));
+        }
+    }
     let mut removed = 0;
-    for digest in alone.iter().flat_map(|_| &digests) {
-        removed += files::sweep_temporary(&content.join(digest))?;
+    for entry in kept {
+        let entry = entry?;
+        if !needed.contains(entry.file_name().to_string_lossy().as_ref()) {
+            files::remove_any(&entry.path())?;
+            removed += 1;
+        }
     }
     Ok(removed)
 }

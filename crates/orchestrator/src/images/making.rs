@@ -76,12 +76,20 @@ pub(super) fn assemble(
     source: String,
 ) -> Result<Image> {
     let image = image::assemble(data, layers, config, source)?;
-    let content = image.files().first().and_then(|root| root.parent());
-    let layers = data.join("images/layers");
-    for directory in content.into_iter().chain([layers.as_path()]).filter(|path| path.exists()) {
-        fs_err::set_permissions(directory, Permissions::from_mode(0o700))?;
+    if let Some(content) = image.files().first().and_then(|root| root.parent()) {
+        fs_err::set_permissions(content, Permissions::from_mode(0o700))?;
     }
+    hide_layers(data)?;
     Ok(image)
+}
+
+/// Has nobody but the daemon's user look into layers on this host.
+pub(super) fn hide_layers(data: &Path) -> Result<()> {
+    let layers = data.join("images/layers");
+    if layers.exists() {
+        fs_err::set_permissions(layers, Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 /// Removes layers of which no content is made, unless somebody makes some; whether it could. Content

@@ -25,7 +25,7 @@ use disk::{
 use tokio::sync::{mpsc, oneshot};
 use vmm::{Disks, Machine, Plan, Vm, Volume, memory::Ram};
 
-use super::{Making, places::Incoming};
+use super::{Making, making, places::Incoming};
 use crate::{
     Error, Kind, Result,
     chain::Chain,
@@ -91,7 +91,7 @@ async fn stored(node: &Arc<Node>, image: &Image) -> Result<Option<Whole>> {
         let _pin = node.pins.keep([digest.clone()]);
         // Nobody removes it any more, but somebody may have.
         image::open_digest(data, &digest)?;
-        let Some(layers) = image::packed(data, &image)?.whole(&image) else { return Ok(None) };
+        let Some(layers) = image::packed(data, &image).whole(&image) else { return Ok(None) };
         let pin = node.pins.keep(layers.iter().map(ToString::to_string).chain([digest]));
         let there = layers.iter().all(|id| layer::exists(data, id));
         Ok(there.then_some(Whole { layers, _pin: pin }))
@@ -111,9 +111,12 @@ impl Packing {
         let making = Making::begin(&self.node).await?;
         let packed = self.in_guest(&making, gone).await?;
         let (node, image) = (Arc::clone(&self.node), self.image.clone());
-        let keep = move || match image::keep_packed(node.layout.data(), &image, &packed) {
-            Err(ImageError::Layer(error)) => Err(refused(error)),
-            kept => Ok(kept?),
+        let keep = move || {
+            making::hide_layers(node.layout.data())?;
+            match image::keep_packed(node.layout.data(), &image, &packed) {
+                Err(ImageError::Layer(error)) => Err(refused(error)),
+                kept => Ok(kept?),
+            }
         };
         blocking(keep).await?;
         let whole = stored(&self.node, &self.image).await?;
@@ -170,7 +173,7 @@ impl Packing {
     async fn parts(&self, vm: &Vm, making: &Arc<Making>) -> Result<Packed> {
         fault::point("packing.launched")?;
         let (node, image) = (Arc::clone(&self.node), self.image.clone());
-        let known = blocking(move || Ok(image::packed(node.layout.data(), &image)?));
+        let known = blocking(move || Ok(image::packed(node.layout.data(), &image)));
         let mut packed = known.await?;
         let channel = recorder::meet_booting(vm).await?;
         let session = channel.session();
