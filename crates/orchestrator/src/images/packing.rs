@@ -185,7 +185,7 @@ impl Packing {
             let reading = LayerReading::start(session, Some(DISK)).await.map_err(unfit)?;
             packed.disk = Some(self.add(reading, making).await?);
         }
-        Ok(fault::point("packing.packed").map(|()| packed)?)
+        Ok(packed)
     }
 
     /// Stores what a guest packs.
