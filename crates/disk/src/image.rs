@@ -5,6 +5,7 @@
 //!                         root.erofs      all of the image, or the tree of one made of layers
 //! images/layers/<id>/                     contents of files, see [`crate::layer`]
 //! images/names/<name>                     which content the name means
+//! images/packed/<digest>                  see [`packed()`]
 //! ```
 //!
 //! An image made of layers is a tree whose files point into the data of its layers: the root disk
@@ -21,6 +22,7 @@ mod bootstrapped;
 mod busybox;
 pub(crate) mod collect;
 mod config;
+pub(crate) mod packed;
 mod recipe;
 mod saved;
 mod tiers;
@@ -40,8 +42,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     assemble::assemble,
-    collect::{Collector, Hold, Unused, collector, hold},
+    collect::{Collector, Hold, Packings, Unused, collector, hold},
     config::Config,
+    packed::{Packed, keep_packed, packed},
     recipe::Recipe,
     saved::{configure, save},
 };

@@ -70,5 +70,6 @@ pub fn sweep(data: &Path) -> io::Result<usize> {
     for directory in images.into_iter().chain([kernel::directory(data)]) {
         removed += staging::sweep(&directory)?;
     }
+    removed += image::packed::sweep(data)?;
     Ok(removed)
 }

@@ -83,7 +83,7 @@ impl Rig {
 
     fn export(&self, image: &Image, name: &str) {
         let mut to = Vec::new();
-        archive::export(&self.data(), image, "mine:v1", &mut to).unwrap();
+        archive::export(&self.data(), image.layers(), image.config(), "mine:v1", &mut to).unwrap();
         fs::write(self.path(name), to).unwrap();
     }
 
@@ -169,7 +169,9 @@ fn names_that_are_none_are_not_exported() {
     rig.skopeo("oci:layout:one", "oci-archive:in.tar:v1");
     let image = rig.assemble(&rig.import("in.tar", None).unwrap());
     for name in ["", "Capital", "a b", "../x", "x:"] {
-        let error = archive::export(&rig.data(), &image, name, &mut Vec::new()).unwrap_err();
+        let (layers, config) = (image.layers(), image.config());
+        let error = archive::export(&rig.data(), layers, config, name, &mut Vec::new());
+        let error = error.unwrap_err();
         assert!(matches!(error, ArchiveError::Reference(_)), "{error}");
     }
 }

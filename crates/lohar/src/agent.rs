@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::activity::{Counted, Counts, EXECS_MAX, Held, TUNNELS_MAX};
 use crate::identity::{Generation, IdentityFiles, Kernel};
 use crate::jobs::Jobs;
+use crate::parts::{self, OpenPart};
 use crate::reaper::Reaper;
 use crate::services::Services;
 use crate::sessions::Sessions;
@@ -50,8 +51,8 @@ pub(crate) struct Identity {
 pub(crate) struct Agent {
     /// Where the guest's files are.
     pub(crate) root: PathBuf,
-    /// The directory of what was written over the image, if there is an image below.
-    pub(crate) changes: Option<String>,
+    /// Opens parts of images.
+    pub(crate) parts: OpenPart,
     pub(crate) kernel: Box<dyn Kernel>,
     pub(crate) identity_files: IdentityFiles,
     pub(crate) generation: Generation,
@@ -93,7 +94,7 @@ impl Agent {
             jobs: Jobs::at(&root),
             services: Arc::new(Services::at(&root)),
             root,
-            changes: None,
+            parts: parts::of_disks,
             kernel,
             reaper: Reaper::new()?,
             null: open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,

@@ -18,6 +18,7 @@ mod identity;
 mod interface;
 mod jobs;
 mod log;
+mod parts;
 mod port;
 mod ports;
 mod power;
@@ -85,9 +86,7 @@ fn live(booted: &Booted) -> io::Result<std::convert::Infallible> {
         .thread_keep_alive(THREAD_KEEP)
         .build()?;
     runtime.block_on(async {
-        let mut agent = Agent::blank(PathBuf::from("/"), Box::new(Linux::new()?))?;
-        agent.changes = Some(boot::changes(&booted.disk));
-        let agent = Arc::new(agent);
+        let agent = Arc::new(Agent::blank(PathBuf::from("/"), Box::new(Linux::new()?))?);
         let served = tokio::select! {
             stopped = agent.reaper.run() => stopped,
             () = agent.power_off.notified() => Ok(()),

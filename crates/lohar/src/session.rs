@@ -170,6 +170,7 @@ impl Shared {
                         | Request::Rehearse(_)
                         | Request::Ping
                         | Request::TimeSpawn
+                        | Request::PackLayer { .. }
                 )
             }
         };
@@ -231,7 +232,7 @@ impl Shared {
             | Request::FileRemove { .. }
             | Request::Watch { .. }
             | Request::Pack { .. }
-            | Request::PackChanges
+            | Request::PackLayer { .. }
             | Request::Unpack { .. } => return files::serve(agent, request, stream).await,
             Request::Ports => ports::all().await,
             Request::Tunnel { port } => return tunnel::serve(agent, port, stream).await,

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use crate::agent::Agent;
 use crate::identity::Kernel;
 use crate::reaper::SIGNALS;
-use crate::{session, sys};
+use crate::{parts, session, sys};
 
 /// Far longer than anything takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -150,7 +150,7 @@ impl Guest {
         let kernel = Arc::new(kernel);
         let mut agent =
             Agent::blank(root.path().to_owned(), Box::new(Arc::clone(&kernel))).unwrap();
-        agent.changes = Some("/upper".to_owned());
+        agent.parts = |_| Ok(parts::Part::at("/upper"));
         let agent = Arc::new(agent);
         let reaper = Arc::clone(&agent);
         let reaping = tokio::spawn(async move { reaper.reaper.run().await });

@@ -283,11 +283,8 @@ impl Volumes {
 }
 
 /// The device of a volume.
-fn find(slot: u32) -> Option<PathBuf> {
-    let wanted = format!("{SERIAL}{slot}");
-    let disks = devices::named("/sys/block", "serial");
-    let (name, _) = disks.into_iter().find(|(_, serial)| *serial == wanted)?;
-    Some(Path::new("/dev").join(name))
+pub(crate) fn find(slot: u32) -> Option<PathBuf> {
+    devices::disk(&format!("{SERIAL}{slot}"))
 }
 
 fn below(root: &Path, target: &str) -> PathBuf {

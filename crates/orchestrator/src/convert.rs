@@ -9,9 +9,6 @@ use vmm::VmError;
 
 use crate::{Error, Kind};
 
-/// What can be done about an image that is not made of layers.
-const NOT_EXPORTABLE: &str = "only images that were pulled or imported can be exported";
-
 impl From<VmError> for Error {
     fn from(error: VmError) -> Self {
         let install = "install it: apt-get install qemu-system-x86";
@@ -116,9 +113,6 @@ impl From<ArchiveError> for Error {
         match error {
             ArchiveError::Layer(error) => error.into(),
             ArchiveError::Source(error) | ArchiveError::Sink(error) => error.into(),
-            ArchiveError::NotExportable(_) => {
-                Self::new(Kind::ImageInvalid, chain(&error)).hint(NOT_EXPORTABLE)
-            }
             other => Self::internal("an archive cannot be used", other),
         }
     }

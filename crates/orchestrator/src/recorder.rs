@@ -8,6 +8,7 @@ use std::{
 };
 
 use base::files;
+use disk::kernel::KernelBundle;
 use vmm::{Boot, Disks, Plan, Vm, Volume, memory::Ram};
 
 use crate::{
@@ -79,7 +80,7 @@ async fn record_in(
             volumes: (0..shape.volumes).map(|_| Volume::Awaited).collect(),
         },
         nic: Some(node.networking.loose().await?),
-        boot: first_boot(shape, &engine)?,
+        boot: first_boot(&shape.bundle, &shape.initramfs, &engine)?,
         run_dir: node.make_run(name)?,
         confinement: Some(node.confinement(name, 0, shape.machine, false)?),
     };
@@ -124,6 +125,21 @@ async fn disk_of(shape: &Shape, directory: &Path) -> Result<(OwnedFd, Vec<vmm::L
 }
 
 async fn boot_and_save(vm: &Vm, directory: &Path) -> Result<()> {
+    let channel = meet_booting(vm).await?;
+    for _ in 0..WARM_UP {
+        channel.time_spawn().await?;
+    }
+    if !channel.hang_up(vm).await {
+        let message = "the guest agent did not notice that the host hung up";
+        return Err(Error::new(Kind::AgentUnreachable, message));
+    }
+    vm.pause().await?;
+    vm.save_devices(&directory.join("devices")).await?;
+    Ok(())
+}
+
+/// Waits until a guest that is booting answers, and is nobody.
+pub(crate) async fn meet_booting(vm: &Vm) -> Result<Channel> {
     let channel = match Channel::open(vm, Patience::Booting).await {
         Ok(channel) => channel,
         Err(error) => {
@@ -135,16 +151,7 @@ async fn boot_and_save(vm: &Vm, directory: &Path) -> Result<()> {
         }
     };
     channel.meet_blank().await?;
-    for _ in 0..WARM_UP {
-        channel.time_spawn().await?;
-    }
-    if !channel.hang_up(vm).await {
-        let message = "the guest agent did not notice that the host hung up";
-        return Err(Error::new(Kind::AgentUnreachable, message));
-    }
-    vm.pause().await?;
-    vm.save_devices(&directory.join("devices")).await?;
-    Ok(())
+    Ok(channel)
 }
 
 /// Opens a file that a monitor opens once more through its descriptor, which the file's mode has to
@@ -158,8 +165,8 @@ fn open_to_monitors(path: &Path) -> Result<OwnedFd> {
 }
 
 /// The first boot of an image: what an earlier sandbox left of itself is not its business.
-fn first_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
-    match cold_boot(shape, engine)? {
+fn first_boot(bundle: &KernelBundle, initramfs: &Path, engine: &Engine) -> Result<Boot> {
+    match cold_boot(bundle, initramfs, engine)? {
         Boot::Cold { kernel, initramfs, command_line } => {
             let command_line = format!("{command_line} {NEW}");
             Ok(Boot::Cold { kernel, initramfs, command_line })
@@ -169,10 +176,10 @@ fn first_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
 }
 
 /// A boot from the kernel.
-pub(crate) fn cold_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
+pub(crate) fn cold_boot(bundle: &KernelBundle, initramfs: &Path, engine: &Engine) -> Result<Boot> {
     Ok(Boot::Cold {
-        kernel: open_to_monitors(&shape.bundle.vmlinux())?,
-        initramfs: open_to_monitors(&shape.initramfs)?,
+        kernel: open_to_monitors(&bundle.vmlinux())?,
+        initramfs: open_to_monitors(initramfs)?,
         command_line: format!("{COMMAND_LINE} {}", engine.qemu.kernel_arguments()),
     })
 }

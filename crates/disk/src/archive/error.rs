@@ -74,9 +74,6 @@ pub enum ArchiveError {
         /// What it is.
         what: String,
     },
-    /// The image has nothing that other programs would understand.
-    #[error("the image cannot be exported: {0}")]
-    NotExportable(&'static str),
     /// The name cannot be one in an archive.
     #[error("{0:?} is not what an image can be called in an archive")]
     Reference(String),
@@ -100,8 +97,7 @@ impl ArchiveError {
             | Self::Sink(_)
             | Self::TooLarge { .. }
             | Self::NoImage { .. }
-            | Self::Unsupported { .. }
-            | Self::NotExportable(_) => return None,
+            | Self::Unsupported { .. } => return None,
         };
         Some(hint.to_owned())
     }
@@ -110,7 +106,7 @@ impl ArchiveError {
     pub fn is_of_the_image(&self) -> bool {
         match self {
             Self::Layer(error) => error.is_of_the_image(),
-            Self::Source(_) | Self::Sink(_) | Self::NotExportable(_) => false,
+            Self::Source(_) | Self::Sink(_) => false,
             _ => true,
         }
     }

@@ -17,7 +17,7 @@ use super::{
     layout::{CONFIG_TYPE, FULL_NAME, INDEX, INDEX_TYPE, LAYER_TYPE, MANIFEST_TYPE, NAME},
 };
 use crate::{
-    image::Image,
+    image::Config,
     layer::{self, LayerId, shown},
 };
 
@@ -31,41 +31,36 @@ struct Exported {
     size: u64,
 }
 
-/// Writes `image` to `to` as an OCI layout that also has what `docker load` wants, called
-/// `reference` in it. The same image gives the same bytes each time.
+/// Writes an image of these stored layers, lowest first, to `to` as an OCI layout that also has what
+/// `docker load` wants, called `reference` in it. The same layers and configuration give the same
+/// bytes each time.
 ///
 /// # Errors
-/// [`ArchiveError::NotExportable`] if the image is not made of layers, [`ArchiveError::Sink`] if
-/// writing fails; if what is stored is damaged.
+/// [`ArchiveError::Reference`] if it cannot be called so, [`ArchiveError::Sink`] if writing fails; if
+/// what is stored is damaged.
 pub fn export(
     data: &Path,
-    image: &Image,
+    layers: &[LayerId],
+    config: &Config,
     reference: &str,
     to: &mut dyn Write,
 ) -> Result<(), ArchiveError> {
     let name: Reference =
         reference.parse().map_err(|_| ArchiveError::Reference(shown(reference.as_bytes())))?;
-    if image.disk().is_some() {
-        return Err(ArchiveError::NotExportable(
-            "a part of it is a disk that a sandbox has written",
-        ));
-    }
-    if image.layers().is_empty() {
-        return Err(ArchiveError::NotExportable("it was made here and not of layers"));
-    }
+    let stored = layers;
     // Layers are written twice, the first time to nowhere: an archive says how large a file is
     // before the file.
     let layers: Vec<Exported> =
-        image.layers().iter().map(|id| measure(data, id)).collect::<Result<_, _>>()?;
+        stored.iter().map(|id| measure(data, id)).collect::<Result<_, _>>()?;
     let ids: Vec<LayerId> = layers.iter().map(|layer| layer.id.clone()).collect();
-    let config = write_config(image.config(), &ids);
+    let config = write_config(config, &ids);
     let manifest = manifest(&config, &layers);
 
     let mut archive = Archive { to };
     archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     archive.file(&path(&hash::bytes(&config)), &config)?;
     archive.file(&path(&hash::bytes(&manifest)), &manifest)?;
-    for (number, (id, layer)) in image.layers().iter().zip(&layers).enumerate() {
+    for (number, (id, layer)) in stored.iter().zip(&layers).enumerate() {
         if ids[..number].contains(&layer.id) {
             continue;
         }

@@ -16,7 +16,7 @@ use rustix::fs::FlockOperation;
 
 use super::{
     FORMAT, FORMAT_OLDEST, ImageError, MAGIC, Manifest, NAME_FORMAT, NAME_MAGIC, Pointer,
-    content_directory, is_digest, known, names_directory,
+    content_directory, is_digest, known, names_directory, packed,
 };
 use crate::{layer, manifest, staging};
 
@@ -70,13 +70,26 @@ pub struct Unused {
     pub layer: bool,
 }
 
+/// Whether layers are needed that only say once more what an image is, see [`super::packed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packings {
+    /// As long as the image is.
+    Kept,
+    /// No: they can be packed again.
+    Dropped,
+}
+
 impl Collector {
     /// The content that no name means and whose digest is not in `used`, and the layers that no other
-    /// content has.
+    /// content has and that are not in `used`, either.
     ///
     /// # Errors
     /// If a name or what it means cannot be read: it could need anything.
-    pub fn unused(&self, used: &HashSet<String>) -> Result<Vec<Unused>, ImageError> {
+    pub fn unused(
+        &self,
+        used: &HashSet<String>,
+        packings: Packings,
+    ) -> Result<Vec<Unused>, ImageError> {
         let names = names_directory(&self.data);
         let mut keep = used.clone();
         for name in known(&self.data)? {
@@ -84,7 +97,7 @@ impl Collector {
             keep.insert(pointer.sha256);
         }
         let (content, stored) = (content_directory(&self.data), layer::directory(&self.data));
-        let (mut unused, mut layers) = (Vec::new(), HashSet::new());
+        let (mut unused, mut layers) = (Vec::new(), used.clone());
         for digest in digests(&content)? {
             let path = content.join(&digest);
             if !keep.contains(&digest) {
@@ -94,6 +107,9 @@ impl Collector {
             let manifest = path.join(manifest::NAME);
             let manifest: Manifest =
                 manifest::read_since(&manifest, MAGIC, FORMAT_OLDEST..=FORMAT)?;
+            if packings == Packings::Kept {
+                layers.extend(packed::layers_of(&self.data, &manifest).map(String::from));
+            }
             layers.extend(manifest.layers.into_iter().map(|layer| layer.id.to_string()));
         }
         for digest in digests(&stored)?.into_iter().filter(|digest| !layers.contains(digest)) {
@@ -110,7 +126,7 @@ impl Collector {
     /// need, or something cannot be removed.
     pub fn collect(self, used: &HashSet<String>) -> Result<(usize, usize), ImageError> {
         let (mut images, mut layers) = (0, 0);
-        for unused in self.unused(used)? {
+        for unused in self.unused(used, Packings::Kept)? {
             files::remove_any(&unused.path)?;
             *(if unused.layer { &mut layers } else { &mut images }) += 1;
         }
@@ -128,7 +144,7 @@ pub(crate) fn collect_garbage(data: &Path, used: &HashSet<String>) -> Result<usi
 }
 
 /// What a directory has under names that are digests.
-fn digests(directory: &Path) -> io::Result<Vec<String>> {
+pub(super) fn digests(directory: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod dying;
+mod exported;
 mod rights;
 mod running;
 mod tags;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,7 +16,8 @@ use super::{BootError, Doing};
 /// How long devices have to appear; an emulated machine under load is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const BASE: &str = "bhatti-base";
+/// What the disk of the image says of itself.
+pub(crate) const BASE: &str = "bhatti-base";
 const SCRATCH: &str = "bhatti-scratch";
 const MODULES: &str = "bhatti-modules";
 const PORT: &str = "bhatti.agent";
@@ -99,6 +100,13 @@ fn look() -> Result<Found, &'static str> {
         port: find(&ports, PORT).ok_or(PORT)?,
         notice: find(&ports, NOTICE).ok_or(NOTICE)?,
     })
+}
+
+/// The disk that says this of itself.
+pub(crate) fn disk(serial: &str) -> Option<PathBuf> {
+    let disks = named("/sys/block", "serial");
+    let (name, _) = disks.into_iter().find(|(_, told)| told == serial)?;
+    Some(Path::new("/dev").join(name))
 }
 
 /// The devices of a class and what their attribute says.

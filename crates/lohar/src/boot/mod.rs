@@ -10,12 +10,12 @@
 pub(crate) mod devices;
 mod modules;
 mod plain;
-mod root;
+pub(crate) mod root;
 mod system;
 mod user;
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -71,11 +71,6 @@ fn remove_any(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// Where the guest sees what is written over the image, given the root directory of the writable disk.
-pub(crate) fn changes(disk: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}/{}", disk.as_raw_fd(), root::UPPER)
 }
 
 /// Boots the guest.

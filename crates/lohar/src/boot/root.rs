@@ -18,7 +18,7 @@ use crate::sys::grow_file_system;
 const BASE: &str = "/base";
 const SCRATCH: &str = "/scratch";
 /// What is written over the image, below the root directory of the writable disk.
-pub(super) const UPPER: &str = "upper";
+pub(crate) const UPPER: &str = "upper";
 const NEW_ROOT: &str = "/new";
 
 /// What an image may be, the likeliest first.
@@ -112,16 +112,25 @@ fn grow(device: &Path) -> Result<(), BootError> {
 }
 
 fn mount_base(device: &Path) -> Result<(), BootError> {
+    mount_image(device, BASE, MountFlags::empty())
+        .doing(|| format!("mount {} (image)", device.display()))
+}
+
+/// Mounts an image, of whatever kind it is.
+///
+/// # Errors
+/// It is of none that is known.
+pub(crate) fn mount_image(device: &Path, target: &str, flags: MountFlags) -> io::Result<()> {
+    let flags = flags | MountFlags::RDONLY | MountFlags::NOATIME;
     let mut last = Errno::NODEV;
     for kind in BASE_TYPES {
-        match mount(device, BASE, kind, MountFlags::RDONLY | MountFlags::NOATIME, c"") {
+        match mount(device, target, kind, flags, c"") {
             Ok(()) => return Ok(()),
             // Neither a type that this kernel lacks nor one that the image is not.
             Err(errno) => last = errno,
         }
     }
-    let error = io::Error::other(format!("neither of {BASE_TYPES:?}, last error: {last}"));
-    Err(error).doing(|| format!("mount {} (image)", device.display()))
+    Err(io::Error::other(format!("neither of {BASE_TYPES:?}, last error: {last}")))
 }
 
 /// Gives back the memory of files that nobody can reach any more.

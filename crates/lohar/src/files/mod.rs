@@ -20,7 +20,7 @@ mod unpack;
 mod watch;
 mod write;
 
-use pack::Style;
+use pack::Source;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
 fn admit<'a>(agent: &'a Agent, request: &Request) -> Result<SemaphorePermit<'a>, WireError> {
     let (places, most, what): (&Semaphore, _, _) = match request {
         Request::Watch { .. } => (&agent.watches, WATCHES_MAX, "watches"),
-        Request::Pack { .. } | Request::PackChanges | Request::Unpack { .. } => {
+        Request::Pack { .. } | Request::PackLayer { .. } | Request::Unpack { .. } => {
             (&agent.archives, ARCHIVES_MAX, "archives")
         }
         _ => (&agent.file_operations, FILE_OPERATIONS_MAX, "file operations"),
@@ -121,12 +121,15 @@ async fn perform(
             Ok(Response::Done)
         }
         Request::Watch { path, recursive } => watch::watch(agent, &path, recursive, stream).await,
-        Request::Pack { path } => pack::pack(agent, path, Style::Tree, stream).await,
-        Request::PackChanges => {
-            let changes = agent.changes.clone().ok_or_else(|| {
-                refuse(ErrorCode::Unsupported, "this guest has no image below what it writes")
-            })?;
-            pack::pack(agent, changes, Style::Layer, stream).await
+        Request::Pack { path } => pack::pack(agent, Source::Tree(path), stream).await,
+        Request::PackLayer { disk } => {
+            let open = agent.parts;
+            let part = blocking(move || {
+                open(disk).map_err(|error| {
+                    refuse(ErrorCode::Failed, format!("open a disk of the image: {error}"))
+                })
+            });
+            pack::pack(agent, Source::Layer(part.await?), stream).await
         }
         Request::Unpack { path, owner } => unpack::unpack(agent, path, owner, stream).await,
         _ => Err(Failure::Refused(refuse(ErrorCode::Unsupported, "not about files"))),

@@ -24,6 +24,7 @@ use super::at::{beneath, each_entry, open_beneath, split};
 use super::stat::facts;
 use super::{Failure, explain, locate};
 use crate::agent::{Agent, refuse};
+use crate::parts::Part;
 
 /// Bytes that are sent at once.
 const BUFFER: usize = 256 * 1024;
@@ -34,12 +35,19 @@ const BUFFERS: usize = 2;
 /// Bytes that a header has for a name.
 const NAME: usize = 100;
 
+/// What is sent, and how it is told.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// What is at an absolute path, as it is, without extended attributes.
+    Tree(String),
+    /// A part of an image as a layer of one: see [`changes`].
+    Layer(Part),
+}
+
 /// How a tree is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
-    /// As it is, without extended attributes.
+enum Style {
     Tree,
-    /// As a layer of an image: see [`changes`].
     Layer,
 }
 
@@ -48,11 +56,10 @@ enum Piece {
     Data(Vec<u8>),
 }
 
-/// Serves one `Pack`.
+/// Serves one `Pack` or `PackLayer`.
 pub(super) async fn pack(
     agent: &Arc<Agent>,
-    path: String,
-    style: Style,
+    source: Source,
     stream: &mut Stream,
 ) -> Result<Response, Failure> {
     let (sender, mut pieces) = mpsc::channel(BUFFERS);
@@ -61,8 +68,12 @@ pub(super) async fn pack(
     let agent = Arc::clone(agent);
     let work = move || {
         let out = Out { sender, empty, buffer: Vec::new() };
+        let (style, path) = match &source {
+            Source::Tree(path) => (Style::Tree, path.as_str()),
+            Source::Layer(part) => (Style::Layer, part.path()),
+        };
         // Nobody listens any more if the host has left.
-        let _ = done.send(Pack { out, style, linked: HashMap::new() }.run(&agent, &path));
+        let _ = done.send(Pack { out, style, linked: HashMap::new() }.run(&agent, path));
     };
     super::on_own_thread("pack", work)?;
     while let Some(piece) = pieces.recv().await {
@@ -164,7 +175,11 @@ impl Pack {
         self.out.sender.blocking_send(header).map_err(|_| Failure::Gone)?;
         let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().as_bytes();
         match (top, FileType::from_raw_mode(meta.st_mode)) {
-            (Some(top), FileType::Directory) => self.tree(path, &top, &meta)?,
+            (Some(top), FileType::Directory) => {
+                // Where the part of an image is open is nobody's business.
+                let shown = if self.style == Style::Layer { "" } else { path };
+                self.tree(shown, &top, &meta)?;
+            }
             (Some(file), FileType::RegularFile) => self.file(path, name, &file, &meta)?,
             (_, FileType::Socket) => {
                 let message = format!("{path} is a socket, which no archive can hold");
@@ -220,6 +235,12 @@ impl Pack {
     ) -> Result<Result<Vec<Vec<u8>>, Errno>, Failure> {
         let kind = FileType::from_raw_mode(meta.st_mode);
         let key = (meta.st_dev, meta.st_ino);
+        if self.style == Style::Layer {
+            if changes::is_left_out(below) {
+                return Ok(Ok(Vec::new()));
+            }
+            changes::check_name(below)?;
+        }
         if kind.is_dir() {
             let opened = open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY);
             let listed = opened.and_then(|opened| Ok((children(&opened, below)?, opened)));

@@ -6,7 +6,7 @@ use vmm::{Boot, Disks, Machine, Plan, Vm, memory::Ram};
 
 use super::{Driver, Live, Phase};
 use crate::{
-    Error, Kind, Result, admission,
+    Result,
     contents::Contents,
     facade::Progress,
     guest::{self, Channel, Patience, fresh},
@@ -17,9 +17,6 @@ use crate::{
     template,
     thermal::pressure,
 };
-
-/// A host with less available memory than this starts no more VMs, MiB.
-const RESERVE_MIB: u64 = 256;
 
 impl Driver {
     pub(super) fn machine(&self) -> Machine {
@@ -37,12 +34,7 @@ impl Driver {
         files: BootFiles,
         layers: &Layers,
     ) -> Result<Vm> {
-        pressure::relieve(&self.node, RESERVE_MIB).await;
-        if admission::available_mib().is_some_and(|mib| mib < RESERVE_MIB) {
-            let message = "the host has not enough free memory to start another sandbox";
-            return Err(Error::new(Kind::HostOverloaded, message)
-                .hint("stop or destroy some sandboxes, then try again"));
-        }
+        pressure::make_room(&self.node).await?;
         if let Some(vm) = self.launch_spare(engine, &files, layers).await {
             return Ok(vm);
         }

@@ -1,5 +1,7 @@
 //! Files in the guest.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proto::{
     frame::{DATA_CHUNK, FrameKind},
@@ -7,11 +9,14 @@ use proto::{
     mux::{MuxError, Session, Stream},
 };
 
-use super::{answer, ask, cut_off, unexpected};
+use super::{answer, ask, cut_off, unexpected, within};
 use crate::{Error, Kind, Result, activity::Busy};
 
 /// Entries of one listing; a directory with more is refused rather than held in memory.
 const ENTRIES_MAX: usize = 1_000_000;
+
+/// How long a guest that packs a layer may say nothing.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// A file that is being read, or an archive that is being made.
 #[derive(Debug)]
@@ -45,25 +50,60 @@ impl FileReading {
 
     /// The next piece; `None` at the proper end. An error means that the content is not whole.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let frame = self.stream.recv().await?.ok_or_else(cut_off)?;
-        match frame.kind {
-            FrameKind::Data => Ok(Some(frame.payload.into())),
-            FrameKind::Json => match serde_json::from_slice(&frame.payload) {
-                Ok(Response::FileEnd { truncated }) => {
-                    self.truncated = truncated;
-                    Ok(None)
-                }
-                Ok(Response::Error(error)) => Err(error.into()),
-                Ok(other) => Err(unexpected(&other)),
-                Err(error) => Err(cut_off().caused_by(error)),
-            },
-            FrameKind::Stdin | FrameKind::Stdout | FrameKind::Stderr => Err(cut_off()),
+        match piece(&mut self.stream).await? {
+            Piece::Data(data) => Ok(Some(data)),
+            Piece::End { truncated } => {
+                self.truncated = truncated;
+                Ok(None)
+            }
         }
     }
 
     /// Whether a window cut the content; known once [`next`](Self::next) gave `None`.
     pub fn truncated(&self) -> bool {
         self.truncated
+    }
+}
+
+/// A part of an image that a guest packs as a layer.
+#[derive(Debug)]
+pub(crate) struct LayerReading(Stream);
+
+impl LayerReading {
+    /// Of the image that the guest was booted with, or of the saved disk in a volume's slot.
+    pub(crate) async fn start(session: &Session, disk: Option<u32>) -> Result<Self> {
+        match ask(session, &Request::PackLayer { disk }).await? {
+            (stream, Response::FileHeader(_)) => Ok(Self(stream)),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    /// The next piece; `None` at the proper end. An error means that the layer is not whole.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        match within(STALLED, piece(&mut self.0)).await? {
+            Piece::Data(data) => Ok(Some(data)),
+            Piece::End { .. } => Ok(None),
+        }
+    }
+}
+
+/// A part of what follows a file's header.
+enum Piece {
+    Data(Bytes),
+    End { truncated: bool },
+}
+
+async fn piece(stream: &mut Stream) -> Result<Piece> {
+    let frame = stream.recv().await?.ok_or_else(cut_off)?;
+    match frame.kind {
+        FrameKind::Data => Ok(Piece::Data(frame.payload.into())),
+        FrameKind::Json => match serde_json::from_slice(&frame.payload) {
+            Ok(Response::FileEnd { truncated }) => Ok(Piece::End { truncated }),
+            Ok(Response::Error(error)) => Err(error.into()),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(cut_off().caused_by(error)),
+        },
+        FrameKind::Stdin | FrameKind::Stdout | FrameKind::Stderr => Err(cut_off()),
     }
 }
 

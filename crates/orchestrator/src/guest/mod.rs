@@ -25,7 +25,7 @@ pub(crate) use channel::{Channel, NOTICE, Patience, fresh};
 pub(crate) use exec::start_job;
 pub use exec::{ExecEvent, ExecInput, Execution, Started};
 pub use files::{FileReading, FileWriting, Listing, Watching};
-pub(crate) use files::{list, stat};
+pub(crate) use files::{LayerReading, list, stat};
 pub(crate) use furnish::{start_init, unpack, write_file};
 pub use jobs::{JobEvent, JobReading};
 pub(crate) use jobs::{find_job, jobs, kill, remove};

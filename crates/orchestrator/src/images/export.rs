@@ -1,11 +1,15 @@
 //! From an image to an archive that others can read.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use disk::{archive, image::Image};
 use tokio::sync::mpsc;
 
+use super::packing;
 use crate::{Error, Result, node::Node};
 
 /// Bytes that are sent at once.
@@ -19,19 +23,22 @@ const AHEAD: usize = 4;
 pub struct Export(mpsc::Receiver<Result<Bytes>>);
 
 impl Export {
-    pub(super) fn begin(node: &Node, image: Image, name: String) -> Self {
+    /// Of an image that is no layers yet these are made first.
+    pub(super) async fn begin(node: &Arc<Node>, image: Image, name: String) -> Result<Self> {
+        let whole = packing::whole(node, &image).await?;
         let (sender, receiver) = mpsc::channel(AHEAD);
         let data = node.layout.data().to_owned();
         tokio::task::spawn_blocking(move || {
             let mut writer = Pieces { sender, piece: Vec::with_capacity(PIECE) };
-            let written = archive::export(&data, &image, &name, &mut writer);
+            let config = image.config();
+            let written = archive::export(&data, &whole.layers, config, &name, &mut writer);
             let written = written.map_err(Error::from).and_then(|()| Ok(writer.flush()?));
             if let Err(error) = written {
                 // Without its end nobody takes it for whole.
                 let _ = writer.sender.blocking_send(Err(error));
             }
         });
-        Self(receiver)
+        Ok(Self(receiver))
     }
 
     /// The next bytes; `None` at the proper end.

@@ -177,15 +177,17 @@ impl Orchestrator {
         Upload::begin(&self.node, user, name.parse()?, wanted).await
     }
 
-    /// Writes an image as an archive.
+    /// Writes an image as an archive. One that is not made of layers alone is packed first, in a VM that
+    /// ends if the caller leaves; that is done once.
     ///
     /// # Errors
-    /// [`Kind::ImageNotFound`]; [`Kind::ImageInvalid`] if it is not made of layers.
+    /// [`Kind::ImageNotFound`]; [`Kind::ImageInvalid`] if what is in it fits into no layer; those of
+    /// starting a VM.
     pub async fn export_image(&self, user: &User, name: &str) -> Result<Export> {
         let name: Name = name.parse()?;
         let (node, id, wanted) = (Arc::clone(&self.node), user.id.clone(), name.clone());
         let image = blocking(move || node.image(&id, &wanted)).await?;
-        Ok(Export::begin(&self.node, image, name.to_string()))
+        Export::begin(&self.node, image, name.to_string()).await
     }
 
     /// What somebody means who wants a sandbox made of `text`.

@@ -15,7 +15,7 @@ use disk::{
     image::{self, Config, Hold, Image},
     layer::LayerId,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Images;
 use crate::{
@@ -76,12 +76,20 @@ pub(super) fn assemble(
     source: String,
 ) -> Result<Image> {
     let image = image::assemble(data, layers, config, source)?;
-    let content = image.files().first().and_then(|root| root.parent());
-    let layers = data.join("images/layers");
-    for directory in content.into_iter().chain([layers.as_path()]).filter(|path| path.exists()) {
-        fs_err::set_permissions(directory, Permissions::from_mode(0o700))?;
+    if let Some(content) = image.files().first().and_then(|root| root.parent()) {
+        fs_err::set_permissions(content, Permissions::from_mode(0o700))?;
     }
+    hide_layers(data)?;
     Ok(image)
+}
+
+/// Has nobody but the daemon's user look into layers on this host.
+pub(super) fn hide_layers(data: &Path) -> Result<()> {
+    let layers = data.join("images/layers");
+    if layers.exists() {
+        fs_err::set_permissions(layers, Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 /// Removes layers of which no content is made, unless somebody makes some; whether it could. Content
@@ -105,7 +113,16 @@ pub(crate) fn collect_loose(data: &Path) -> Result<bool> {
 impl Images {
     /// A turn to fetch or convert; waits while enough others do.
     pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        turn.map_err(|error| Error::internal("the daemon is ending", error))
+        turn_of(&self.turns).await
     }
+
+    /// A turn to pack an image; waits while enough others do.
+    pub(super) async fn packing_turn(&self) -> Result<OwnedSemaphorePermit> {
+        turn_of(&self.packing_turns).await
+    }
+}
+
+async fn turn_of(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+    let turn = Arc::clone(turns).acquire_owned().await;
+    turn.map_err(|error| Error::internal("the daemon is ending", error))
 }

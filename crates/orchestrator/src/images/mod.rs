@@ -15,6 +15,7 @@ mod facade;
 mod find;
 mod import;
 mod making;
+mod packing;
 mod places;
 mod pull;
 mod record;
@@ -46,6 +47,9 @@ use self::{pull::Pulling, registries::Registries, tasks::Tasks};
 
 /// Pulls and imports that are worked on at once; others wait.
 const AT_ONCE: usize = 2;
+
+/// Images that are packed at once, each in a VM; others wait.
+const PACKED_AT_ONCE: usize = 2;
 
 /// Largest archive that can be imported if nobody says otherwise, bytes.
 const IMPORT_MAX: u64 = 20 << 30;
@@ -82,6 +86,7 @@ pub(crate) struct Images {
     tasks: Tasks,
     pulling: Mutex<Vec<Pulling>>,
     turns: Arc<Semaphore>,
+    packing_turns: Arc<Semaphore>,
     /// Whether there may be layers that are in no content.
     loose: AtomicBool,
 }
@@ -94,6 +99,7 @@ impl Images {
             tasks: Tasks::default(),
             pulling: Mutex::default(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
+            packing_turns: Arc::new(Semaphore::new(PACKED_AT_ONCE)),
             loose: AtomicBool::new(false),
         }
     }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use base::{fault, files};
-use disk::{image::Collector, kernel};
+use disk::{
+    image::{Collector, Packings},
+    kernel,
+};
 
 use super::{StorageKind, files::Files, pins::Pinned, references::References};
 use crate::{
@@ -54,7 +57,8 @@ pub(super) fn victims(
     let mut used = references.images;
     used.extend(present.images.iter().cloned());
     used.extend(pinned.names());
-    for unused in collector.unused(&used)? {
+    let packings = if all { Packings::Dropped } else { Packings::Kept };
+    for unused in collector.unused(&used, packings)? {
         let kind = if unused.layer { StorageKind::Layers } else { StorageKind::Images };
         victims.push(Victim { kind, name: unused.digest, path: unused.path });
     }

@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{admission, node::Node, sandbox::Sandbox};
+use crate::{Error, Kind, Result, admission, node::Node, sandbox::Sandbox};
 
 /// Where the kernel tells, and after what: some process waited for memory for 300 ms of two seconds,
 /// the shortest time that it watches for everybody. See Documentation/accounting/psi.rst of the
@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// start a few VMs and to write what goes to disk.
 const PART: u64 = 20;
 const LEAST_MIB: u64 = 512;
+/// A host with less available memory than this starts no more VMs, MiB.
+const RESERVE_MIB: u64 = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -73,6 +75,20 @@ impl Pressure {
     pub(crate) fn look(&self) {
         self.look.notify_one();
     }
+}
+
+/// Has the host have enough memory for one more VM.
+///
+/// # Errors
+/// [`Kind::HostOverloaded`] if it has too little, though every sandbox that may went to disk.
+pub(crate) async fn make_room(node: &Node) -> Result<()> {
+    relieve(node, RESERVE_MIB).await;
+    if admission::available_mib().is_some_and(|mib| mib < RESERVE_MIB) {
+        let message = "the host has not enough free memory to start another sandbox";
+        return Err(Error::new(Kind::HostOverloaded, message)
+            .hint("stop or destroy some sandboxes, then try again"));
+    }
+    Ok(())
 }
 
 /// Sandboxes go to disk until the host has so much memory, or nobody is left who may.

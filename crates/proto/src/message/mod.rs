@@ -162,9 +162,15 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
-    /// Sends what was written over the image since the guest booted first, as a layer of an image: answered
-    /// as [`Request::Pack`]. What is gone is said by names (`.wh.`), extended attributes are there.
-    PackChanges,
+    /// Sends a part of what an image consists of, as a layer of an image: answered as [`Request::Pack`]. What
+    /// is gone is said by names (`.wh.`), extended attributes are there.
+    PackLayer {
+        /// The volume in that slot is the disk of a saved image, and what it holds over its image is
+        /// sent. If absent, what is sent is the image that the guest was booted with, without what was
+        /// written since.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<u32>,
+    },
     /// Unpacks a tar archive. The host sends `Data` frames and an empty one to end; answered by
     /// [`Response::Done`]. Entries keep their modes and times. No entry ends up outside of the
     /// directory.

@@ -83,7 +83,7 @@ pub(crate) fn requests() -> Vec<Request> {
         R::FileRemove { .. } => [R::FileRemove { path: text("/srv/b"), recursive: true }],
         R::Watch { .. } => [R::Watch { path: text("/srv"), recursive: true }],
         R::Pack { .. } => [R::Pack { path: text("/srv") }],
-        R::PackChanges => [R::PackChanges],
+        R::PackLayer { .. } => [R::PackLayer { disk: None }, R::PackLayer { disk: Some(0) }],
         R::Unpack { .. } => [
             R::Unpack { path: text("/srv"), owner: None },
             R::Unpack { path: text("/srv"), owner: Some(Ownership::Archive) },

@@ -1,13 +1,17 @@
-//! What a guest has written over its image, as a layer of an image.
+//! An image, or what a guest has written over it, as a layer of an image.
 //!
 //! The upper directory of an overlay says with device nodes and attributes what is gone; a layer says it
 //! with names, as the image specification of OCI has it (`layer.md`, "Whiteouts").
 
 use std::os::fd::OwnedFd;
 
+use proto::message::{ErrorCode, WireError};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{FileType, Stat, fgetxattr, flistxattr, major, minor};
 use rustix::io::Errno;
+
+use crate::agent::refuse;
+use crate::jobs;
 
 /// What the name of an entry begins with that says that another is gone.
 const GONE: &[u8] = b".wh.";
@@ -16,11 +20,32 @@ pub(super) const ALL_GONE: &[u8] = b".wh..wh..opq";
 /// The overlay's own attributes begin with this.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 const OPAQUE: &str = "trusted.overlay.opaque";
+/// Overlays that were told to say with these that what a file or directory has is elsewhere below. Ours
+/// are not.
+const ELSEWHERE: [&[u8]; 2] = [b"trusted.overlay.redirect", b"trusted.overlay.metacopy"];
 /// What the kernel allows for all names of a file's attributes, and for one value, see `xattr(7)`.
 const ATTRIBUTE_MAX: usize = 64 * 1024;
 
 /// The name of an extended attribute, and its value.
 type Attribute = (Vec<u8>, Vec<u8>);
+
+/// Whether an entry belongs to the sandbox that was saved, and to nothing that is made of it.
+pub(super) fn is_left_out(below: &[u8]) -> bool {
+    below == jobs::DIRECTORY.as_bytes()
+}
+
+/// Refuses a file whose name would say that another is gone.
+pub(super) fn check_name(below: &[u8]) -> Result<(), WireError> {
+    let name = below.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    if !name.starts_with(GONE) {
+        return Ok(());
+    }
+    let message = format!(
+        "/{} cannot be in an image: names that begin with .wh. say that something is gone",
+        String::from_utf8_lossy(below)
+    );
+    Err(refuse(ErrorCode::Invalid, message))
+}
 
 /// Whether the entry only says that one of the image is gone.
 pub(super) fn is_whiteout(meta: &Stat) -> bool {
@@ -51,6 +76,9 @@ pub(super) fn attributes(file: &OwnedFd) -> Result<Vec<Attribute>, Errno> {
     }
     let mut found = Vec::new();
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if ELSEWHERE.contains(&name) {
+            return Err(Errno::NOTSUP);
+        }
         if name.starts_with(OVERLAY) {
             continue;
         }
@@ -87,6 +115,22 @@ mod tests {
     fn what_is_gone_is_said_by_the_name() {
         assert_eq!(whiteout(b"etc/motd"), b"etc/.wh.motd");
         assert_eq!(whiteout(b"motd"), b".wh.motd");
+    }
+
+    #[test]
+    fn names_that_would_mean_something_else_are_refused() {
+        for name in [b".wh.x".as_slice(), b"etc/.wh.x", b"a/.wh.", b".wh..wh..opq"] {
+            assert_eq!(check_name(name).unwrap_err().code, ErrorCode::Invalid);
+        }
+        for name in [b"wh.x".as_slice(), b"etc/x.wh.y", b".whx", b".wh.d/file"] {
+            assert!(check_name(name).is_ok());
+        }
+    }
+
+    #[test]
+    fn jobs_are_the_sandbox_s_own() {
+        assert!(is_left_out(b"var/log/bhatti/jobs"));
+        assert!(!is_left_out(b"var/log/bhatti") && !is_left_out(b"jobs"));
     }
 
     #[test]

@@ -159,8 +159,11 @@ async fn what_was_written_over_an_image_is_a_layer() {
     setxattr(upper.join("etc/all-new"), "trusted.overlay.opaque", b"y", flags).unwrap();
     setxattr(upper.join("etc/all-new"), "trusted.of-its-own", b"1", flags).unwrap();
     setxattr(upper.join("etc/a"), "trusted.of-its-own", b"2\0=", flags).unwrap();
+    // What the sandbox did is nobody's who is made of it.
+    let jobs = upper.join(crate::jobs::DIRECTORY);
+    fs::create_dir_all(jobs.join("1")).unwrap();
 
-    let mut stream = open(&host, &Request::PackChanges).await;
+    let mut stream = open(&host, &Request::PackLayer { disk: Some(0) }).await;
     let (archive, _) = content(&mut stream).await.unwrap();
     let expected = [
         ("./", '5'),
@@ -170,6 +173,9 @@ async fn what_was_written_over_an_image_is_a_layer() {
         ("etc/a", '0'),
         ("etc/all-new/", '5'),
         ("etc/all-new/.wh..wh..opq", '0'),
+        ("var/", '5'),
+        ("var/log/", '5'),
+        ("var/log/bhatti/", '5'),
     ]
     .map(|(name, kind)| (PathBuf::from(name), kind));
     let mut names = listed(&archive);
@@ -196,4 +202,27 @@ async fn what_was_written_over_an_image_is_a_layer() {
             ("etc/all-new/".into(), vec![(key, b"1".to_vec())]),
         ]
     );
+}
+
+#[tokio::test]
+async fn what_would_be_another_in_a_layer_is_refused() {
+    use rustix::fs::{XattrFlags, setxattr};
+
+    let guest = Guest::new().await;
+    let host = guest.owned().await;
+    let upper = guest.path().join("upper");
+    fs::create_dir_all(upper.join("a")).unwrap();
+    let refused = async || {
+        let mut stream = open(&host, &Request::PackLayer { disk: None }).await;
+        content(&mut stream).await.unwrap_err()
+    };
+    fs::write(upper.join("a/.wh.b"), "").unwrap();
+    assert_eq!(refused().await, ErrorCode::Invalid);
+    fs::remove_file(upper.join("a/.wh.b")).unwrap();
+    let renamed = "trusted.overlay.redirect";
+    if setxattr(upper.join("a"), renamed, b"/b", XattrFlags::empty()).is_err() {
+        println!("SKIPPED: only root may say so");
+        return;
+    }
+    assert_eq!(refused().await, ErrorCode::Failed);
 }
