@@ -45,11 +45,13 @@ impl Guest {
         let Monitor { name, process, link } = monitor;
         let directory = SandboxDir::at(node.layout.run(&name));
         let template = Chain::at(recipe.template.clone());
-        let layers = directory.begin(&template, recipe.disk_mib, &[])?;
+        let layers = directory.begin(&template, recipe.disk_mib)?;
         node.note_group(&name)?;
         let claim = Claim {
             run_dir: node.layout.run(&name),
             layers: directory.open_disk(&layers)?,
+            // Which they are is known when it is known whose.
+            volumes: Vec::new(),
             state: template::open(&template::devices(&recipe.template))?,
             cgroup: node.make_group(&name, recipe.machine),
         };

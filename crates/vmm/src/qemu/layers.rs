@@ -187,7 +187,12 @@ impl Vm {
         layer: u32,
         file: OwnedFd,
     ) -> Result<(), VmError> {
-        let set = json!({"fdset-id": drive.layer_set(layer)});
+        self.add_fd(drive.layer_set(layer), file).await
+    }
+
+    /// Gives the monitor a descriptor of the set of this number.
+    pub(super) async fn add_fd(&self, set: u32, file: OwnedFd) -> Result<(), VmError> {
+        let set = json!({"fdset-id": set});
         let add = self.qmp().await?.command_with("add-fd", set, Some(file.as_fd()));
         self.guard("add-fd", ANSWER, add).await.map(drop)
     }

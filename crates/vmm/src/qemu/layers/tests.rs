@@ -106,7 +106,7 @@ impl Bench {
             modules: open(&path("modules"), false),
             scratch: open(&path("scratch"), layers.is_empty()),
             layers,
-            volumes: [Volume::Awaited].into_iter().chain(volume).collect(),
+            volumes: [Volume::Awaited { read_only: false }].into_iter().chain(volume).collect(),
         };
         let plan = Plan {
             machine: Machine { cpus: 1, memory_mib: 32 },
