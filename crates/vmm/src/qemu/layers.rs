@@ -198,7 +198,12 @@ impl Vm {
     }
 
     async fn remove_set(&self, drive: Drive, layer: u32) -> Result<(), VmError> {
-        self.command("remove-fd", json!({"fdset-id": drive.layer_set(layer)})).await.map(drop)
+        self.remove_fds(drive.layer_set(layer)).await
+    }
+
+    /// Has the monitor close the descriptors of the set of this number.
+    pub(super) async fn remove_fds(&self, set: u32) -> Result<(), VmError> {
+        self.command("remove-fd", json!({"fdset-id": set})).await.map(drop)
     }
 
     /// Starts a job and waits for its end, however long it takes.

@@ -89,8 +89,8 @@ impl Spare {
 }
 
 impl Vm {
-    /// Shows a guest volumes where so far it was [awaited](Volume::Awaited) which they are. It must not
-    /// have used their devices for anything but to read, and must not run.
+    /// Shows a guest volumes where so far it was [awaited](Volume::Awaited) which they are; places that are
+    /// still awaited, and those behind the last, stay. The guest must not be using their devices.
     ///
     /// # Errors
     /// [`VmError`]; the VM is of no use then.
@@ -99,6 +99,22 @@ impl Vm {
         let qmp = self.qmp().await?;
         let sent = steps.into_iter().map(|(name, what)| qmp.command_with(name, what, None));
         self.guard("its volumes", ANSWER, try_join_all(sent)).await.map(drop)
+    }
+
+    /// Takes a volume away, whose layers these are, so that it is as if it had never been there. The guest
+    /// must not be using its device, but has to run.
+    ///
+    /// # Errors
+    /// [`VmError`]; the VM is of no use then.
+    pub async fn detach(&self, slot: u32, layers: &[u32]) -> Result<(), VmError> {
+        let drive = Drive::Volume(slot);
+        let (name, arguments) = show(drive, drive.awaited_node());
+        self.command(name, arguments).await?;
+        for number in layers.iter().rev() {
+            self.drop_layer(drive, *number).await?;
+        }
+        self.command("blockdev-del", json!({"node-name": drive.raw_node()})).await?;
+        self.remove_fds(drive.raw_set()).await
     }
 
     /// Gives the monitor its disks and its device state.
@@ -190,9 +206,14 @@ fn disk(drive: Drive, layers: &Opened) -> Vec<Step> {
         });
         steps.push(("blockdev-add", node));
     }
-    let path = format!("/machine/peripheral/{}", drive.device());
-    steps.push(("qom-set", json!({"path": path, "property": "drive", "value": top})));
+    steps.push(show(drive, top));
     steps
+}
+
+/// What makes a device show a node.
+fn show(drive: Drive, node: String) -> Step {
+    let path = format!("/machine/peripheral/{}", drive.device());
+    ("qom-set", json!({"path": path, "property": "drive", "value": node}))
 }
 
 fn file(set: u32) -> Value {

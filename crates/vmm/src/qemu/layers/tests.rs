@@ -276,7 +276,6 @@ async fn disks_are_switched_together_or_not_at_all() {
 async fn a_volume_that_was_awaited_is_as_any_other() {
     let bench = Bench::launch(&[3]);
     let (volume, reader) = (Drive::Volume(0), Drive::Volume(1));
-    bench.vm.pause().await.unwrap();
     let path = |name: &str| bench.directory.path().join(name);
     for name in ["lower", "upper", "next", "read"] {
         empty_layer(&path(name));
@@ -286,6 +285,16 @@ async fn a_volume_that_was_awaited_is_as_any_other() {
         let raw = open(&path("volume"), false);
         Volume::Kept { raw, layers, read_only }
     };
+    bench.vm.resume().await.unwrap();
+    // Something else is there first, and gone without a trace.
+    empty_layer(&path("tried"));
+    bench.vm.attach(vec![kept(vec![layer(6, "tried", true)], false)]).await.unwrap();
+    bench.write_to(volume, 0, 7).await;
+    bench.vm.detach(0, &[6]).await.unwrap();
+    assert_eq!(bench.vm.top_layer(volume).await.unwrap(), None);
+    assert_eq!(bench.opened(&path("tried")), (0, 0));
+    assert_eq!(Bench::in_file(&path("tried")), [7]);
+    bench.vm.pause().await.unwrap();
     let written = kept(vec![layer(4, "lower", false), layer(6, "upper", true)], false);
     let read = kept(vec![layer(0, "read", false)], true);
     bench.vm.attach(vec![written, read]).await.unwrap();
