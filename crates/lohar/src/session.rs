@@ -186,9 +186,10 @@ impl Shared {
         let response = match request {
             Request::Hello(hello) => self.hello(&hello),
             Request::Identify(wanted) => self.identify(&wanted),
-            Request::Rehearse(wanted) => {
-                identity::rehearse(agent, &wanted).map(|()| Response::Done)
-            }
+            Request::Rehearse(wanted) => match identity::rehearse(agent, &wanted) {
+                Ok(()) => volumes::rehearse().await.map(|()| Response::Done),
+                Err(error) => Err(error),
+            },
             Request::Refresh(wanted) => identity::refresh(agent, &wanted).map(|()| Response::Done),
             Request::Rest { hang_up } => {
                 agent.expect_hang_up(hang_up);

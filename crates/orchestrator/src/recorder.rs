@@ -77,7 +77,7 @@ async fn record_in(
             layers: disks.1,
             base: template::open_all(shape.image.files())?,
             modules: template::open(&shape.bundle.modules_image())?,
-            volumes: (0..shape.volumes).map(|_| Volume::Awaited).collect(),
+            volumes: awaited_volumes(shape.volumes),
         },
         nic: Some(node.networking.loose().await?),
         boot: first_boot(&shape.bundle, &shape.initramfs, &engine)?,
@@ -104,6 +104,11 @@ async fn record_in(
         template::commit(&templates, &directory, about, ram, checksum)
     })
     .await
+}
+
+/// Places for so many volumes that any could take.
+fn awaited_volumes(count: usize) -> Vec<Volume> {
+    (0..count).map(|_| Volume::Awaited { read_only: false }).collect()
 }
 
 /// The disk of a template in the making: an empty one, or what the image was saved with under a new layer.

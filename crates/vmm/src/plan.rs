@@ -36,7 +36,10 @@ pub enum Drive {
 #[derive(Debug)]
 pub enum Volume {
     /// Zeros, and more of them than any volume has bytes: it is not known yet which volume it will be.
-    Awaited,
+    Awaited {
+        /// Whether it will be one that the guest cannot write to.
+        read_only: bool,
+    },
     /// A raw disk and layers over it, lowest first.
     Kept {
         /// Opened for reading.

@@ -3,7 +3,11 @@
 use api::{ErrorCode, client::ClientError};
 use e2e::{Content, Found, Guest, Node, agreed, create_request, until};
 
-use crate::{ready, warm};
+use crate::{
+    ready,
+    volumes::{at, request, volume, warm_for},
+    warm,
+};
 
 /// All that can go wrong at a place: the daemon dies, its monitors do, both, the disk is full or broken.
 const ACTIONS: [&str; 5] = ["kill", "vmm", "both", "enospc", "eio"];
@@ -52,6 +56,35 @@ async fn a_create_is_whole_or_nothing() {
             warm(&node).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_is_whole_whatever_becomes_of_who_is_to_have_it() {
+    let mut node = ready(true).await;
+    volume(&node, "data").await;
+    let wanted = request("made", &[at("data", "/data")]);
+    let mut guest = Guest::create_by(node.admin(), wanted.clone()).await;
+    guest.sh("echo kept > /data/kept").await;
+    guest.destroy().await;
+    for action in ACTIONS {
+        warm_for(&node, &wanted).await;
+        let fault = format!("volumes.shown={action}");
+        let made = wrong(&mut node, &fault, async |node| {
+            node.admin().create(&wanted, drop).await.map(drop)
+        });
+        let made = made.await;
+        agreed(&node, &fault).await;
+        assert_eq!(made, ["vmm", "enospc", "eio"].contains(&action), "{fault}");
+        if !made {
+            node.admin().create(&wanted, drop).await.unwrap();
+        }
+        let mut guest = Guest { client: node.admin(), id: "made".to_owned() };
+        assert_eq!(guest.sh("cat /data/kept; echo more >> /data/more").await, "kept", "{fault}");
+        guest.destroy().await;
+    }
+    let mut guest = Guest::create_by(node.admin(), wanted).await;
+    let written = guest.sh("wc -l < /data/more").await;
+    assert_eq!(written.trim(), ACTIONS.len().to_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

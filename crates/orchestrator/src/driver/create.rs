@@ -6,12 +6,13 @@ use vmm::{Boot, Vm};
 use super::{Driver, launch::BootFiles};
 use crate::{
     Result,
+    chain::Chain,
     contents::Contents,
     facade::Progress,
     guest::{Channel, Patience},
     node::Engine,
     processes::Processes,
-    sandbox_dir::Origin,
+    sandbox_dir::{Layers, Origin},
     template,
 };
 
@@ -34,10 +35,12 @@ impl Driver {
             boot: Boot::Restore { state: template.devices()? },
             template: Some(template.instance.clone()),
         };
-        let (vm, channel) = match self.become_guest(&engine, &files, &origin).await {
+        let volumes = self.first_layers_of_volumes().await?;
+        let (vm, channel) = match self.become_guest(&engine, &files, &origin, &volumes).await {
             Some(made) => made,
-            None => self.restore_template(&engine, files, &origin).await?,
+            None => self.restore_template(&engine, files, &origin, volumes).await?,
         };
+        self.mount_volumes(&channel).await?;
         // From here on the sandbox's directory says so.
         drop(needed);
         fault::point("create.identified")?;
@@ -52,13 +55,16 @@ impl Driver {
         engine: &Engine,
         files: BootFiles,
         origin: &Origin,
+        volumes: Vec<(u32, Vec<u32>)>,
     ) -> Result<(Vm, Channel)> {
         self.directory.create(origin)?;
-        let layers = self.first_layers(origin).await?;
+        let template = Chain::at(self.node.layout.template(&origin.template));
+        let disk = self.directory.begin(&template, self.record.spec.disk_mib)?;
         fault::point("create.directory")?;
-        let vm = self.launch(engine, files, &layers).await?;
+        let vm = self.launch(engine, files, &Layers { volumes, ..disk }).await?;
         fault::point("create.launched")?;
-        let channel = self.identify(&vm, Patience::Running).await?;
+        let channel = Channel::open(&vm, Patience::Running).await?;
+        channel.identify(self.identity()?).await?;
         Ok((vm, channel))
     }
 }

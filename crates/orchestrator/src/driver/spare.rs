@@ -16,17 +16,20 @@ impl Driver {
     /// What would have been made ahead for a VM like this; nothing if nothing can be.
     fn recipe(&self, engine: &Engine, files: &BootFiles) -> Option<Recipe> {
         let template = files.template.as_ref()?;
-        // What stands ready has no volumes.
-        if !self.node.networking.takes_spare(&self.record) || !self.record.spec.volumes.is_empty() {
+        if !self.node.networking.takes_spare(&self.record) {
             return None;
         }
+        // How many they are is said by the template already.
+        let volumes = self.record.spec.volumes.iter().map(|volume| volume.read_only);
+        let volumes: Vec<bool> = volumes.collect();
         Some(Recipe {
-            key: format!("{template} {}", engine.qemu.fingerprint()),
+            key: format!("{template} {} {volumes:?}", engine.qemu.fingerprint()),
             qemu: engine.qemu.clone(),
             machine: self.machine(),
             disk_mib: self.record.spec.disk_mib,
             ram: files.ram.clone(),
             image: files.image.clone(),
+            volumes,
             modules: files.modules.clone(),
             template: self.node.layout.template(template),
         })
@@ -39,10 +42,11 @@ impl Driver {
         engine: &Engine,
         files: &BootFiles,
         origin: &Origin,
+        volumes: &[(u32, Vec<u32>)],
     ) -> Option<(Vm, Channel)> {
         let guest = self.node.spares.guest(self.recipe(engine, files)?)?;
         let name = guest.name.clone();
-        match self.take_guest(guest, engine, origin).await {
+        match self.take_guest(guest, engine, origin, volumes).await {
             Ok(made) => Some(made),
             Err(error) => {
                 self.of_no_use(&name, &error);
@@ -60,17 +64,22 @@ impl Driver {
         guest: Guest,
         engine: &Engine,
         origin: &Origin,
+        volumes: &[(u32, Vec<u32>)],
     ) -> Result<(Vm, Channel)> {
         let Guest { name, vm, channel, link } = guest;
         let taken = async {
             let ready = SandboxDir::at(self.node.layout.run(&name));
-            let place = self.node.layout.sandbox(&self.record.id);
-            self.directory = SandboxDir::create_around(place, origin, &ready)?;
+            let disk = self.directory.create_around(origin, &ready)?;
             fault::point("create.around")?;
             let run_dir = self.node.rename_run(&name, self.record.id.as_str())?;
             self.node.note_engine(self.record.id.as_str(), &engine.qemu.fingerprint())?;
             self.node.networking.connect_spare(&self.record, link).await?;
             fault::point("create.connected")?;
+            if !self.record.spec.volumes.is_empty() {
+                let layers = Layers { volumes: volumes.to_vec(), ..disk };
+                vm.attach(self.directory.open_volumes(&layers)?).await?;
+                fault::point("volumes.shown")?;
+            }
             vm.resume().await?;
             channel.identify(self.identity()?).await?;
             Ok(run_dir)
@@ -116,6 +125,7 @@ impl Driver {
         let claim = Claim {
             run_dir: self.node.rename_run(&monitor.name, name)?,
             layers: self.directory.open_disk(layers)?,
+            volumes: self.directory.open_volumes(layers)?,
             state: state.try_clone()?,
             cgroup: self.node.make_group(name, self.machine()),
         };

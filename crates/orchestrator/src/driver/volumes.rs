@@ -13,7 +13,6 @@ use crate::{
     chain::Chain,
     guest::{self, Channel},
     node::blocking,
-    sandbox_dir::{Layers, Origin},
 };
 
 impl Driver {
@@ -22,12 +21,10 @@ impl Driver {
         self.record.spec.volumes.iter().any(|volume| !volume.read_only)
     }
 
-    /// The layers that a new sandbox begins with.
-    pub(super) async fn first_layers(&self, origin: &Origin) -> Result<Layers> {
-        let template = Chain::at(self.node.layout.template(&origin.template));
-        let disk_mib = self.record.spec.disk_mib;
+    /// The layers of volumes that a new sandbox begins with, by slot.
+    pub(super) async fn first_layers_of_volumes(&self) -> Result<Vec<(u32, Vec<u32>)>> {
         if self.record.spec.volumes.is_empty() {
-            return self.directory.begin(&template, disk_mib, &[]);
+            return Ok(Vec::new());
         }
         let mut sizes = Vec::new();
         // Nobody is to share layers that are found to be nobody else's.
@@ -41,9 +38,9 @@ impl Driver {
             }
             sizes.push(found.size_mib << 20);
         }
-        let layers = self.directory.begin(&template, disk_mib, &sizes)?;
+        let begun = self.directory.begin_volumes(&sizes)?;
         fault::point("volumes.begun")?;
-        Ok(layers)
+        Ok(begun)
     }
 
     /// Has a guest that has just booted, or looks like it, mount its volumes.

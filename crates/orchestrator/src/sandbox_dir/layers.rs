@@ -127,18 +127,23 @@ impl SandboxDir {
         Layers::collect(self.chains().map(|(drive, chain)| Ok((drive, chain.layers()?))))
     }
 
-    /// The layers of a sandbox that begins on its template's, the size of whose volumes is given by slot,
-    /// in bytes.
-    pub(crate) fn begin(&self, template: &Chain, disk_mib: u64, volumes: &[u64]) -> Result<Layers> {
+    /// The layers of the disk of a sandbox that begins on its template's.
+    pub(crate) fn begin(&self, template: &Chain, disk_mib: u64) -> Result<Layers> {
         self.disk().begin_on(template)?;
-        Layers::collect(self.chains().map(|(drive, chain)| match drive {
-            Drive::Scratch => Ok((drive, chain.begin(disk_mib << 20)?)),
-            Drive::Volume(slot) => {
-                let bytes = volumes.get(usize::try_from(slot).unwrap_or(usize::MAX));
-                let bytes = bytes.copied().map_or_else(|| chain.bytes(), Ok)?;
-                Ok((drive, chain.begin(bytes)?))
-            }
-        }))
+        Ok(Layers { disk: self.disk().begin(disk_mib << 20)?, ..Layers::default() })
+    }
+
+    /// The layers of volumes that a sandbox begins to write to. How large each volume is to be is given
+    /// by slot, in bytes.
+    pub(crate) fn begin_volumes(&self, bytes: &[u64]) -> Result<Vec<(u32, Vec<u32>)>> {
+        let mut begun = Vec::new();
+        for (drive, chain) in self.chains() {
+            let Drive::Volume(slot) = drive else { continue };
+            let bytes = bytes.get(usize::try_from(slot).unwrap_or(usize::MAX));
+            let bytes = bytes.copied().map_or_else(|| chain.bytes(), Ok)?;
+            begun.push((slot, chain.begin(bytes)?));
+        }
+        Ok(begun)
     }
 
     /// Adds an empty layer on top of each of `below`, which are all that there are.

@@ -88,16 +88,15 @@ impl SandboxDir {
         sealed::write(&self.path.join(ORIGIN), origin)
     }
 
-    /// Makes the directory around the layers of another.
-    pub(crate) fn create_around(path: PathBuf, origin: &Origin, other: &Self) -> Result<Self> {
-        fs_err::create_dir(&path)?;
-        sealed::write(&path.join(ORIGIN), origin)?;
-        let directory = Self::at(path);
-        let (from, to) = (other.disk(), directory.disk());
-        for number in from.layers()? {
-            fs_err::rename(from.layer(number), to.layer(number))?;
+    /// Makes the directory around the disk of another. Says which layers the disk has.
+    pub(crate) fn create_around(&self, origin: &Origin, other: &Self) -> Result<Layers> {
+        self.create(origin)?;
+        let (from, to) = (other.disk(), self.disk());
+        let disk = from.layers()?;
+        for number in &disk {
+            fs_err::rename(from.layer(*number), to.layer(*number))?;
         }
-        Ok(directory)
+        Ok(Layers { disk, ..Layers::default() })
     }
 
     pub(crate) fn origin(&self) -> Result<Origin> {

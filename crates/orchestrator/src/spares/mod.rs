@@ -70,6 +70,8 @@ pub(crate) struct Recipe {
     pub ram: Ram,
     /// What the image's disk consists of.
     pub image: Vec<PathBuf>,
+    /// Whether each of the sandbox's volumes is only to be read, by slot.
+    pub volumes: Vec<bool>,
     pub modules: PathBuf,
     /// The template's directory.
     pub template: PathBuf,

@@ -2,7 +2,7 @@
 
 use base::fault;
 use net::fabric::SpareLink;
-use vmm::{Boot, Disks, Plan, cgroup::Cgroup};
+use vmm::{Boot, Disks, Plan, Volume, cgroup::Cgroup};
 
 use super::Recipe;
 use crate::{Result, node::Node, template};
@@ -32,6 +32,7 @@ impl Monitor {
         let (nic, link) = node.networking.spare().await?;
         let confinement =
             node.jail(name, slot, recipe.machine, nic.connects(), Cgroup::default())?;
+        let volumes = recipe.volumes.iter();
         let plan = Plan {
             machine: recipe.machine,
             ram: recipe.ram.clone(),
@@ -40,7 +41,7 @@ impl Monitor {
                 modules: template::open(&recipe.modules)?,
                 scratch: template::open(&template::disk(&recipe.template))?,
                 layers: Vec::new(),
-                volumes: Vec::new(),
+                volumes: volumes.map(|only| Volume::Awaited { read_only: *only }).collect(),
             },
             nic: Some(nic),
             boot: Boot::Awaited,

@@ -22,8 +22,6 @@ const TRANSLATED_CPU: &str = "max,-erms,-fsrm";
 const TRANSLATION_CACHE_MIB: u32 = 128;
 /// The interface's address until the guest is told its own. Part of the device state, so all have it.
 const BLANK_MAC: &str = "02:bb:ff:ff:ff:ff";
-/// What the device of the writable disk reads before the disk is known: zeros.
-const NO_DISK: &str = "nothing";
 /// How large a volume looks to a guest before it is known which one it is, in bytes. A guest remembers
 /// it, so it is more than any volume has.
 const AWAITED_BYTES: u64 = 2 << 40;
@@ -74,7 +72,7 @@ pub(crate) struct LayerNumbers {
 /// The files of a volume.
 #[derive(Debug, Clone)]
 pub(crate) enum VolumeNumbers {
-    Awaited,
+    Awaited { read_only: bool },
     Kept { raw: RawFd, layers: Vec<LayerNumbers>, read_only: bool },
 }
 
@@ -194,18 +192,13 @@ fn disks(argv: &mut Argv, numbers: &Numbers, start: &Start) -> String {
     let top = Chain { raw: numbers.scratch, layers: &numbers.layers, read_only: awaited };
     let top = top.show(argv, Drive::Scratch);
     let Start::Awaited { disk_bytes } = start else { return top };
-    nothing(argv, NO_DISK, *disk_bytes);
-    NO_DISK.to_owned()
+    nothing(argv, Drive::Scratch, *disk_bytes, false)
 }
 
 /// Returns the node that the guest sees.
 fn volume_disk(argv: &mut Argv, drive: Drive, volume: &VolumeNumbers) -> String {
     match volume {
-        VolumeNumbers::Awaited => {
-            let node = drive.raw_node();
-            nothing(argv, &node, AWAITED_BYTES);
-            node
-        }
+        VolumeNumbers::Awaited { read_only } => nothing(argv, drive, AWAITED_BYTES, *read_only),
         VolumeNumbers::Kept { raw, layers, read_only } => {
             argv.set(*raw);
             for layer in layers {
@@ -216,9 +209,17 @@ fn volume_disk(argv: &mut Argv, drive: Drive, volume: &VolumeNumbers) -> String 
     }
 }
 
-/// A disk that reads zeros, keeps nothing and is in no file.
-fn nothing(argv: &mut Argv, node: &str, bytes: u64) {
-    argv.pair("-blockdev", format!("driver=null-co,node-name={node},size={bytes},read-zeroes=on"));
+/// A disk that reads zeros, keeps nothing and is in no file. Returns its node. A device that was shown
+/// what can be written shows nothing else later.
+fn nothing(argv: &mut Argv, drive: Drive, bytes: u64, read_only: bool) -> String {
+    let (node, read_only) = (drive.awaited_node(), if read_only { "on" } else { "off" });
+    argv.pair(
+        "-blockdev",
+        format!(
+            "driver=null-co,node-name={node},size={bytes},read-zeroes=on,read-only={read_only}"
+        ),
+    );
+    node
 }
 
 fn disk_device(argv: &mut Argv, drive: Drive, node: &str) {
@@ -397,9 +398,13 @@ mod tests {
     #[test]
     fn what_a_volume_holds_makes_no_difference_to_the_devices_and_how_many_there_are_does() {
         let cold = Start::Cold { kernel: 9, initramfs: 10, command_line: "quiet".into() };
-        let awaited = vec![VolumeNumbers::Awaited; 2];
+        let awaited = [false, true].map(|read_only| VolumeNumbers::Awaited { read_only }).to_vec();
         let template = line(BaseNumbers::One(6), &cold, vec![], awaited);
-        assert!(template.contains("driver=null-co,node-name=volume-1,size=2199023255552"));
+        assert!(template.contains("driver=null-co,node-name=nothing-0,size=2199023255552"));
+        assert!(
+            template
+                .contains("read-zeroes=on,read-only=on -device virtio-blk-device,drive=nothing-1")
+        );
         let kept = |read_only| VolumeNumbers::Kept { raw: 30, layers: two_layers(), read_only };
         let child = line(
             BaseNumbers::One(6),

@@ -7,6 +7,8 @@ use crate::Drive;
 const LAYER_SETS: u32 = 2000;
 /// How many numbers of descriptor sets each disk has.
 const SETS_PER_DRIVE: u32 = 1 << 20;
+/// The last of them is that of the raw disk, if it became known to a monitor that ran already.
+const LAYER_SETS_PER_DRIVE: u32 = SETS_PER_DRIVE - 1;
 
 impl Drive {
     /// The node of the raw disk below all layers.
@@ -14,6 +16,14 @@ impl Drive {
         match self {
             Self::Scratch => "scratch0".to_owned(),
             Self::Volume(slot) => format!("volume-{slot}"),
+        }
+    }
+
+    /// The node that stands for the disk as long as it is not known which one it will be.
+    pub(super) fn awaited_node(self) -> String {
+        match self {
+            Self::Scratch => "nothing".to_owned(),
+            Self::Volume(slot) => format!("nothing-{slot}"),
         }
     }
 
@@ -29,11 +39,21 @@ impl Drive {
 
     /// The number of a layer's descriptor set.
     pub(super) fn layer_set(self, number: u32) -> u32 {
+        self.sets() + number % LAYER_SETS_PER_DRIVE
+    }
+
+    /// The number of the descriptor set of the raw disk below all layers.
+    pub(super) fn raw_set(self) -> u32 {
+        self.sets() + LAYER_SETS_PER_DRIVE
+    }
+
+    /// The first of the numbers of its descriptor sets.
+    fn sets(self) -> u32 {
         let before = match self {
             Self::Scratch => 0,
             Self::Volume(slot) => slot + 1,
         };
-        LAYER_SETS + before * SETS_PER_DRIVE + number % SETS_PER_DRIVE
+        LAYER_SETS + before * SETS_PER_DRIVE
     }
 
     /// The device, as the monitor knows it.
@@ -73,7 +93,8 @@ mod tests {
         let (mut names, mut sets) = (HashSet::new(), HashSet::new());
         for drive in &drives {
             assert!(names.insert(drive.raw_node()) && names.insert(drive.device()));
-            for number in [0, 1, 11, 99_999] {
+            assert!(names.insert(drive.awaited_node()) && sets.insert(drive.raw_set()));
+            for number in [0, 1, 11, LAYER_SETS_PER_DRIVE - 1] {
                 let node = drive.layer_node(number);
                 // QEMU takes no longer names.
                 assert!(node.len() < 32, "{node}");

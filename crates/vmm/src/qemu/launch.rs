@@ -147,7 +147,7 @@ fn add_layers(
 fn add_volumes(fds: &mut Fds, volumes: Vec<Volume>) -> Result<Vec<VolumeNumbers>, VmError> {
     let add = |volume| {
         Ok(match volume {
-            Volume::Awaited => VolumeNumbers::Awaited,
+            Volume::Awaited { read_only } => VolumeNumbers::Awaited { read_only },
             Volume::Kept { raw, layers, read_only } => VolumeNumbers::Kept {
                 raw: fds.add(raw),
                 layers: add_layers(fds, layers, read_only)?,

@@ -187,13 +187,23 @@ impl Vm {
         layer: u32,
         file: OwnedFd,
     ) -> Result<(), VmError> {
-        let set = json!({"fdset-id": drive.layer_set(layer)});
+        self.add_fd(drive.layer_set(layer), file).await
+    }
+
+    /// Gives the monitor a descriptor of the set of this number.
+    pub(super) async fn add_fd(&self, set: u32, file: OwnedFd) -> Result<(), VmError> {
+        let set = json!({"fdset-id": set});
         let add = self.qmp().await?.command_with("add-fd", set, Some(file.as_fd()));
         self.guard("add-fd", ANSWER, add).await.map(drop)
     }
 
     async fn remove_set(&self, drive: Drive, layer: u32) -> Result<(), VmError> {
-        self.command("remove-fd", json!({"fdset-id": drive.layer_set(layer)})).await.map(drop)
+        self.remove_fds(drive.layer_set(layer)).await
+    }
+
+    /// Has the monitor close the descriptors of the set of this number.
+    pub(super) async fn remove_fds(&self, set: u32) -> Result<(), VmError> {
+        self.command("remove-fd", json!({"fdset-id": set})).await.map(drop)
     }
 
     /// Starts a job and waits for its end, however long it takes.

@@ -21,7 +21,7 @@ use super::{
     rows::Row::{Convert, ConvertPlain, TarX},
 };
 
-const MEGABYTE: f64 = 1e6;
+pub(super) const MEGABYTE: f64 = 1e6;
 
 impl Bench<'_> {
     /// What is converted, and what `tar` does meanwhile.
@@ -63,7 +63,7 @@ impl Bench<'_> {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     spawn_blocking(work).await.context("measure conversions")?
@@ -89,7 +89,7 @@ impl Archives {
     }
 }
 
-fn unpack(archive: &Path, into: &Path) -> Result<()> {
+pub(super) fn unpack(archive: &Path, into: &Path) -> Result<()> {
     Command::new("tar").arg("-C").arg(into).arg("-xf").arg(archive).output()?;
     Ok(())
 }

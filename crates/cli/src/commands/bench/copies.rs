@@ -25,8 +25,8 @@ use super::{
 /// The name of the only snapshot.
 const SNAPSHOT: &str = "bench";
 /// Where the guest's memory is changed: a file here is nothing but memory.
-const DIRT: &str = "/dev/shm/dirt";
-const MIB: u64 = 1 << 20;
+pub(super) const DIRT: &str = "/dev/shm/dirt";
+pub(super) const MIB: u64 = 1 << 20;
 
 /// Snapshots of guests that have changed so much of their memory.
 struct Snapshots {
@@ -144,14 +144,14 @@ impl Bench<'_> {
 
 /// A file's content that nothing makes smaller: no two pages of it are equal, none is empty.
 #[derive(Debug)]
-struct Noise {
+pub(super) struct Noise {
     /// Of the generator, which is Vigna's splitmix64.
     state: u64,
     left: u64,
 }
 
 impl Noise {
-    fn new(bytes: u64) -> Self {
+    pub(super) fn new(bytes: u64) -> Self {
         Self { state: u64::from_ne_bytes(base::random::bytes()), left: bytes }
     }
 
@@ -163,36 +163,40 @@ impl Noise {
     }
 }
 
+impl io::Read for Noise {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = into.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        for part in into[..count].chunks_mut(size_of::<u64>()) {
+            let bytes = self.next().to_ne_bytes();
+            part.copy_from_slice(&bytes[..part.len()]);
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
 impl AsyncRead for Noise {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let count = into.remaining().min(left);
-        for part in into.initialize_unfilled_to(count).chunks_mut(size_of::<u64>()) {
-            let bytes = self.next().to_ne_bytes();
-            part.copy_from_slice(&bytes[..part.len()]);
-        }
+        let count = io::Read::read(&mut *self, into.initialize_unfilled())?;
         into.advance(count);
-        self.left -= count as u64;
         Poll::Ready(Ok(()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
-    use tokio::io::AsyncReadExt as _;
+    use std::{collections::HashSet, io::Read as _};
 
     use super::*;
 
-    #[tokio::test]
-    async fn noise_is_as_long_as_told_and_repeats_nothing() {
+    #[test]
+    fn noise_is_as_long_as_told_and_repeats_nothing() {
         let mut content = Vec::new();
-        Noise::new(MIB + 5).read_to_end(&mut content).await.unwrap();
+        Noise::new(MIB + 5).read_to_end(&mut content).unwrap();
         assert_eq!(content.len() as u64, MIB + 5);
         let words: HashSet<&[u8]> = content.chunks_exact(8).collect();
         assert_eq!(words.len() as u64, MIB / 8);

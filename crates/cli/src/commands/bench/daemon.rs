@@ -63,13 +63,14 @@ pub(super) fn make_scratch() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Makes `data` a data directory without any state, with the kernels and images of `of`.
+/// Makes `data` a data directory without any state, with the kernels and images of `of` unless it has its
+/// own.
 pub(super) fn prepare(data: &Path, of: &Path, verdict: &Path) -> Result<()> {
     fs::create_dir_all(data)?;
     for name in SHARED {
-        let target = of.join(name);
-        if target.is_dir() {
-            fs::os::unix::fs::symlink(target, data.join(name))?;
+        let (target, place) = (of.join(name), data.join(name));
+        if target.is_dir() && !place.exists() {
+            fs::os::unix::fs::symlink(target, place)?;
         }
     }
     let verdict = verdict.join(VERDICT);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! scratch directory ─► a daemon of our own ─► rounds ───┐
-//!   (kernels and images are the user's)       resources ┴► samples ─► report
+//!   (with links to the user's kernel          resources ┴► samples ─► report
+//!    and images)
 //! ```
 //! Invariant: whatever happens, daemon, VMs, control groups and directory are gone in the end. A
 //! sample that fails ends the run; none is dropped.
@@ -14,13 +15,19 @@ mod calls;
 mod convert;
 mod copies;
 mod daemon;
+mod docker;
+mod furnish;
+mod images;
+mod layers;
 mod publish;
+mod pulled;
 mod report;
 mod resources;
 mod rounds;
 mod rows;
 mod stats;
 mod visitor;
+mod volumes;
 mod wakes;
 
 use std::{path::Path, process::ExitCode, rc::Rc};
@@ -205,6 +212,8 @@ async fn measure(
     slot: &mut Option<Daemon>,
 ) -> Result<Report> {
     let started = Instant::now();
+    let image = request.image.as_deref().unwrap_or_default();
+    furnish::furnish(scratch, user_data, &[image, docker::IMAGE])?;
     daemon::prepare(scratch, user_data, user_data)?;
     daemon::serve_public(scratch)?;
     let (daemon, _) = Daemon::start(scratch).await?;
@@ -220,6 +229,7 @@ async fn measure(
         Bench { printer, started, user_data, daemon, client, qemu, request, kit, samples };
     let at_most = |most: u32| args.n.unwrap_or(SAMPLES).min(most) as usize;
     bench.rounds(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE)).await?;
+    bench.volumes(at_most(SAMPLES_AT_ONCE)).await?;
     bench.wakes(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE)).await?;
     bench.snapshots(at_most(SAMPLES_AT_ONCE), at_most(SAMPLES_LARGE)).await?;
     bench.forks(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE)).await?;
@@ -227,6 +237,10 @@ async fn measure(
     bench.files(at_most(u32::MAX)).await?;
     bench.bulk(at_most(SAMPLES_BULK)).await?;
     bench.convert(at_most(SAMPLES_LARGE)).await?;
+    bench.pulled(at_most(SAMPLES_LARGE)).await?;
+    bench.saves(at_most(SAMPLES_AT_ONCE)).await?;
+    bench.builds(at_most(SAMPLES_LARGE)).await?;
+    bench.docker(at_most(SAMPLES_LARGE)).await?;
     bench.published(at_most(u32::MAX), at_most(SAMPLES_AT_ONCE), at_most(SAMPLES_BULK)).await?;
     bench.memory(at_most(SANDBOXES)).await?;
     bench.daemons(at_most(SAMPLES_DAEMON)).await?;

@@ -122,6 +122,33 @@ impl Bench<'_> {
         Ok(self.client.create(&self.request, |_| {}).await?.sandbox)
     }
 
+    /// How long a create takes. The sandbox is gone afterwards.
+    pub(super) async fn create_once(&mut self, request: &CreateSandbox) -> Result<Duration> {
+        let (time, created) = timed(self.client.create(request, |_| {})).await?;
+        self.client.destroy(&created.sandbox.id).await?;
+        Ok(time)
+    }
+
+    /// Has what stands ready be for sandboxes like this. The first create says so; what is ready just after
+    /// it may still be for others.
+    pub(super) async fn settle(&mut self, request: &CreateSandbox) -> Result<()> {
+        for _ in 0..2 {
+            self.create_once(request).await?;
+            self.ready().await?;
+        }
+        Ok(())
+    }
+
+    /// A create as in [`Create`], in a round with creates of another kind.
+    pub(super) async fn create_beside(&mut self, kit: &Kit) -> Result<Duration> {
+        let request = self.request.clone();
+        self.settle(&request).await?;
+        self.floor(kit).await?;
+        let time = self.create_once(&request).await?;
+        self.samples.add_time(Create, time);
+        Ok(time)
+    }
+
     /// From the process's start to the agent's first answer.
     pub(super) async fn floor(&mut self, kit: &Kit) -> Result<()> {
         self.ready().await?;
@@ -167,8 +194,7 @@ impl Bench<'_> {
         if self.samples.want(&[CreateNetShare]) {
             self.ready().await?;
             let without = CreateSandbox { network: Some(Network::None), ..self.request.clone() };
-            let (alone, created) = timed(self.client.create(&without, |_| {})).await?;
-            self.client.destroy(&created.sandbox.id).await?;
+            let alone = self.create_once(&without).await?;
             self.samples.add(CreateNetShare, milliseconds(connected) - milliseconds(alone));
         }
         Ok(())

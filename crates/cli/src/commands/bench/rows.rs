@@ -19,6 +19,8 @@ pub(super) enum Row {
     CreateExec,
     #[value(name = "create_10")]
     Create10,
+    CreateVolume,
+    VolumeAttach,
     ExecApi,
     ExecCli,
     #[value(name = "exec_20")]
@@ -42,6 +44,18 @@ pub(super) enum Row {
     TarX,
     Convert,
     ConvertPlain,
+    PullTarX,
+    Pull,
+    PullMbs,
+    CreatePulledFirst,
+    CreatePulled,
+    #[value(name = "disk_10m")]
+    Disk10m,
+    ImageSave,
+    Build,
+    BuildCached,
+    DockerChroot,
+    DockerRun,
     Pause,
     Resume,
     Stop,
@@ -102,6 +116,7 @@ impl Row {
             Self::SnapshotMb0 | Self::SnapshotMb50 | Self::SnapshotMb300 => "MB",
             Self::CatBulk | Self::CatBulkIn | Self::ReadBulk | Self::WriteBulk => "MB/s",
             Self::TarX | Self::Convert | Self::ConvertPlain => "MB/s",
+            Self::PullTarX | Self::PullMbs => "MB/s",
             Self::DirectMbs | Self::ProxyMbs => "MB/s",
             Self::DaemonIdleWakeups => "in 5 s",
             _ => "ms",
@@ -112,6 +127,8 @@ impl Row {
     pub(super) fn floor(self) -> Option<Self> {
         match self {
             Self::Create | Self::Create10 | Self::Stop | Self::Destroy => Some(Self::Floor),
+            Self::CreateVolume | Self::CreatePulled => Some(Self::Create),
+            Self::Build | Self::BuildCached => Some(Self::Floor),
             Self::WakeColdCached | Self::WakeColdDropped => Some(Self::Floor),
             Self::SnapshotTotal0 | Self::SnapshotTotal50 | Self::SnapshotTotal300 => {
                 Some(Self::Floor)
@@ -125,6 +142,9 @@ impl Row {
             Self::ReadBulk => Some(Self::CatBulk),
             Self::WriteBulk => Some(Self::CatBulkIn),
             Self::Convert | Self::ConvertPlain => Some(Self::TarX),
+            Self::PullMbs => Some(Self::PullTarX),
+            Self::ImageSave => Some(Self::Disk10m),
+            Self::DockerRun => Some(Self::DockerChroot),
             Self::PublishHot => Some(Self::DirectHot),
             Self::PublishWakeCold => Some(Self::Floor),
             Self::ProxyMbs => Some(Self::DirectMbs),
@@ -169,11 +189,12 @@ const fn stall(dirty_mb: u32) -> f64 {
 }
 
 /// What we want to reach; medians are compared.
-pub(super) const TARGETS: [(Row, Limit); 29] = [
+pub(super) const TARGETS: [(Row, Limit); 33] = [
     (Row::Create, Limit::Times(1.4, Row::Floor)),
     (Row::CreateNetShare, Limit::Absolute(5.0)),
     (Row::CreateExec, Limit::Times(1.3, Row::FloorExec)),
     (Row::Create10, Limit::Times(10.0, Row::Floor)),
+    (Row::CreateVolume, Limit::Times(1.4, Row::Floor)),
     (Row::ExecApi, Limit::Plus(1.5, Row::GuestForkExec)),
     (Row::ExecCli, Limit::Plus(5.0, Row::ExecApi)),
     (Row::Exec20, Limit::TimesPlus(20.0, Row::GuestForkExec, 10.0)),
@@ -183,6 +204,9 @@ pub(super) const TARGETS: [(Row, Limit); 29] = [
     (Row::WriteBulk, Limit::AtLeast(0.5, Row::CatBulk)),
     (Row::Convert, Limit::AtLeastAbsolute(60.0)),
     (Row::ConvertPlain, Limit::AtLeastAbsolute(60.0)),
+    (Row::PullMbs, Limit::AtLeastAbsolute(60.0)),
+    (Row::CreatePulled, Limit::Times(1.1, Row::Create)),
+    (Row::ImageSave, Limit::Absolute(150.0)),
     (Row::Stop, Limit::Times(1.0, Row::Floor)),
     (Row::Wake, Limit::Times(1.4, Row::FloorExec)),
     (Row::WakeWarmOverHot, Limit::Absolute(2.0)),
@@ -284,6 +308,7 @@ mod tests {
         assert_eq!(copies.map(Row::name), names);
         assert_eq!(Row::WakeWarmOverHot.name(), "wake_warm_over_hot");
         assert_eq!(Row::Publish1000.name(), "publish_1000");
+        assert_eq!(Row::Disk10m.name(), "disk_10m");
     }
 
     #[test]

@@ -106,7 +106,12 @@ impl Bench {
             modules: open(&path("modules"), false),
             scratch: open(&path("scratch"), layers.is_empty()),
             layers,
-            volumes: [Volume::Awaited].into_iter().chain(volume).collect(),
+            // A volume's place, one that is only to be read, or the other way round.
+            volumes: [Volume::Awaited { read_only: false }]
+                .into_iter()
+                .chain(volume)
+                .chain([Volume::Awaited { read_only: true }])
+                .collect(),
         };
         let plan = Plan {
             machine: Machine { cpus: 1, memory_mib: 32 },
@@ -178,12 +183,16 @@ impl Bench {
 
     /// How often the monitor has the layer's file open for writing, and at all.
     fn open_in_monitor(&self, number: u32) -> (usize, usize) {
+        self.opened(&self.layer(number))
+    }
+
+    fn opened(&self, file: &Path) -> (usize, usize) {
         let process = PathBuf::from(format!("/proc/{}", self.vm.handle().pid));
         let mut count = (0, 0);
         for entry in fs_err::read_dir(process.join("fd")).unwrap() {
             let name = entry.unwrap().file_name();
             let Ok(path) = fs_err::read_link(process.join("fd").join(&name)) else { continue };
-            if path != self.layer(number) {
+            if path != file {
                 continue;
             }
             let info = fs_err::read_to_string(process.join("fdinfo").join(&name)).unwrap();
@@ -261,6 +270,61 @@ async fn disks_are_switched_together_or_not_at_all() {
     bench.vm.kill().await;
     assert_eq!((bench.holds(3), bench.holds(4)), (vec![1], vec![3]));
     assert_eq!((Bench::in_file(&file(0)), Bench::in_file(&file(1))), (vec![2], vec![2, 4]));
+}
+
+#[tokio::test]
+async fn a_volume_that_was_awaited_is_as_any_other() {
+    let bench = Bench::launch(&[3]);
+    let (volume, reader) = (Drive::Volume(0), Drive::Volume(1));
+    let path = |name: &str| bench.directory.path().join(name);
+    for name in ["lower", "upper", "next", "read"] {
+        empty_layer(&path(name));
+    }
+    let layer = |number, name: &str, write| Layer { number, file: open(&path(name), write) };
+    let kept = |layers, read_only| {
+        let raw = open(&path("volume"), false);
+        Volume::Kept { raw, layers, read_only }
+    };
+    bench.vm.resume().await.unwrap();
+    // Something else is there first, and gone without a trace.
+    empty_layer(&path("tried"));
+    bench.vm.attach(vec![kept(vec![layer(6, "tried", true)], false)]).await.unwrap();
+    bench.write_to(volume, 0, 7).await;
+    bench.vm.detach(0, &[6]).await.unwrap();
+    assert_eq!(bench.vm.top_layer(volume).await.unwrap(), None);
+    assert_eq!(bench.opened(&path("tried")), (0, 0));
+    assert_eq!(Bench::in_file(&path("tried")), [7]);
+    bench.vm.pause().await.unwrap();
+    let written = kept(vec![layer(4, "lower", false), layer(6, "upper", true)], false);
+    let read = kept(vec![layer(0, "read", false)], true);
+    bench.vm.attach(vec![written, read]).await.unwrap();
+    assert_eq!(bench.vm.top_layer(volume).await.unwrap(), Some(6));
+    assert_eq!(bench.vm.top_layer(reader).await.unwrap(), Some(0));
+    assert_eq!(bench.opened(&path("read")).0, 0, "nothing lets it be written");
+    bench.vm.resume().await.unwrap();
+    bench.write_to(volume, 0, 1).await;
+    let (write, again) = (open(&path("next"), true), open(&path("next"), false));
+    bench.vm.prepare_layer(volume, 9, write, again).await.unwrap();
+    bench.vm.switch_to_layers(&[(volume, 9)]).await.unwrap();
+    bench.write_to(volume, 1, 2).await;
+    bench.vm.grow(volume, 2 * DISK).await.unwrap();
+    assert!(bench.vm.grow(reader, 2 * DISK).await.is_err(), "it is only read");
+    bench.vm.pause().await.unwrap();
+    bench.vm.merge_layers(volume, 6, open(&path("upper"), true)).await.unwrap();
+    bench.vm.kill().await;
+    assert_eq!(Bench::in_file(&path("upper")), [1, 2]);
+    for unused in ["lower", "read", "volume"] {
+        assert_eq!(Bench::in_file(&path(unused)), [0; 0], "{unused}");
+    }
+}
+
+#[tokio::test]
+async fn a_place_for_a_writer_is_none_for_a_reader() {
+    let bench = Bench::launch(&[3]);
+    bench.vm.pause().await.unwrap();
+    let raw = open(&bench.directory.path().join("volume"), false);
+    let read = Volume::Kept { raw, layers: Vec::new(), read_only: true };
+    assert!(bench.vm.attach(vec![read]).await.is_err());
 }
 
 #[tokio::test]
