@@ -11,6 +11,7 @@ use api::{
     CreateUser,
     client::{Client, Endpoint},
 };
+use base::process::Command;
 use tempfile::TempDir;
 
 use crate::{
@@ -199,14 +200,14 @@ impl Node {
 
     /// As [`Self::cli`], with something on stdin.
     pub fn cli_with(&self, args: &[&str], stdin: impl Into<Stdio>) -> Output {
-        let mut command = self
-            .run_as
-            .command(&self.binary, self.data())
-            .env("HOME", self.data())
-            .env("BHATTI_DATA_DIR", self.data())
-            .args(args)
-            .stdin(stdin);
+        let mut command = self.program(args).stdin(stdin);
         command.as_std_mut().output().expect("the program can be run")
+    }
+
+    /// The program that people use, with this node as this machine's daemon, not started yet.
+    pub fn program(&self, args: &[&str]) -> Command {
+        let command = self.run_as.command(&self.binary, self.data());
+        command.env("HOME", self.data()).env("BHATTI_DATA_DIR", self.data()).args(args)
     }
 
     /// Tries to start another daemon on the same data directory and gives what it said.

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod dying;
+mod interrupted;
+mod keepers;
 mod rights;
 mod running;
 mod tags;
