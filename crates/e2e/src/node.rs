@@ -31,6 +31,9 @@ pub struct Options {
     pub recorded_templates: bool,
     /// If set, sandboxes and snapshots lie on a file system of this many bytes.
     pub sandboxes_bytes: Option<u64>,
+    /// If set, the whole data directory is a file system of this many bytes, with the image `busybox` and
+    /// without recorded templates, whatever else is said.
+    pub data_bytes: Option<u64>,
     /// Whether its daemon is the one in which [`Faults`] can make something go wrong. What it says
     /// of that in its log is no failure of the test then, unless it panics.
     pub faults: bool,
@@ -53,6 +56,7 @@ impl Default for Options {
             kernels: true,
             recorded_templates: true,
             sandboxes_bytes: None,
+            data_bytes: None,
             faults: false,
             memory_low_mb: None,
             prestarted: 0,
@@ -68,7 +72,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Node {
     daemon: Option<Daemon>,
-    sandboxes: Option<Tmpfs>,
+    mounted: Option<Tmpfs>,
     binary: PathBuf,
     faults: Option<Faults>,
     memory_low_mb: Option<u64>,
@@ -97,6 +101,7 @@ impl Node {
         // A control socket's path may have 107 bytes, so the name is short.
         let made = tempfile::Builder::new().prefix("b").tempdir_in("/tmp");
         let data = made.expect("a temporary directory can be made");
+        let whole = options.data_bytes.map(|bytes| Tmpfs::on(data.path(), bytes));
         prepared.furnish(data.path(), options).expect("a data directory can be furnished");
         let sandboxes = options.sandboxes_bytes.map(|bytes| {
             small_file_system(data.path(), bytes).expect("a small file system can be had")
@@ -110,7 +115,7 @@ impl Node {
         }
         let mut node = Self {
             daemon: None,
-            sandboxes,
+            mounted: whole.or(sandboxes),
             binary,
             faults: options.faults.then(|| Faults::of(data.path())),
             logs: Vec::new(),
@@ -396,7 +401,7 @@ impl Node {
         self.destroy_all()?;
         self.terminate();
         let mut wrong = self.left();
-        drop(self.sandboxes.take());
+        drop(self.mounted.take());
         let mounts = host::mounts_below(self.data());
         wrong.extend(mounts.iter().map(|mount| format!("mount {}", mount.display())));
         wrong.extend(self.unexpected_warnings().iter().map(|line| format!("in the log: {line}")));
@@ -425,7 +430,7 @@ impl Node {
             }
             std::thread::park_timeout(std::time::Duration::from_millis(10));
         }
-        drop(self.sandboxes.take());
+        drop(self.mounted.take());
     }
 }
 

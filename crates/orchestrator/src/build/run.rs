@@ -24,8 +24,9 @@ use crate::{
     node::blocking,
 };
 
-/// Whom commands run as if the image does not say.
-const ROOT: &str = "root";
+/// Whom commands run as if the image does not say: by number, because an image need not have a list of
+/// users.
+const ROOT: &str = "0";
 
 /// Steps of a pull that wait to be told.
 const STEPS: usize = 16;
