@@ -50,6 +50,8 @@ tests)
     need skopeo skopeo
     need umoci umoci
     need htpasswd apache2-utils
+    # Has images of its own, which are imported from it.
+    need podman podman
     # Ubuntu's package only leads to a snap, which need not work where tests run. The test that
     # wants a browser says so then.
     . /etc/os-release

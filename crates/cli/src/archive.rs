@@ -7,6 +7,6 @@ mod send;
 mod unpack;
 
 pub(crate) use pack::{Packer, pack};
-pub(crate) use pipe::AsyncReader;
-pub(crate) use send::{Sending, send};
+pub(crate) use pipe::{AsyncReader, AsyncWriter};
+pub(crate) use send::{Sending, send, send_from};
 pub(crate) use unpack::{open_root, unpack};

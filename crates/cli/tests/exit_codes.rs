@@ -3,23 +3,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod served;
+
 use std::{
     io::{Read as _, Write as _},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::net::UnixListener,
     path::Path,
-    process::{Child, Output, Stdio},
+    process::{Output, Stdio},
     thread,
 };
 
-use base::process::Command;
+use self::served::{STREAM, program, read_request, read_to, served};
 
 fn bhatti(directory: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bhatti"))
-        .env("HOME", directory)
-        .arg("--data-dir")
-        .arg(directory)
-        .args(args);
-    command.as_std_mut().output().unwrap()
+    program(directory, args).as_std_mut().output().unwrap()
 }
 
 /// Runs the program with a daemon that answers with these lines.
@@ -40,61 +37,6 @@ fn answered(status: &str, media: &str, body: &str, args: &[&str]) -> (Output, St
     let output = bhatti(directory.path(), args);
     (output, server.join().unwrap())
 }
-
-/// Reads a head and the body that its content-length announces.
-fn read_request(stream: &mut UnixStream) -> String {
-    let mut bytes = Vec::new();
-    let mut byte = [0];
-    while !bytes.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).unwrap();
-        bytes.push(byte[0]);
-    }
-    let head = String::from_utf8(bytes).unwrap();
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "))
-        .map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).unwrap();
-    head + &String::from_utf8(body).unwrap()
-}
-
-/// Runs the program with a daemon that handles its one connection like this, and stdin as given.
-fn served<T: Send + 'static>(
-    args: &[&str],
-    stdin: Stdio,
-    handle: impl FnOnce(UnixStream) -> T + Send + 'static,
-) -> (Child, tempfile::TempDir, thread::JoinHandle<T>) {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("admin.key"), "bht_admin\n").unwrap();
-    let listener = UnixListener::bind(directory.path().join("api.sock")).unwrap();
-    let server = thread::spawn(move || handle(listener.accept().unwrap().0));
-    let child = Command::new(env!("CARGO_BIN_EXE_bhatti"))
-        .env("HOME", directory.path())
-        .arg("--data-dir")
-        .arg(directory.path())
-        .args(args)
-        .as_std_mut()
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    (child, directory, server)
-}
-
-/// Reads until what was read ends with these bytes.
-fn read_to(stream: &mut UnixStream, end: &[u8]) {
-    let mut bytes = Vec::new();
-    let mut byte = [0];
-    while !bytes.ends_with(end) {
-        stream.read_exact(&mut byte).unwrap();
-        bytes.push(byte[0]);
-    }
-}
-
-const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\
-    connection: close\r\n\r\n";
 
 #[test]
 fn a_command_that_ends_before_its_input_ends_the_program() {

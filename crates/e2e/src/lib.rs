@@ -28,6 +28,7 @@ mod host;
 mod living;
 mod machine;
 mod node;
+mod podman;
 mod prepared;
 pub mod raw;
 pub mod registry;
@@ -44,6 +45,7 @@ pub use host::{Tmpfs, descriptors, namespace, process_start, status_field};
 pub use living::{Counting, ENOUGH, Living};
 pub use machine::Machine;
 pub use node::{Node, Options};
+pub use podman::Podman;
 pub use terminal::Terminal;
 pub use world::agreed;
 

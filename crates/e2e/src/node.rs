@@ -11,6 +11,7 @@ use api::{
     CreateUser,
     client::{Client, Endpoint},
 };
+use base::process::Command;
 use tempfile::TempDir;
 
 use crate::{
@@ -30,6 +31,9 @@ pub struct Options {
     pub recorded_templates: bool,
     /// If set, sandboxes and snapshots lie on a file system of this many bytes.
     pub sandboxes_bytes: Option<u64>,
+    /// If set, the whole data directory is a file system of this many bytes, with the image `busybox` and
+    /// without recorded templates, whatever else is said.
+    pub data_bytes: Option<u64>,
     /// Whether its daemon is the one in which [`Faults`] can make something go wrong. What it says
     /// of that in its log is no failure of the test then, unless it panics.
     pub faults: bool,
@@ -52,6 +56,7 @@ impl Default for Options {
             kernels: true,
             recorded_templates: true,
             sandboxes_bytes: None,
+            data_bytes: None,
             faults: false,
             memory_low_mb: None,
             prestarted: 0,
@@ -67,7 +72,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Node {
     daemon: Option<Daemon>,
-    sandboxes: Option<Tmpfs>,
+    mounted: Option<Tmpfs>,
     binary: PathBuf,
     faults: Option<Faults>,
     memory_low_mb: Option<u64>,
@@ -96,6 +101,7 @@ impl Node {
         // A control socket's path may have 107 bytes, so the name is short.
         let made = tempfile::Builder::new().prefix("b").tempdir_in("/tmp");
         let data = made.expect("a temporary directory can be made");
+        let whole = options.data_bytes.map(|bytes| Tmpfs::on(data.path(), bytes));
         prepared.furnish(data.path(), options).expect("a data directory can be furnished");
         let sandboxes = options.sandboxes_bytes.map(|bytes| {
             small_file_system(data.path(), bytes).expect("a small file system can be had")
@@ -109,7 +115,7 @@ impl Node {
         }
         let mut node = Self {
             daemon: None,
-            sandboxes,
+            mounted: whole.or(sandboxes),
             binary,
             faults: options.faults.then(|| Faults::of(data.path())),
             logs: Vec::new(),
@@ -199,14 +205,14 @@ impl Node {
 
     /// As [`Self::cli`], with something on stdin.
     pub fn cli_with(&self, args: &[&str], stdin: impl Into<Stdio>) -> Output {
-        let mut command = self
-            .run_as
-            .command(&self.binary, self.data())
-            .env("HOME", self.data())
-            .env("BHATTI_DATA_DIR", self.data())
-            .args(args)
-            .stdin(stdin);
+        let mut command = self.program(args).stdin(stdin);
         command.as_std_mut().output().expect("the program can be run")
+    }
+
+    /// The program that people use, with this node as this machine's daemon, not started yet.
+    pub fn program(&self, args: &[&str]) -> Command {
+        let command = self.run_as.command(&self.binary, self.data());
+        command.env("HOME", self.data()).env("BHATTI_DATA_DIR", self.data()).args(args)
     }
 
     /// Tries to start another daemon on the same data directory and gives what it said.
@@ -395,7 +401,7 @@ impl Node {
         self.destroy_all()?;
         self.terminate();
         let mut wrong = self.left();
-        drop(self.sandboxes.take());
+        drop(self.mounted.take());
         let mounts = host::mounts_below(self.data());
         wrong.extend(mounts.iter().map(|mount| format!("mount {}", mount.display())));
         wrong.extend(self.unexpected_warnings().iter().map(|line| format!("in the log: {line}")));
@@ -424,7 +430,7 @@ impl Node {
             }
             std::thread::park_timeout(std::time::Duration::from_millis(10));
         }
-        drop(self.sandboxes.take());
+        drop(self.mounted.take());
     }
 }
 

@@ -113,8 +113,26 @@ impl Prepared {
         binary
     }
 
+    /// Gives a data directory on another file system what a sandbox of `busybox` needs, as files that it
+    /// can share.
+    fn furnish_apart(&self, data: &Path) -> io::Result<()> {
+        symlink(self.data.join("kernels"), data.join("kernels"))?;
+        link_all(&self.data.join("initramfs"), &data.join("initramfs"))?;
+        let name = fs::read_to_string(self.data.join("images/names/busybox"))?;
+        fs::create_dir_all(data.join("images/names"))?;
+        fs::write(data.join("images/names/busybox"), &name)?;
+        let digest = name.split(|c: char| !c.is_ascii_hexdigit()).find(|word| word.len() == 64);
+        let digest = digest.ok_or_else(|| io::Error::other("a name without content"))?;
+        let content = Path::new("images/content").join(digest);
+        fs::create_dir_all(data.join("images/content"))?;
+        copy_all(&self.data.join(&content), &data.join(&content))
+    }
+
     /// Gives a new data directory what there is.
     pub(crate) fn furnish(&self, data: &Path, options: &Options) -> io::Result<()> {
+        if options.data_bytes.is_some() {
+            return self.furnish_apart(data);
+        }
         if options.kernels {
             symlink(self.data.join("kernels"), data.join("kernels"))?;
             if options.run_as == RunAs::Root {

@@ -79,15 +79,8 @@ impl Registry {
     /// # Panics
     /// If that fails.
     pub fn push(&self, image: &Layout, name: &str) {
-        let policy = self.dir.path().join("policy.json");
-        let any = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
-        fs::write(&policy, any).expect("a file can be written");
-        let from = format!("oci:{}", image.path().display());
         let to = format!("docker://{}", self.reference(name));
-        let command = Command::new("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false"]);
-        let command = command.arg("--policy").arg(policy).args([from, to]);
-        let copied = command.env("HOME", self.dir.path()).output();
-        copied.unwrap_or_else(|error| installed(&error));
+        image.copy_to(&to);
     }
 
     /// Damages the content of the largest blob, so that it is not what it is said to be.
@@ -110,7 +103,7 @@ impl Registry {
     }
 }
 
-fn installed<T>(error: &ProcessError) -> T {
+pub(crate) fn installed<T>(error: &ProcessError) -> T {
     panic!("{error}; run scripts/bootstrap.sh tests")
 }
 
@@ -250,6 +243,46 @@ impl Layout {
     /// The directory.
     pub fn path(&self) -> &Path {
         self.0.path()
+    }
+
+    /// Writes it as an archive of Docker's.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn archive(&self, path: &Path, name: &str) {
+        self.copy_to(&format!("docker-archive:{}:{name}", path.display()));
+    }
+
+    fn copy_to(&self, to: &str) {
+        let home = tempfile::tempdir().expect("a temporary directory can be made");
+        let policy = home.path().join("policy.json");
+        let any = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
+        fs::write(&policy, any).expect("a file can be written");
+        let from = format!("oci:{}", self.path().display());
+        let command = Command::new("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false"]);
+        let command = command.arg("--policy").arg(policy).args([&from, to]);
+        let copied = command.env("HOME", home.path()).output();
+        copied.unwrap_or_else(|error| installed(&error));
+    }
+
+    /// What the layers are called whoever has the image, lowest first.
+    ///
+    /// # Panics
+    /// If the directory was changed.
+    pub fn layers(&self) -> Vec<String> {
+        let read = |path: &str| -> Value {
+            let text = fs::read(self.path().join(path)).expect("a file of the layout");
+            serde_json::from_slice(&text).expect("JSON")
+        };
+        let hex = |digest: &Value| {
+            let digest = digest.as_str().and_then(|text| text.strip_prefix("sha256:"));
+            digest.expect("a digest").to_owned()
+        };
+        let index = read("index.json");
+        let manifest = format!("blobs/sha256/{}", hex(&index["manifests"][0]["digest"]));
+        // They are not compressed.
+        let layers = read(&manifest)["layers"].as_array().cloned().expect("layers");
+        layers.iter().map(|layer| hex(&layer["digest"])).collect()
     }
 }
 

@@ -35,9 +35,13 @@ impl From<VmError> for Error {
 }
 
 fn disk_full(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    no_room().caused_by(error)
+}
+
+/// What is said of a full disk of the host.
+pub(crate) fn no_room() -> Error {
     Error::new(Kind::HostDiskFull, "the host's disk is full; nothing was lost")
         .hint("free some space below the data directory and try again")
-        .caused_by(error)
 }
 
 impl From<MuxError> for Error {

@@ -140,6 +140,15 @@ impl Sandbox {
         settled.map(drop).map_err(|_| self.gone())
     }
 
+    /// Waits until the host's disk has no room for what the guest writes, so that it stands still.
+    /// Never ends if the sandbox does before.
+    pub(crate) async fn starved(&self) {
+        let mut published = self.shared.published.clone();
+        if published.wait_for(|now| now.starved).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Puts the whole VM on disk and frees its memory.
     ///
     /// # Errors

@@ -112,6 +112,7 @@ pub async fn sandbox(owner: &UserId, name: &str) -> (Sandbox, Agent) {
         session: Some(session.clone()),
         closing: false,
         resting: None,
+        starved: false,
     };
     let (sender, published) = watch::channel(hot);
     let power = Power {

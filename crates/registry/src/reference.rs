@@ -1,8 +1,10 @@
-//! What images are called: `alpine`, `ghcr.io/owner/name:tag`, `localhost:5000/x@sha256:…`.
+//! What images are called: `alpine`, `ghcr.io/owner/name:tag`, `localhost:5000/x@sha256:…`,
+//! `[::1]:5000/x`.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use oci_spec::distribution::Reference as Parsed;
+use url::Host;
 
 use crate::{Digest, Error};
 
@@ -11,6 +13,8 @@ const LENGTH_MAX: usize = 253 + 255 + 128 + 80;
 /// What is shown of something that is no reference, in characters.
 const SHOWN: usize = 100;
 const HUB: &str = "docker.io";
+/// In the place of an address of IPv6, for the library that knows no such references.
+const STAND_IN: &str = "address.invalid";
 /// Where Docker's own registry really is.
 const HUB_HOST: &str = "registry-1.docker.io";
 
@@ -84,10 +88,18 @@ impl FromStr for Reference {
         if text.contains("://") {
             return Err(refused("it begins with a scheme"));
         }
-        let parsed: Parsed = text.parse().map_err(|error| match error {
-            oci_spec::distribution::ParseError::NameContainsUppercase => refused("it has capitals"),
-            other => refused(&other.to_string()),
-        })?;
+        let address = Address::split(text).map_err(refused)?;
+        let stood_in = address.as_ref().map(|(_, path)| format!("{STAND_IN}/{path}"));
+        let parsed: Parsed =
+            stood_in.as_deref().unwrap_or(text).parse().map_err(|error| match error {
+                _ if is_bare_address(text) => {
+                    refused("an address of IPv6 is written in brackets: [::1]:5000/name")
+                }
+                oci_spec::distribution::ParseError::NameContainsUppercase => {
+                    refused("it has capitals")
+                }
+                other => refused(&other.to_string()),
+            })?;
         // A first part with capitals could be a host or a part of the path; programs differ.
         if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(refused("it has capitals"));
@@ -99,12 +111,62 @@ impl FromStr for Reference {
             None => None,
         };
         Ok(Self {
-            registry: parsed.registry().to_owned(),
+            registry: match address {
+                Some((address, _)) => address.to_string(),
+                None => parsed.registry().to_owned(),
+            },
             repository: parsed.repository().to_owned(),
             tag: parsed.tag().map(str::to_owned),
             digest,
         })
     }
+}
+
+/// A registry that is an address of IPv6, perhaps with a port.
+struct Address {
+    host: Ipv6Addr,
+    port: Option<u16>,
+}
+
+impl Address {
+    /// What a reference begins with, and the rest of it; nothing if it does not begin with a bracket.
+    ///
+    /// # Errors
+    /// Why that is none.
+    fn split(text: &str) -> Result<Option<(Self, &str)>, &'static str> {
+        let Some(rest) = text.strip_prefix('[') else { return Ok(None) };
+        let (host, rest) = rest.split_once(']').ok_or("its address has no closing bracket")?;
+        let host = host.parse().map_err(|_| "what is in brackets is no address of IPv6")?;
+        let (port, path) = rest.split_once('/').ok_or("it has no name after the address")?;
+        let port = match port.strip_prefix(':') {
+            None if port.is_empty() => None,
+            None => return Err("after an address comes a port or a slash"),
+            Some(digits) => Some(port_number(digits).ok_or("its port is no port")?),
+        };
+        Ok(Some((Self { host, port }, path)))
+    }
+}
+
+impl fmt::Display for Address {
+    /// As it is written in addresses of the web, where one address has one form.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Host::<String>::Ipv6(self.host))?;
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn port_number(digits: &str) -> Option<u16> {
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|port| plain && *port > 0)
+}
+
+/// Whether somebody has forgotten the brackets.
+fn is_bare_address(text: &str) -> bool {
+    let host = text.split('/').next().filter(|host| !host.starts_with('[')).unwrap_or_default();
+    host.parse::<Ipv6Addr>().is_ok() || host.contains("::")
 }
 
 impl fmt::Display for Reference {
@@ -150,6 +212,56 @@ mod tests {
     }
 
     #[test]
+    fn a_registry_may_be_an_address_of_ipv6_in_brackets() {
+        let hex = "a".repeat(64);
+        for (text, registry, whole) in [
+            ("[::1]:5000/x:y".to_owned(), "[::1]:5000", "[::1]:5000/x:y"),
+            ("[::1]/x".to_owned(), "[::1]", "[::1]/x:latest"),
+            ("[0:0:0::1]:05000/a/b".to_owned(), "[::1]:5000", "[::1]:5000/a/b:latest"),
+            ("[2001:DB8::A]/x".to_owned(), "[2001:db8::a]", "[2001:db8::a]/x:latest"),
+            (
+                format!("[fd00::1]:1/x@sha256:{hex}"),
+                "[fd00::1]:1",
+                &format!("[fd00::1]:1/x@sha256:{hex}"),
+            ),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!((reference.registry(), reference.host()), (registry, registry));
+            assert_eq!(reference.to_string(), whole);
+            assert_eq!(whole.parse::<Reference>().unwrap(), reference);
+            assert_eq!(
+                reference.default_name(),
+                reference.to_string().parse::<Reference>().unwrap().default_name()
+            );
+        }
+        for (text, told) in [
+            ("[::1", "closing bracket"),
+            ("[::1]", "no name"),
+            ("[::1]:5000", "no name"),
+            ("[::1]x/y", "a port or a slash"),
+            ("[::1]:/y", "its port"),
+            ("[::1]:0/y", "its port"),
+            ("[::1]:+5/y", "its port"),
+            ("[::1]:65536/y", "its port"),
+            ("[]/y", "no address"),
+            ("[1.2.3.4]/y", "no address"),
+            ("[fe80::1%eth0]/y", "no address"),
+            ("[localhost]:5000/y", "no address"),
+            ("[[::1]]/y", "no address"),
+            ("[::1]/", "invalid"),
+            ("[::1]/X", "invalid"),
+            ("[::1]/a b", "invalid"),
+            ("::1/x", "in brackets"),
+            ("::1:5000/x", "in brackets"),
+            ("fd00:0:0:0:0:0:0:1/x", "in brackets"),
+        ] {
+            let error = text.parse::<Reference>().unwrap_err();
+            assert_eq!(error.kind(), crate::Kind::Reference, "{text:?}");
+            assert!(error.to_string().contains(told), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
     fn what_is_no_reference_is_refused_with_the_reason() {
         let upper = format!("x@sha256:{}", "A".repeat(64));
         let sha512 = format!("x@sha512:{}", "a".repeat(128));
@@ -182,6 +294,36 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_address_and_port_is_the_registry_that_it_says(
+            address in any::<[u8; 16]>().prop_map(Ipv6Addr::from),
+            port in proptest::option::of(1..=u16::MAX),
+            name in "[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}",
+            tag in proptest::option::of("[A-Za-z0-9]{1,8}"),
+        ) {
+            let port = port.map_or_else(String::new, |port| format!(":{port}"));
+            let tag = tag.map_or_else(String::new, |tag| format!(":{tag}"));
+            let reference: Reference = format!("[{address}]{port}/{name}{tag}").parse().unwrap();
+            prop_assert_eq!(reference.repository(), &name);
+            // As whoever connects understands it.
+            let url = url::Url::parse(&format!("https://{}/", reference.host())).unwrap();
+            prop_assert_eq!(url.host(), Some(Host::Ipv6(address)));
+            let said = url.port().map_or_else(String::new, |port| format!(":{port}"));
+            prop_assert_eq!(said, if port == ":443" { String::new() } else { port });
+            prop_assert!(reference.registry().starts_with(url.host_str().unwrap()));
+        }
+
+        #[test]
+        fn any_text_in_brackets_is_refused_or_means_the_same_written_out(
+            text in "\\[[0-9a-fA-F:.%\\[\\]]{0,12}\\]?(:[0-9+]{0,6})?/?[ -~]{0,12}"
+        ) {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert!(text.starts_with('['));
+                let again: Reference = reference.to_string().parse().unwrap();
+                prop_assert_eq!(again, reference);
+            }
+        }
+
         #[test]
         fn any_text_is_refused_or_means_the_same_written_out(text in "[ -~]{0,40}") {
             if let Ok(reference) = text.parse::<Reference>() {

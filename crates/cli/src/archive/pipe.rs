@@ -24,6 +24,12 @@ pub(crate) fn from_thread() -> (BlockingWriter, AsyncReader) {
     (BlockingWriter(sender), AsyncReader { receiver, current: Bytes::new(), ended: false })
 }
 
+/// A pipe between two tasks.
+pub(crate) fn between_tasks() -> (AsyncWriter, AsyncReader) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (AsyncWriter(sender), AsyncReader { receiver, current: Bytes::new(), ended: false })
+}
+
 /// A pipe that a thread reads from.
 pub(crate) fn to_thread() -> (AsyncWriter, BlockingReader) {
     let (sender, receiver) = mpsc::channel(QUEUE);

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use anyhow::{Context as _, Result};
 use tokio::task::JoinHandle;
 
-use super::pipe::{self, AsyncReader};
+use super::pipe::{self, AsyncReader, AsyncWriter};
 
 /// Bytes that are handed on at a time.
 const PIECE: usize = 128 << 10;
@@ -39,4 +39,13 @@ pub(crate) fn send(
         Ok(())
     });
     (reader, Sending(sending))
+}
+
+/// Sends what a task passes on, which ends with the runtime.
+pub(crate) fn send_from<F>(work: impl FnOnce(AsyncWriter) -> F) -> (AsyncReader, Sending)
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let (writer, reader) = pipe::between_tasks();
+    (reader, Sending(tokio::spawn(work(writer))))
 }

@@ -12,7 +12,7 @@ use api::{ErrorCode, FileStat, client::Client};
 use serde::Serialize;
 
 use self::{meter::Meter, place::Side};
-use super::interrupt::{INTERRUPTED, unless_interrupted};
+use super::interrupt::unless_interrupted;
 use crate::{
     app::{App, DONE},
     failure::hinted,
@@ -72,7 +72,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
             ));
         }
     };
-    let Some(copied) = copied else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let copied = match copied {
+        Ok(copied) => copied,
+        Err(interrupted) => return Ok(interrupted.into()),
+    };
     if printer.is_json() && args.to != "-" {
         printer.json(&copied)?;
     } else if seen {

@@ -7,11 +7,16 @@ use api::{
 };
 use fs_err::File;
 
-use super::{file::mode, idle::Idle, key_value, traffic::Traffic, volume};
+use super::{
+    file::mode, idle::Idle, interrupt::unless_interrupted, key_value, traffic::Traffic, volume,
+};
 use crate::{
     app::{App, DONE},
     archive, human, progress,
 };
+
+/// What is said to whoever does not wait for the end.
+const LEFT: &str = "what the daemon has begun it ends: a pull, or the sandbox; see: bhatti list";
 
 /// Create a sandbox and start it
 #[derive(Debug, clap::Args)]
@@ -170,8 +175,15 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         let work = create(client, &request, &args.files, |step| {
             tell.send_replace(step);
         });
-        progress::show(app.printer(), steps, work).await
+        unless_interrupted(progress::show(app.printer(), steps, work)).await
     })?;
+    let created = match created {
+        Ok(created) => created,
+        Err(interrupted) => {
+            app.printer().note(LEFT);
+            return Ok(interrupted.into());
+        }
+    };
     let line = if created.existing {
         format!("sandbox/{} unchanged (already exists)", created.sandbox.name)
     } else {

@@ -6,10 +6,7 @@ use api::{
     client::{Client, ClientError, Events},
 };
 
-use super::{
-    interrupt::{INTERRUPTED, unless_interrupted},
-    key_value,
-};
+use super::{interrupt::unless_interrupted, key_value};
 use crate::{
     app::{App, DONE},
     human,
@@ -80,7 +77,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let end = app.with_client(async |client| {
         unless_interrupted(foreground(args, &request, client, printer)).await
     })?;
-    let Some(end) = end else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let end = match end {
+        Ok(end) => end,
+        Err(interrupted) => return Ok(interrupted.into()),
+    };
     if end.timed_out {
         printer.note("the command was killed because its time was up; see --timeout");
     }

@@ -59,7 +59,9 @@ struct Forwarded {
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let printer = app.printer();
-    app.with_client(async |client| unless_interrupted(forward(args, client, printer)).await)?;
+    // A signal is how it is meant to end.
+    let _ =
+        app.with_client(async |client| unless_interrupted(forward(args, client, printer)).await)?;
     DONE
 }
 

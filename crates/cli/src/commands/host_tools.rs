@@ -32,9 +32,6 @@ pub(crate) const DEPMOD: Tool = tool("depmod", "kmod");
 pub(crate) const MMDEBSTRAP: Tool = tool("mmdebstrap", "mmdebstrap");
 pub(crate) const UNSHARE: Tool = tool("unshare", "util-linux");
 pub(crate) const DPKG_DEB: Tool = tool("dpkg-deb", "dpkg");
-/// Keep images of their own.
-pub(crate) const DOCKER: Tool = tool("docker", "docker.io");
-pub(crate) const PODMAN: Tool = tool("podman", "podman");
 pub(crate) const APT_GET: Tool = tool("apt-get", "apt");
 pub(crate) const NPM: Tool = tool("npm", "npm");
 

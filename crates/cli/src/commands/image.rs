@@ -5,6 +5,7 @@ mod delete;
 mod export;
 mod import;
 mod inspect;
+mod keeper;
 mod list;
 mod prepare;
 mod pull;

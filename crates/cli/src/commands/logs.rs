@@ -6,7 +6,7 @@ use api::{
     client::{Client, ClientError},
 };
 
-use super::interrupt::{INTERRUPTED, unless_interrupted};
+use super::interrupt::unless_interrupted;
 use crate::{
     app::{App, DONE},
     human,
@@ -48,13 +48,13 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         .await
     })?;
     match read {
-        Some(next) => {
+        Ok(next) => {
             if args.cursor {
                 printer.note(&format!("cursor: {next}"));
             }
             DONE
         }
-        None => Ok(ExitCode::from(INTERRUPTED)),
+        Err(interrupted) => Ok(interrupted.into()),
     }
 }
 

@@ -71,18 +71,21 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let outcome = app.with_client(async |client| {
         let asked = args.terminal(terminal::size(io::stdout()));
         let connecting = async { Ok(client.terminal(&args.sandbox, &asked).await?) };
-        let Some(socket) = unless_interrupted(connecting).await? else { return Ok(None) };
+        let socket = match unless_interrupted(connecting).await? {
+            Ok(socket) => socket,
+            Err(interrupted) => return Ok(Err(interrupted)),
+        };
         let mut attachment = Attachment::join(socket).await?;
         // Both ends have to be the terminal, or it would be raw for somebody else.
         let interactive = io::stdin().is_terminal();
         let raw = interactive.then(|| RawMode::enter(io::stdin())).transpose()?;
         let end = attachment.run(interactive, printer).await;
         drop(raw);
-        Ok(Some((attachment.session, end?)))
+        Ok(Ok((attachment.session, end?)))
     })?;
     match outcome {
-        Some((session, end)) => tell(printer, &args.sandbox, &session, &end),
-        None => Ok(ExitCode::from(super::interrupt::INTERRUPTED)),
+        Ok((session, end)) => tell(printer, &args.sandbox, &session, &end),
+        Err(interrupted) => Ok(interrupted.into()),
     }
 }
 

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod building;
 mod dying;
 mod exported;
+mod interrupted;
+mod keepers;
 mod rights;
 mod running;
 mod tags;

@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{BuildEvent, Recipe, create::Wanted};
 use crate::{
-    Error, ExecEvent, Kind, Orchestrator, Progress, Result, Sandbox, error::Kind as K, model::User,
+    Error, ExecEvent, Kind, Orchestrator, Progress, Result, Sandbox, convert, error::Kind as K,
+    model::User,
 };
 
 /// Bytes of a command's output that are told again if it fails.
@@ -73,6 +74,23 @@ impl Guest {
     /// The sandbox.
     pub(super) fn sandbox(&self) -> Result<&Sandbox> {
         self.0.as_ref().ok_or_else(|| Error::new(Kind::Internal, "a build's sandbox has ended"))
+    }
+
+    /// Does something in it, unless the host's disk has no room for what it writes. It would stand still
+    /// until there is some, perhaps for ever: what takes the room may be the build itself.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`Kind::HostDiskFull`].
+    pub(super) async fn unless_starved<T>(
+        &self,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let sandbox = self.sandbox()?;
+        tokio::select! {
+            biased;
+            () = sandbox.starved() => Err(convert::no_room()),
+            done = work => done,
+        }
     }
 
     /// Destroys it, and waits until it is gone.

@@ -24,8 +24,9 @@ use crate::{
     node::blocking,
 };
 
-/// Whom commands run as if the image does not say.
-const ROOT: &str = "root";
+/// Whom commands run as if the image does not say: by number, because an image need not have a list of
+/// users.
+const ROOT: &str = "0";
 
 /// Steps of a pull that wait to be told.
 const STEPS: usize = 16;
@@ -297,12 +298,13 @@ impl Run {
             Some(guest) => guest,
             None => self.start(&current.files).await?,
         };
-        let done = self.perform(&guest, work).await;
+        let done = guest.unless_starved(self.perform(&guest, work)).await;
         let guest = current.guest.insert(guest);
         if done? {
             let (config, source) = (current.said.config.clone(), self.source());
             let sandbox = guest.sandbox()?;
-            let saved = self.orchestrator.save(sandbox, move |said| *said = config, source).await?;
+            let saving = self.orchestrator.save(sandbox, move |said| *said = config, source);
+            let saved = guest.unless_starved(saving).await?;
             current.files = saved.image.clone();
             self.cache.keep(key, &current.files).await?;
             // Only now the one before may go, which is remembered by now.

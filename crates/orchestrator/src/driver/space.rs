@@ -33,6 +33,7 @@ impl Driver {
         if let Some(live) = self.phase.live_mut() {
             live.starved = true;
         }
+        self.show_again();
     }
 
     /// Lets a guest that waits for room go on if there is some. If it is too little the guest is
@@ -49,5 +50,6 @@ impl Driver {
                     "a guest that waited for room could not go on");
             }
         }
+        self.show_again();
     }
 }

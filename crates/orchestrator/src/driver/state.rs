@@ -91,6 +91,8 @@ pub(crate) struct Published {
     pub closing: bool,
     /// What was going on in the guest when it fell asleep, if that is known.
     pub resting: Option<Arc<Resting>>,
+    /// The guest stands still until the host's disk has room for what it writes.
+    pub starved: bool,
 }
 
 impl Published {
@@ -138,6 +140,7 @@ impl Published {
             session,
             closing: false,
             resting: None,
+            starved: phase.live().is_some_and(|live| live.starved),
         }
     }
 }

@@ -78,5 +78,6 @@ pub(crate) fn published(status: Status, session: Option<Session>) -> Published {
         session,
         closing: false,
         resting: None,
+        starved: false,
     }
 }

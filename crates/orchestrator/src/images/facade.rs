@@ -211,7 +211,11 @@ impl Orchestrator {
             ..PullRequest::default()
         };
         let task = self.pull_image(user, request).await?;
-        let told = |step: &super::Step| progress.say(step.shown());
+        let told = |step: &super::Step| {
+            if !step.what.is_empty() {
+                progress.say(step.shown());
+            }
+        };
         match task.outcome(told).await {
             Ok(_) => Ok(()),
             // One who has mistyped the name of an image that is here did not mean a registry.

@@ -76,16 +76,13 @@ impl Upload {
         Ok(self.file.write_all(bytes).await?)
     }
 
-    /// Makes the image of all that was sent. Goes on to its end even if the caller leaves.
+    /// Makes the image of all that was sent. Dropped, it is given up.
     ///
     /// # Errors
     /// [`Kind::ImageInvalid`] if it is no archive of an image, [`Kind::ImageExists`].
     pub async fn finish(mut self) -> Result<ImageView> {
         self.file.flush().await?;
-        match tokio::spawn(self.convert()).await {
-            Ok(made) => made,
-            Err(error) => Err(Error::internal("a task failed", error)),
-        }
+        self.convert().await
     }
 
     async fn convert(self) -> Result<ImageView> {
@@ -96,6 +93,7 @@ impl Upload {
         let (data, held) = (node.layout.data().to_owned(), Arc::clone(&making));
         let source = format!("import:{name}");
         let said = source.clone();
+        // Goes with this future, and ends the reading.
         let stop = Stop::default();
         let stopped = stop.watch();
         let image = blocking(move || {

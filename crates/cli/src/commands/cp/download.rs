@@ -21,19 +21,23 @@ use super::{
     meter::Meter,
     place::{Found, Place, Side, Source, last_name, means_contents, means_directory, place},
 };
-use crate::{archive, commands::interrupt::unless_interrupted, failure::hinted};
+use crate::{
+    archive,
+    commands::interrupt::{Interrupted, unless_interrupted},
+    failure::hinted,
+};
 
 /// Permission bits that are kept.
 const MODE: u32 = 0o777;
 
 impl Copy<'_> {
-    /// Copies; `None` if it was interrupted.
+    /// Copies, unless it is interrupted.
     pub(super) async fn download(
         &self,
         client: &mut Client,
         there: &There,
         to: Side,
-    ) -> Result<Option<Copied>> {
+    ) -> Result<Result<Copied, Interrupted>> {
         let Side::Here(to) = to else { return self.download_archive(client, there).await };
         let Some(stat) = there.stat(client, &there.path).await? else {
             bail!("{}:{} does not exist", there.sandbox, there.path);
@@ -52,7 +56,11 @@ impl Copy<'_> {
         Ok(bytes.map(|bytes| Copied { path: path.display().to_string(), bytes }))
     }
 
-    async fn download_archive(&self, client: &mut Client, there: &There) -> Result<Option<Copied>> {
+    async fn download_archive(
+        &self,
+        client: &mut Client,
+        there: &There,
+    ) -> Result<Result<Copied, Interrupted>> {
         if io::stdout().is_terminal() {
             let hint = "send it into a file or a program: bhatti cp SANDBOX:/PATH - | tar x";
             return Err(hinted("a tar archive is nothing for a terminal", hint));
@@ -98,7 +106,7 @@ impl Copy<'_> {
         client: &mut Client,
         there: &There,
         path: &Path,
-    ) -> Result<Option<u64>> {
+    ) -> Result<Result<u64, Interrupted>> {
         let mut content = client.archive_read(&there.sandbox, &there.path).await?;
         let context = || format!("make the directory {}", path.display());
         let new = match fs::create_dir(path) {
@@ -123,11 +131,11 @@ impl Copy<'_> {
         let unpacked = unpacking.finish().await;
         let bytes = meter.finish();
         match fed {
-            Ok(None) => Ok(None),
-            Ok(Some(())) => {
+            Ok(Err(interrupted)) => Ok(Err(interrupted)),
+            Ok(Ok(())) => {
                 let skipped = unpacked.with_context(|| format!("copy to {}", path.display()))?;
                 self.tell_skipped(skipped.count, skipped.names);
-                Ok(Some(bytes))
+                Ok(Ok(bytes))
             }
             Err(error) => Err(error),
         }

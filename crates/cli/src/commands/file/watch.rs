@@ -1,13 +1,10 @@
-use std::process::ExitCode;
+use std::{convert::Infallible, process::ExitCode};
 
 use anyhow::Result;
 use api::{WatchEvent, client::ClientError};
 
 use crate::{
-    app::App,
-    commands::interrupt::{INTERRUPTED, unless_interrupted},
-    printer::Printer,
-    table::printable,
+    app::App, commands::interrupt::unless_interrupted, printer::Printer, table::printable,
 };
 
 /// Print a line for every change of a file or directory, until Ctrl-C
@@ -25,7 +22,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let Args { sandbox, path, recursive } = args;
-    app.with_client(async |client| {
+    let ended = app.with_client(async |client| {
         let work = async {
             let mut events = client.watch(sandbox, path, *recursive).await?;
             while let Some(event) = events.next().await? {
@@ -33,9 +30,11 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
             }
             Err(ClientError::StreamCut.into())
         };
-        unless_interrupted::<()>(work).await
+        unless_interrupted::<Infallible>(work).await
     })?;
-    Ok(ExitCode::from(INTERRUPTED))
+    match ended {
+        Err(interrupted) => Ok(interrupted.into()),
+    }
 }
 
 fn show(printer: &Printer, event: WatchEvent) -> Result<()> {

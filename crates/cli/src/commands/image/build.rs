@@ -18,7 +18,7 @@ use self::context::Tree;
 use crate::{
     app::{App, DONE},
     archive,
-    commands::interrupt::{INTERRUPTED, unless_interrupted},
+    commands::interrupt::unless_interrupted,
     failure::hinted,
     human,
     printer::Printer,
@@ -83,9 +83,12 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let built = app.with_client(async |client| {
         unless_interrupted(build(client, &request, tree, printer)).await
     })?;
-    let Some(image) = built else {
-        printer.note("the build was cancelled");
-        return Ok(ExitCode::from(INTERRUPTED));
+    let image = match built {
+        Ok(image) => image,
+        Err(interrupted) => {
+            printer.note("the build was cancelled");
+            return Ok(interrupted.into());
+        }
     };
     printer.outcome(&image, &outcome_line(&image, &human::duration(start.elapsed())))?;
     DONE

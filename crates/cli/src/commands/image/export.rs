@@ -11,10 +11,7 @@ use fs_err as fs;
 
 use crate::{
     app::{App, DONE},
-    commands::{
-        cp::meter::Meter,
-        interrupt::{INTERRUPTED, unless_interrupted},
-    },
+    commands::{cp::meter::Meter, interrupt::unless_interrupted},
     failure::hinted,
     human,
 };
@@ -57,8 +54,8 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         unless_interrupted(work).await
     })?;
     let bytes = meter.finish();
-    if exported.is_none() {
-        return Ok(ExitCode::from(INTERRUPTED));
+    if let Err(interrupted) = exported {
+        return Ok(interrupted.into());
     }
     if !to_stdout {
         let path = args.output.display().to_string();

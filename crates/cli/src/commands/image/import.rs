@@ -1,43 +1,16 @@
-use std::{
-    io::{self, Read as _},
-    path::PathBuf,
-    process::{ExitCode, Stdio},
-    time::Instant,
-};
+use std::{io, path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result};
 use api::client::{Client, ClientError};
-use base::process::Command;
 
+use super::keeper;
 use crate::{
     app::{App, DONE},
     archive::{self, AsyncReader, Sending},
-    commands::{
-        cp::meter::Meter,
-        host_tools::{self, Tool},
-        interrupt::{INTERRUPTED, unless_interrupted},
-    },
+    commands::{cp::meter::Meter, interrupt::unless_interrupted},
     failure::hinted,
     human,
 };
-
-/// What keeps images on this machine, in the order in which they are asked.
-const KEEPERS: [Tool; 2] = [host_tools::DOCKER, host_tools::PODMAN];
-
-/// What they find their images by.
-const VARIABLES: [&str; 8] = [
-    "HOME",
-    "DOCKER_HOST",
-    "DOCKER_CONFIG",
-    "DOCKER_CONTEXT",
-    "CONTAINER_HOST",
-    "XDG_RUNTIME_DIR",
-    "XDG_DATA_HOME",
-    "XDG_CONFIG_HOME",
-];
-
-/// Most bytes of what a failing program says.
-const COMPLAINT_MAX: u64 = 4096;
 
 /// Make an image of one that Docker or Podman has on this machine, or of an archive
 #[derive(Debug, clap::Args)]
@@ -60,13 +33,18 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let seen = app.printer().stderr_is_terminal() && !app.printer().is_json();
     let meter = Meter::new(seen, source.length()?);
     let imported = app.with_client(async |client| {
-        let (reader, sending) = source.open()?;
-        let which = args.tar.as_ref().and(args.reference.as_deref());
-        let work = send(client, (&name, which), meter.reading(reader), sending);
+        let work = async {
+            let (reader, sending) = source.open().await?;
+            let which = args.tar.as_ref().and(args.reference.as_deref());
+            send(client, (&name, which), meter.reading(reader), sending).await
+        };
         unless_interrupted(work).await
     })?;
     meter.finish();
-    let Some(image) = imported else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let image = match imported {
+        Ok(image) => image,
+        Err(interrupted) => return Ok(interrupted.into()),
+    };
     let took = human::duration(start.elapsed());
     let line = format!("image/{} ready ({} MB) in {took}", image.name, image.size_mb);
     app.printer().outcome(&image, &line)?;
@@ -91,7 +69,7 @@ async fn send(
 enum Source {
     File(PathBuf),
     Stdin,
-    Keeper(Tool, String),
+    Keeper(String),
 }
 
 impl Source {
@@ -104,14 +82,14 @@ impl Source {
                 if reference.starts_with('-') {
                     return Err(hinted(format!("{reference:?} is no image"), "see: docker images"));
                 }
-                Ok(Self::Keeper(keeper(&reference)?, reference))
+                Ok(Self::Keeper(reference))
             }
         }
     }
 
     fn default_name(&self) -> String {
         match self {
-            Self::Keeper(_, reference) => default_name(reference),
+            Self::Keeper(reference) => default_name(reference),
             // Then a name was required.
             Self::File(_) | Self::Stdin => String::new(),
         }
@@ -123,8 +101,8 @@ impl Source {
         Ok(meta.is_file().then_some(meta.len()))
     }
 
-    /// Begins to read it, in a thread of its own.
-    fn open(self) -> Result<(AsyncReader, Sending)> {
+    /// Begins to read it.
+    async fn open(self) -> Result<(AsyncReader, Sending)> {
         Ok(match self {
             Self::File(path) => {
                 let mut file = fs_err::File::open(&path)?;
@@ -137,62 +115,9 @@ impl Source {
                 io::copy(&mut io::stdin().lock(), to).context("read stdin")?;
                 Ok(())
             }),
-            Self::Keeper(tool, reference) => {
-                let saving = command(tool).args(["save", &reference]);
-                let mut child =
-                    saving.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn_child()?;
-                archive::send(move |to| {
-                    if let Some(mut stdout) = child.stdout.take()
-                        && let Err(error) = io::copy(&mut stdout, to)
-                    {
-                        // Nobody wants the rest.
-                        let _ = child.kill();
-                        let _ = child.wait();
-                        return Err(error.into());
-                    }
-                    let mut said = String::new();
-                    if let Some(stderr) = child.stderr.take() {
-                        let _ = stderr.take(COMPLAINT_MAX).read_to_string(&mut said);
-                    }
-                    if child.wait()?.success() {
-                        return Ok(());
-                    }
-                    anyhow::bail!("{} save {reference}: {}", tool.program, said.trim())
-                })
-            }
+            Self::Keeper(reference) => keeper::find(&reference).await?.save()?,
         })
     }
-}
-
-fn command(tool: Tool) -> Command {
-    let set = VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-    set.fold(Command::new(tool.program), |command, (name, value)| command.env(name, value))
-}
-
-/// Who on this machine has that image.
-fn keeper(reference: &str) -> Result<Tool> {
-    let there: Vec<Tool> =
-        KEEPERS.into_iter().filter(|tool| host_tools::missing(&[*tool]).is_empty()).collect();
-    if there.is_empty() {
-        return Err(hinted(
-            "neither docker nor podman is installed here",
-            format!(
-                "get it from its registry: bhatti image pull {reference}; or import an archive: \
-                     bhatti image import --tar FILE --name NAME"
-            ),
-        ));
-    }
-    let mut told = Vec::new();
-    for tool in there {
-        match command(tool).args(["image", "inspect", "--", reference]).output() {
-            Ok(_) => return Ok(tool),
-            Err(error) => told.push(error.to_string()),
-        }
-    }
-    Err(hinted(
-        format!("there is no image {reference:?} to import: {}", told.join("; ")),
-        format!("get it from its registry: bhatti image pull {reference}"),
-    ))
 }
 
 /// The last part of a reference, and its tag unless that is `latest`.

@@ -8,7 +8,7 @@ use api::{
 
 use crate::{
     app::{App, DONE},
-    commands::interrupt::{INTERRUPTED, unless_interrupted},
+    commands::interrupt::unless_interrupted,
     failure::hinted,
     human, progress,
 };
@@ -55,12 +55,15 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         });
         unless_interrupted(progress::show(app.printer(), steps, work)).await
     })?;
-    let Some(image) = pulled else {
-        let which = task.unwrap_or_else(|| "its id was not told yet".to_owned());
-        app.printer().note(&format!(
-            "the daemon goes on with it ({which}); the same command shows how far it is"
-        ));
-        return Ok(ExitCode::from(INTERRUPTED));
+    let image = match pulled {
+        Ok(image) => image,
+        Err(interrupted) => {
+            let which = task.unwrap_or_else(|| "its id was not told yet".to_owned());
+            app.printer().note(&format!(
+                "the daemon goes on with it ({which}); the same command shows how far it is"
+            ));
+            return Ok(interrupted.into());
+        }
     };
     let took = human::duration(start.elapsed());
     let line =
