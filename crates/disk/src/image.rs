@@ -43,7 +43,7 @@ pub use self::{
     collect::{Collector, Hold, Unused, collector, hold},
     config::Config,
     recipe::Recipe,
-    saved::{configure, save},
+    saved::{configure, discard, save},
 };
 use crate::{
     AptError, DiskError, FileEntry, Listener,
@@ -275,7 +275,7 @@ pub(crate) fn content_directory(data: &Path) -> PathBuf {
     data.join("images/content")
 }
 
-fn names_directory(data: &Path) -> PathBuf {
+pub(crate) fn names_directory(data: &Path) -> PathBuf {
     data.join("images/names")
 }
 

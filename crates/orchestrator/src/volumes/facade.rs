@@ -271,7 +271,11 @@ async fn copy_at_rest(
 pub(crate) async fn remove(node: &Node, id: &VolumeId) -> Result<()> {
     let place = node.layout.volume(id);
     let _alone = node.volumes.lock().await;
-    let removed = match blocking(move || Ok(files::remove_any(&place)?)).await {
+    let removing = move || {
+        files::remove_any(&place)?;
+        Ok(fault::point("volume.removed")?)
+    };
+    let removed = match blocking(removing).await {
         Ok(()) => node.store.delete_volume(id).await,
         Err(error) => Err(error),
     };
@@ -280,6 +284,20 @@ pub(crate) async fn remove(node: &Node, id: &VolumeId) -> Result<()> {
             "a volume is not wholly removed yet");
     }
     removed
+}
+
+/// Takes back a size that the disk did not get: the daemon died before, or could not say so.
+pub(crate) async fn settle_size(node: &Node, volume: &VolumeRecord, writer: &Attachment) {
+    let chain = Chain::at(node.layout.volume(&volume.id));
+    let Ok(mib) = chain.bytes().map(|bytes| bytes >> 20) else { return };
+    if mib >= volume.size_mib {
+        return;
+    }
+    let settled = node.store.resize_volume(&volume.id, mib, u64::MAX, Some(writer.clone())).await;
+    if let Err(error) = settled {
+        tracing::warn!(volume = %volume.name, error = base::chain(&error),
+            "a volume is smaller than it says");
+    }
 }
 
 fn new_record(owner: &User, name: &str, size_mib: u64) -> Result<VolumeRecord> {

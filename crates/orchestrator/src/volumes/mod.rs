@@ -11,4 +11,7 @@
 mod facade;
 mod mounts;
 
-pub(crate) use self::{facade::remove, mounts::check};
+pub(crate) use self::{
+    facade::{remove, settle_size},
+    mounts::check,
+};
