@@ -65,7 +65,11 @@ pub fn save(
     let text = manifest::render(MAGIC, FORMAT, &manifest)?;
     fs::write(place(manifest::NAME), text)?;
     fault::point("image.saved")?;
-    staging.commit_private(&content.join(&digest))?;
+    if let Err(error) = staging.commit_private(&content.join(&digest)) {
+        // It may be there and only not be certain to stay.
+        let _ = discard(data, &digest);
+        return Err(error.into());
+    }
     open_digest(data, &digest)
 }
 

@@ -15,7 +15,7 @@ use crate::operation::{
 /// An operation that is not over by then never will be.
 pub(crate) const HANGS: Duration = Duration::from_secs(60);
 /// Of a place that is passed more often than this, only so many passings and the last are tried.
-pub(crate) const PASSINGS: usize = 3;
+const PASSINGS: usize = 3;
 /// The size of the volume.
 const VOLUME_MB: u64 = 16;
 /// Places of single files. That a monitor dies just there is no more to the daemon than its death
@@ -57,7 +57,7 @@ impl Action {
         matches!(self, Self::Vmm | Self::Both)
     }
 
-    pub(crate) fn fits(self, place: &str) -> bool {
+    fn fits(self, place: &str) -> bool {
         !self.ends_monitors() || !FILES.iter().any(|file| place.starts_with(file))
     }
 }

@@ -185,12 +185,15 @@ impl Orchestrator {
             let users = of(&node.store.attachments().await?, &record.id);
             let writer = users.into_iter().find(|user| !user.read_only);
             node.store.resize_volume(&record.id, size_mib, limit, writer.clone()).await?;
-            fault::point("volume.resized")?;
             let Some(writer) = writer else { return Ok(()) };
-            let sandbox = node.registry.find(&record.owner, writer.sandbox.as_str());
-            let sandbox = sandbox.ok_or_else(|| gone(&writer))?;
             let bytes = size_mib << 20;
-            let grown = sandbox.grow_volume(writer.slot, bytes).await;
+            let grown = async {
+                fault::point("volume.resized")?;
+                let sandbox = node.registry.find(&record.owner, writer.sandbox.as_str());
+                let sandbox = sandbox.ok_or_else(|| gone(&writer))?;
+                sandbox.grow_volume(writer.slot, bytes).await
+            };
+            let grown = grown.await;
             let chain = Chain::at(node.layout.volume(&record.id));
             if grown.is_err() && chain.bytes().is_ok_and(|there| there < bytes) {
                 let back = record.size_mib;
