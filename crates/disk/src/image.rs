@@ -22,6 +22,7 @@ mod bootstrapped;
 mod busybox;
 pub(crate) mod collect;
 mod config;
+mod naming;
 pub(crate) mod packed;
 mod recipe;
 mod saved;
@@ -34,7 +35,7 @@ use std::{
 };
 
 use base::{
-    clock, files,
+    clock,
     ids::{InvalidName, Name},
 };
 use fs_err as fs;
@@ -44,9 +45,10 @@ pub use self::{
     assemble::assemble,
     collect::{Collector, Hold, Packings, Unused, collector, hold},
     config::Config,
+    naming::{name, remove},
     packed::{Packed, keep_packed, packed},
     recipe::Recipe,
-    saved::{configure, save},
+    saved::{configure, discard, save},
 };
 use crate::{
     AptError, DiskError, FileEntry, Listener,
@@ -278,7 +280,7 @@ pub(crate) fn content_directory(data: &Path) -> PathBuf {
     data.join("images/content")
 }
 
-fn names_directory(data: &Path) -> PathBuf {
+pub(crate) fn names_directory(data: &Path) -> PathBuf {
     data.join("images/names")
 }
 
@@ -318,21 +320,6 @@ pub fn prepare(data: &Path, recipe: Recipe, progress: Listener<'_>) -> Result<Im
     let new: Name = recipe.name().parse()?;
     name(data, &new, &file.sha256)?;
     open(data, new.as_str())
-}
-
-/// Has `new` mean the image with that digest from now on, whatever it meant before.
-///
-/// # Errors
-/// [`ImageError::Unknown`] if there is no such image; if the disk fails, and then the name keeps
-/// its old meaning.
-pub fn name(data: &Path, new: &Name, digest: &str) -> Result<(), ImageError> {
-    let _hold = hold(data)?;
-    open_digest(data, digest)?;
-    let names = names_directory(data);
-    fs::create_dir_all(&names)?;
-    let pointer = Pointer { name: new.clone(), sha256: digest.to_owned() };
-    let text = manifest::render(NAME_MAGIC, NAME_FORMAT, &pointer)?;
-    Ok(files::write_atomic(&names.join(new.as_str()), &text, 0o644)?)
 }
 
 /// The image that `name` means now.
@@ -438,20 +425,6 @@ pub fn verify(image: &Image) -> Result<(), DiskError> {
         }
     }
     Ok(())
-}
-
-/// Takes the name away; the content stays for those who use it.
-///
-/// # Errors
-/// [`ImageError::Unknown`] if there is no such name.
-pub fn remove(data: &Path, name: &str) -> Result<(), ImageError> {
-    let name: Name = name.parse()?;
-    match fs::remove_file(names_directory(data).join(name.as_str())) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(ImageError::Unknown { name: name.to_string(), known: known(data)? })
-        }
-        other => Ok(other?),
-    }
 }
 
 impl Manifest {

@@ -60,7 +60,8 @@ fn report(progress: Listener<'_>, step: impl Into<String>) {
 }
 
 /// Removes what crashed preparations left below `data` and says how much that was. Running
-/// preparations, in this process or any other, are left alone, so this may run at any time.
+/// preparations, in this process or any other, are left alone, so this may run at any time. Names of
+/// images that were not given to the end are left for the next time if somebody makes images now.
 ///
 /// # Errors
 /// If a directory cannot be read or something left behind cannot be removed.
@@ -71,5 +72,12 @@ pub fn sweep(data: &Path) -> io::Result<usize> {
         removed += staging::sweep(&directory)?;
     }
     removed += image::packed::sweep(data)?;
+    // Whoever gives a name holds what there is, so nobody does now.
+    if let Some(_alone) = image::collector(data)? {
+        let names = image::names_directory(data);
+        if names.is_dir() {
+            removed += base::files::sweep_temporary(&names)?;
+        }
+    }
     Ok(removed)
 }

@@ -57,7 +57,7 @@ impl Staging {
     pub(crate) fn commit_private(self, target: &Path) -> io::Result<()> {
         sync_tree(&self.path)?;
         match files::commit_directory(&self.path, target) {
-            Err(_) if target.is_dir() => Ok(()),
+            Err(error) if is_taken(&error) && target.is_dir() => files::sync_parent(target),
             other => other,
         }
     }
@@ -68,6 +68,11 @@ impl Drop for Staging {
         // After a commit there is nothing under this name.
         let _ = files::remove_any(&self.path);
     }
+}
+
+/// Whether a directory could not get its name because there is one.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty)
 }
 
 /// Takes a `flock` on a directory; it is held until the returned file is dropped.

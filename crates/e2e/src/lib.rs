@@ -10,7 +10,7 @@
 //!            │     └──► Living, Counting ── what must go on in it and in its copies
 //!            ├──► Machine ── a network namespace, for the daemon's host and those around it
 //!            ├──► browser ── a real one, for pages
-//!            ├──► world ── whether what the daemon says is what the host has
+//!            ├──► world, stored ── whether what the daemon says is what the host has
 //!            ├──► Faults ── what is to go wrong inside the daemon, and when
 //!            ├──► registry ── a real one, and images made by hand
 //!            ├──► cli ── the program that people use
@@ -33,6 +33,7 @@ mod prepared;
 pub mod raw;
 pub mod registry;
 pub mod servers;
+mod stored;
 mod terminal;
 mod world;
 
@@ -46,6 +47,7 @@ pub use living::{Counting, ENOUGH, Living};
 pub use machine::Machine;
 pub use node::{Node, Options};
 pub use podman::Podman;
+pub use stored::{images_are_whole, unnamed_content};
 pub use terminal::Terminal;
 pub use world::agreed;
 

@@ -211,6 +211,12 @@ fn record(prepared: &Prepared) -> io::Result<()> {
             String::from_utf8_lossy(&made.stderr)
         );
     }
+    let made = node.cli(&["volume", "create", "data", "--size", "16M"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let line = ["create", "--name", "volume", "--image", "busybox", "--memory", "128"];
+    let line = [&line[..], &["--disk-size", "512", "--volume", "data:/data"]].concat();
+    let made = node.cli(&line);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let data = node.data().to_string_lossy().into_owned();
     if let Ok(verdict) = fs::read_to_string(node.data().join("kvm-verdict.json")) {
         fs::write(prepared.directory.join("verdict"), verdict.replace(&data, "DATA"))?;

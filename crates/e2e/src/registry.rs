@@ -193,7 +193,11 @@ impl Layer {
         self
     }
 
-    fn bytes(self) -> Vec<u8> {
+    /// The archive.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn bytes(self) -> Vec<u8> {
         self.0.into_inner().expect("a layer can be written")
     }
 }

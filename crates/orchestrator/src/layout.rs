@@ -1,8 +1,14 @@
 //! Where things lie below the data directory.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
-use base::ids::{BackupId, SandboxId, SnapshotId, VolumeId};
+use base::{
+    files,
+    ids::{BackupId, SandboxId, SnapshotId, VolumeId},
+};
 
 /// The longest path that a Unix socket can have, bytes, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -40,7 +46,28 @@ impl Layout {
 
     /// The file that says which template serves a shape.
     pub(crate) fn template_key(&self, key: &str) -> PathBuf {
-        self.templates().join("keys").join(key)
+        self.template_keys().join(key)
+    }
+
+    /// Where keys of shapes lead to templates.
+    pub(crate) fn template_keys(&self) -> PathBuf {
+        self.templates().join("keys")
+    }
+
+    /// Removes what an earlier daemon had begun to write or to remove. Must not run while another does.
+    pub(crate) fn sweep(&self) -> io::Result<()> {
+        let directories = [
+            self.data.clone(),
+            self.data.join("initramfs"),
+            self.templates(),
+            self.template_keys(),
+            self.snapshots(),
+            self.volumes(),
+        ];
+        for directory in directories.iter().filter(|directory| directory.is_dir()) {
+            files::sweep_temporary(directory)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn sandboxes(&self) -> PathBuf {

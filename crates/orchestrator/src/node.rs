@@ -179,7 +179,7 @@ impl Node {
         }
         let tag = node_tag(layout.data());
         fault::prepare(monitors(format!("{tag}/")))?;
-        let keys = layout.templates().join("keys");
+        let keys = layout.template_keys();
         for directory in [
             layout.sandboxes(),
             layout.snapshots(),
@@ -203,9 +203,7 @@ impl Node {
             fs_err::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
         let store = Store::open(&layout.store())?.with_networks(networks);
-        files::sweep_temporary(&layout.templates())?;
-        files::sweep_temporary(&layout.snapshots())?;
-        files::sweep_temporary(&layout.volumes())?;
+        layout.sweep()?;
         disk::sweep(layout.data())?;
         let backups = Backups::open(&settings.backups)?;
         images::sweep(&layout)?;

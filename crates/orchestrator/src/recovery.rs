@@ -9,7 +9,7 @@ use crate::{
     driver::Begin,
     model::VolumeState,
     node::{Node, blocking},
-    record::{Record, SnapshotState, State},
+    record::{Attachment, Record, SnapshotState, State},
     sandbox::Sandbox,
     spares, volumes,
 };
@@ -48,7 +48,7 @@ pub(crate) async fn take_up(node: &Arc<Node>, records: Vec<Record>) -> Result<()
     set_aside(node.layout.sandboxes(), known).await?;
     let known = settle_snapshots(node).await?;
     set_aside(node.layout.snapshots(), known).await?;
-    let known = settle_volumes(node).await?;
+    let known = settle_volumes(node, &records).await?;
     set_aside(node.layout.volumes(), known).await?;
     for record in records {
         start(node, record);
@@ -72,10 +72,22 @@ async fn settle_snapshots(node: &Arc<Node>) -> Result<HashSet<String>> {
     Ok(known)
 }
 
-/// Removes the volumes that are half-made or half-removed.
-async fn settle_volumes(node: &Arc<Node>) -> Result<HashSet<String>> {
+/// Removes the volumes that are half-made or half-removed, and takes back what is said of those that were
+/// not grown to the end.
+async fn settle_volumes(node: &Arc<Node>, sandboxes: &[Record]) -> Result<HashSet<String>> {
     let mut known = HashSet::new();
+    let attachments = node.store.attachments().await?;
+    // A disk that is in use is as large as its sandbox was told; one of a sandbox that did not come to be
+    // is given to nobody yet.
+    let writers = attachments.into_iter().filter(|user| {
+        let lives = |one: &&Record| one.id == user.sandbox && one.state != State::Creating;
+        !user.read_only && sandboxes.iter().any(|one| lives(&one))
+    });
+    let writers: Vec<Attachment> = writers.collect();
     for record in node.store.volumes().await? {
+        if let Some(writer) = writers.iter().find(|writer| writer.volume == record.id) {
+            volumes::settle_size(node, &record, writer).await;
+        }
         let whole = record.state == VolumeState::Ready;
         if whole || volumes::remove(node, &record.id).await.is_err() {
             known.insert(record.id.as_str().to_owned());

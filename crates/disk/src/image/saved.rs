@@ -3,7 +3,7 @@
 
 use std::{os::unix::fs::MetadataExt as _, path::Path};
 
-use base::{clock, fault, hash, random};
+use base::{clock, fault, files, hash, random};
 use fs_err as fs;
 
 use super::{
@@ -65,8 +65,31 @@ pub fn save(
     let text = manifest::render(MAGIC, FORMAT, &manifest)?;
     fs::write(place(manifest::NAME), text)?;
     fault::point("image.saved")?;
-    staging.commit_private(&content.join(&digest))?;
+    if let Err(error) = staging.commit_private(&content.join(&digest)) {
+        // It may be there and only not be certain to stay.
+        let _ = discard(data, &digest);
+        return Err(error.into());
+    }
     open_digest(data, &digest)
+}
+
+/// Removes the content of an image that [`save`] has made and nobody knows of. That it is not there is no
+/// error.
+///
+/// # Errors
+/// If the disk fails.
+pub fn discard(data: &Path, digest: &str) -> Result<(), ImageError> {
+    let content = content_directory(data);
+    if !super::is_digest(digest) {
+        return Err(ImageError::Unknown { name: digest.to_owned(), known: Vec::new() });
+    }
+    // Nobody is to see half of it.
+    let aside = files::temporary_sibling(&content.join(digest));
+    match fs::rename(content.join(digest), &aside) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(files::remove_any(&aside)?),
+    }
 }
 
 /// Makes an image of the files of `base` that says something else. Files are shared by hard links. It has

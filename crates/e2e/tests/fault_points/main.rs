@@ -11,6 +11,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "what was tried is shown with a failure")]
 
+mod deed;
+mod deeds;
 mod operation;
 mod round;
 
@@ -54,4 +56,41 @@ operations! {
     resume_snapshot: ResumeSnapshot;
     delete_snapshot: DeleteSnapshot;
     fork: Fork;
+}
+
+/// The tests of deeds that share a node.
+macro_rules! deeds {
+    ($($module:ident: [$($deed:ident),*];)*) => {$(
+        mod $module {
+            use crate::{deed::Deed, deeds::Deeds, round::Action};
+
+            const ALL: &[Deed] = &[$(Deed::$deed),*];
+
+            #[tokio::test]
+            async fn lose_nothing_if_the_daemon_dies_at_any_place() {
+                Deeds::of(ALL).all(&[Action::Kill]).await;
+            }
+
+            #[tokio::test]
+            async fn can_be_repeated_if_they_fail_at_any_place() {
+                Deeds::of(ALL).all(&[Action::NoSpace, Action::Io]).await;
+            }
+        }
+    )*};
+}
+
+deeds! {
+    volumes_at_rest: [MakeVolume, CloneVolume, GrowVolume, DeleteVolume];
+    images: [Import, Pull, PullForAll, DeleteImage, DeleteForAll, Prune];
+    builds: [Build, BuildAgain];
+    with_a_sandbox: [CloneWritten, GrowWritten, Attach, Save];
+}
+
+/// What can be done with one that does not come to be is tried with `create`.
+const WITH_MONITORS: &[deed::Deed] =
+    &[deed::Deed::CloneWritten, deed::Deed::GrowWritten, deed::Deed::Save];
+
+#[tokio::test]
+async fn what_is_done_with_a_sandbox_loses_nothing_if_monitors_die_at_any_place() {
+    deeds::Deeds::of(WITH_MONITORS).all(&[round::Action::Vmm, round::Action::Both]).await;
 }

@@ -10,6 +10,9 @@ use e2e::create_request;
 pub(crate) const KEPT: &str = "kept";
 /// The sandbox that an operation makes.
 pub(crate) const MADE: &str = "made";
+/// The volume that [`KEPT`] may write to, and the one file on it.
+pub(crate) const VOLUME: &str = "data";
+pub(crate) const ON_VOLUME: &str = "/data/kept";
 /// The snapshot of [`KEPT`].
 pub(crate) const TAKEN: &str = "taken";
 
@@ -51,6 +54,20 @@ impl Operation {
             Self::Wake => Before::Cold,
             Self::ResumeSnapshot | Self::DeleteSnapshot => Before::ColdAndTaken,
         }
+    }
+
+    /// Whether [`KEPT`] writes to the volume [`VOLUME`]: where something is done for volumes, all that is
+    /// done without any is done, too.
+    pub(crate) fn has_volume(self) -> bool {
+        matches!(
+            self,
+            Self::Stop
+                | Self::Wake
+                | Self::Destroy
+                | Self::TakeSnapshot
+                | Self::ResumeSnapshot
+                | Self::Fork
+        )
     }
 
     /// The sandbox or snapshot that is there once it has succeeded.

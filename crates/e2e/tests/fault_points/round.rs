@@ -2,15 +2,22 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use api::{EditSandbox, ErrorCode, Sandbox, StartedFrom, Status, client::ClientError};
+use api::{
+    CreateVolume, EditSandbox, ErrorCode, Sandbox, StartedFrom, Status, VolumeMount,
+    client::ClientError,
+};
 use e2e::{Content, Found, Guest, Node, Options, Passing, agreed, create_request, refused, sh};
 
-use crate::operation::{Before, KEPT, MADE, Operation, TAKEN, resume_snapshot, start, take};
+use crate::operation::{
+    Before, KEPT, MADE, ON_VOLUME, Operation, TAKEN, VOLUME, resume_snapshot, start, take,
+};
 
 /// An operation that is not over by then never will be.
-const HANGS: Duration = Duration::from_secs(60);
+pub(crate) const HANGS: Duration = Duration::from_secs(60);
 /// Of a place that is passed more often than this, only so many passings and the last are tried.
 const PASSINGS: usize = 3;
+/// The size of the volume.
+const VOLUME_MB: u64 = 16;
 /// Places of single files. That a monitor dies just there is no more to the daemon than its death
 /// between two steps.
 const FILES: [&str; 8] =
@@ -32,7 +39,7 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill",
             Self::Vmm => "vmm",
@@ -42,11 +49,11 @@ impl Action {
         }
     }
 
-    fn ends_daemon(self) -> bool {
+    pub(crate) fn ends_daemon(self) -> bool {
         matches!(self, Self::Kill | Self::Both)
     }
 
-    fn ends_monitors(self) -> bool {
+    pub(crate) fn ends_monitors(self) -> bool {
         matches!(self, Self::Vmm | Self::Both)
     }
 
@@ -188,7 +195,7 @@ impl Rounds {
         }
         let mut client = self.node.admin();
         if self.kept.is_none() {
-            let mut guest = Guest::create_by(self.node.admin(), create_request(KEPT)).await;
+            let mut guest = self.make_kept().await;
             let content = Content::plant(&mut guest).await;
             self.kept = Some((guest, content));
         }
@@ -202,6 +209,37 @@ impl Rounds {
             Before::Nothing | Before::Hot => {}
             Before::Warm => drop(client.pause(KEPT).await.unwrap()),
             Before::Cold | Before::ColdAndTaken => drop(client.stop(KEPT, drop).await.unwrap()),
+        }
+    }
+
+    /// Makes the sandbox that has something to lose. What its volume keeps is there from one of them to
+    /// the next.
+    async fn make_kept(&self) -> Guest {
+        let mut client = self.node.admin();
+        let mut request = create_request(KEPT);
+        if !self.operation.has_volume() {
+            return Guest::create_by(client, request).await;
+        }
+        let new = client.volume(VOLUME).await.is_err();
+        if new {
+            let volume = CreateVolume { name: VOLUME.to_owned(), size_mb: VOLUME_MB };
+            client.create_volume(&volume).await.unwrap();
+        }
+        let (name, mount) = (VOLUME.to_owned(), format!("/{VOLUME}"));
+        request.volumes.push(VolumeMount { name, mount, read_only: false });
+        let mut guest = Guest::create_by(client, request).await;
+        if new {
+            guest.sh(&format!("echo kept >{ON_VOLUME}; sync")).await;
+        }
+        self.judge_volume(&mut guest, "in the next sandbox").await;
+        guest
+    }
+
+    /// What is on the volume, or the copy of it, is whole and can be written to.
+    async fn judge_volume(&self, guest: &mut Guest, when: &str) {
+        if self.operation.has_volume() {
+            let look = format!("cat {ON_VOLUME}; echo more >>/{VOLUME}/more");
+            assert_eq!(guest.sh(&look).await, "kept", "{when}: what is on the volume");
         }
     }
 
@@ -248,6 +286,7 @@ impl Rounds {
             (&self.kept, [Operation::Fork, Operation::ResumeSnapshot].contains(&self.operation))
         {
             content.check(&mut guest, found, &end.when).await;
+            self.judge_volume(&mut guest, &end.when).await;
         }
         guest.client.destroy(MADE).await.unwrap();
     }
@@ -261,6 +300,7 @@ impl Rounds {
         let mut guest = Guest { client, id: MADE.to_owned() };
         let (_, content) = self.kept.as_ref().unwrap();
         content.check(&mut guest, Found::Everything, &end.when).await;
+        self.judge_volume(&mut guest, &end.when).await;
         guest.client.destroy(MADE).await.unwrap();
         guest.client.delete_snapshot(TAKEN).await.unwrap();
     }
@@ -270,6 +310,7 @@ impl Rounds {
         drop(guest);
         let (mut guest, found) = self.usable(end, kept).await;
         content.check(&mut guest, found, &end.when).await;
+        self.judge_volume(&mut guest, &end.when).await;
         if end.action.is_none_or(|action| !action.ends_monitors()) {
             assert_eq!(found, Found::Everything, "{}: processes are lost", end.when);
         }
@@ -322,11 +363,14 @@ impl Rounds {
         for snapshot in client.snapshots().await.unwrap() {
             client.delete_snapshot(&snapshot.name).await.unwrap();
         }
+        if self.operation.has_volume() {
+            client.delete_volume(VOLUME).await.unwrap();
+        }
         assert!(agreed(&self.node, when).await.is_empty());
     }
 }
 
-fn told(outcome: &Result<(), ClientError>) -> String {
+pub(crate) fn told(outcome: &Result<(), ClientError>) -> String {
     match outcome {
         Ok(()) => "done".to_owned(),
         Err(error) => {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod faults;
-
 use api::{
     CopyVolume, CreateSandbox, CreateUser, CreateVolume, ErrorBody, ErrorCode, ResizeVolume,
     StartFrom, Volume, VolumeMount, client::ClientError,

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use base::clock;
-use disk::image::{self, Hold, Image};
+use base::{clock, fault};
+use disk::image::{self, Image};
 use dockerfile::{Base, Copy, Instruction, Planned, Scope, Stage, Step};
 use proto::message::Exec;
 use tokio::sync::mpsc;
@@ -18,8 +18,8 @@ use super::{
     invalid,
 };
 use crate::{
-    Error, Kind, Orchestrator, Progress, Result, SavedImage,
-    images::{BUILT, NewImage},
+    Error, Kind, Orchestrator, Progress, Result,
+    images::{BUILT, Making, NewImage},
     model::User,
     node::blocking,
 };
@@ -44,8 +44,6 @@ pub(super) struct Run {
     steps: usize,
     done: usize,
     cached: usize,
-    /// The last step's content, which nobody has named yet.
-    saved: Option<SavedImage>,
 }
 
 /// A stage that is done, or an image.
@@ -95,14 +93,16 @@ impl Run {
             steps,
             done: 0,
             cached: 0,
-            saved: None,
         }
     }
 
     /// Does all of it.
     pub(super) async fn whole(mut self) -> Result<Built> {
         self.notices().await;
+        // What steps come to has no name, and what names mean may change: all of it stays until the end.
+        let making = Making::begin(&self.orchestrator.node).await?;
         let built = self.stages().await;
+        making.done();
         // Whatever came of it: guests are gone before anybody is told.
         for (_, known) in std::mem::take(&mut self.known) {
             if let Some(guest) = known.guest {
@@ -305,10 +305,15 @@ impl Run {
             let sandbox = guest.sandbox()?;
             let saving = self.orchestrator.save(sandbox, move |said| *said = config, source);
             let saved = guest.unless_starved(saving).await?;
+            let kept = async {
+                fault::point("build.saved")?;
+                self.cache.keep(key, &saved.image).await
+            };
+            if let Err(error) = kept.await {
+                saved.discard(&self.orchestrator.node).await;
+                return Err(error);
+            }
             current.files = saved.image.clone();
-            self.cache.keep(key, &current.files).await?;
-            // Only now the one before may go, which is remembered by now.
-            self.saved = Some(saved);
         } else {
             self.cache.keep(key, &current.files).await?;
         }
@@ -360,15 +365,12 @@ impl Run {
         let known = self.known(&Base::Stage(last.stage)).await?;
         let (files, config) = (known.files.clone(), known.said.config.clone());
         let (node, source) = (Arc::clone(&self.orchestrator.node), self.source());
-        let (image, hold): (Image, Hold) = blocking(move || {
-            let data = node.layout.data();
-            let hold = image::hold(data)?;
-            if *files.config() == config {
-                return Ok((files, hold));
-            }
-            Ok((image::configure(data, &files, config, source)?, hold))
+        let image = blocking(move || match *files.config() == config {
+            true => Ok(files),
+            false => Ok(image::configure(node.layout.data(), &files, config, source)?),
         })
         .await?;
+        fault::point("build.named")?;
         let kept = NewImage {
             owner: self.owner.id.clone(),
             name: self.recipe.name.clone(),
@@ -378,7 +380,6 @@ impl Run {
             created_at: clock::unix_seconds(),
         };
         self.orchestrator.node.store.keep_image(kept).await?;
-        drop(hold);
         Ok(Built {
             name: self.recipe.name.clone(),
             digest: image.digest().to_owned(),

@@ -22,6 +22,24 @@ pub struct SavedImage {
     _hold: Hold,
 }
 
+impl SavedImage {
+    /// Removes what got no name. Nobody else can know of it: each has a digest of its own.
+    pub(crate) async fn discard(self, node: &Arc<Node>) {
+        let digest = self.image.digest();
+        // An answer may have been lost, and a name be there all the same.
+        let cached = node.store.cached_digests().await;
+        if node.store.image_digests().contains(digest)
+            || !cached.is_ok_and(|cached| !cached.contains(digest))
+        {
+            return;
+        }
+        let (data, digest) = (node.layout.data().to_owned(), digest.to_owned());
+        if let Err(error) = blocking(move || Ok(image::discard(&data, &digest)?)).await {
+            tracing::warn!(error = base::chain(&error), "an image without a name stays");
+        }
+    }
+}
+
 impl Orchestrator {
     /// Makes an image of what is on a sandbox's disk now. The sandbox goes on after a moment; of one that
     /// is stopped the guest is woken, so that what it had not written yet is in the image. Nothing is
@@ -82,6 +100,10 @@ async fn save(
         let disk = SavedDisk { size_mib: disk_mib, raw, layers };
         let hold = image::hold(data)?;
         let image = image::save(data, &base, &disk, config, source)?;
+        if let Err(error) = fault::point("save.made") {
+            image::discard(data, image.digest())?;
+            return Err(error.into());
+        }
         Ok(SavedImage { image, _hold: hold })
     })
     .await

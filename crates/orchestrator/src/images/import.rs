@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::{clock, ids::Name};
+use base::{clock, fault, ids::Name};
 use bytes::Bytes;
 use disk::{
     archive::{self, Imported},
@@ -88,6 +88,7 @@ impl Upload {
     async fn convert(self) -> Result<ImageView> {
         let Self { node, user, name, wanted, file, incoming, .. } = self;
         drop(file);
+        fault::point("import.arrived")?;
         let _turn = node.images.turn().await?;
         let making = Making::begin(&node).await?;
         let (data, held) = (node.layout.data().to_owned(), Arc::clone(&making));
@@ -107,6 +108,7 @@ impl Upload {
             making::assemble(&data, &layers, config, said)
         })
         .await?;
+        fault::point("import.assembled")?;
         let kept = NewImage {
             owner: user.id.clone(),
             name,

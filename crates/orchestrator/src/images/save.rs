@@ -35,8 +35,13 @@ impl Orchestrator {
                 source,
                 created_at: clock::unix_seconds(),
             };
-            let record = this.node.store.keep_image(kept).await?;
-            Ok(Meaning::Kept(record).view(&owner, Some(&saved.image)))
+            match this.node.store.keep_image(kept).await {
+                Ok(record) => Ok(Meaning::Kept(record).view(&owner, Some(&saved.image))),
+                Err(error) => {
+                    saved.discard(&this.node).await;
+                    Err(error)
+                }
+            }
         });
         saving.await.map_err(|error| Error::internal("a task failed", error))?
     }

@@ -8,7 +8,7 @@ mod pins;
 mod prune;
 mod references;
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use disk::image::{self, Collector};
 
@@ -16,7 +16,7 @@ pub(crate) use self::pins::{Pin, Pins};
 use self::{
     files::Files,
     pins::Pinned,
-    prune::{Present, Victim},
+    prune::{Aside, Present, Victim},
 };
 use crate::{
     Orchestrator, Result, build,
@@ -118,9 +118,7 @@ impl Orchestrator {
             blocking(move || {
                 let (victims, bytes, aside) = choose(&node, &collecting, all, dry_run)?;
                 drop(collecting);
-                for path in aside {
-                    base::files::remove_any(&path)?;
-                }
+                aside.remove()?;
                 let removed = victims.into_iter();
                 let removed = removed.map(|Victim { kind, name, .. }| Pruned { kind, name });
                 Ok(Prune { removed: removed.collect(), bytes })
@@ -137,17 +135,15 @@ fn choose(
     collecting: &Collecting,
     all: bool,
     dry_run: bool,
-) -> Result<(Vec<Victim>, u64, Vec<PathBuf>)> {
+) -> Result<(Vec<Victim>, u64, Aside)> {
     let pinned = node.pins.hold();
     let victims = collecting.victims(node, &pinned, all)?;
     let mut files = Files::default();
     victims.iter().try_for_each(|victim| files.add(&victim.path))?;
-    let aside = match dry_run {
-        true => Vec::new(),
-        false => {
-            victims.iter().map(|victim| prune::take_away(node, victim)).collect::<Result<_>>()?
-        }
-    };
+    let mut aside = Aside::default();
+    if !dry_run {
+        victims.iter().try_for_each(|victim| aside.take(node, victim))?;
+    }
     Ok((victims, files.freed(), aside))
 }
 

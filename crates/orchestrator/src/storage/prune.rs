@@ -65,16 +65,46 @@ pub(super) fn victims(
     Ok(victims)
 }
 
-/// Takes a victim out of everybody's sight, and says where it is now.
-pub(super) fn take_away(node: &Node, victim: &Victim) -> Result<PathBuf> {
-    fault::point("prune.take")?;
-    if victim.kind == StorageKind::Templates {
-        forget_template(node, victim)?;
+/// What was taken out of everybody's sight. Whatever happens then, it goes when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Aside(Vec<PathBuf>);
+
+impl Aside {
+    /// Takes a victim out of everybody's sight.
+    pub(super) fn take(&mut self, node: &Node, victim: &Victim) -> Result<()> {
+        fault::point("prune.take")?;
+        if victim.kind == StorageKind::Templates {
+            forget_template(node, victim)?;
+        }
+        let aside = files::temporary_sibling(&victim.path);
+        fs_err::rename(&victim.path, &aside)?;
+        self.0.push(aside.clone());
+        fault::point("prune.taken")?;
+        Ok(files::sync_parent(&aside)?)
     }
-    let aside = files::temporary_sibling(&victim.path);
-    fs_err::rename(&victim.path, &aside)?;
-    files::sync_parent(&aside)?;
-    Ok(aside)
+
+    /// Removes all of it, as far as that is possible, and says what was not.
+    pub(super) fn remove(mut self) -> Result<()> {
+        Ok(self.remove_all()?)
+    }
+
+    fn remove_all(&mut self) -> std::io::Result<()> {
+        let mut removed = Ok(());
+        for path in std::mem::take(&mut self.0) {
+            // Nothing fails here that could be undone; but the process may die between two of them.
+            let _ = fault::point("prune.remove");
+            removed = removed.and(files::remove_any(&path));
+        }
+        removed
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove_all() {
+            tracing::warn!(%error, "what nobody needs stays until the next start");
+        }
+    }
 }
 
 /// Nobody finds the template by its key any more.

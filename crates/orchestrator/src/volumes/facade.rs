@@ -185,12 +185,15 @@ impl Orchestrator {
             let users = of(&node.store.attachments().await?, &record.id);
             let writer = users.into_iter().find(|user| !user.read_only);
             node.store.resize_volume(&record.id, size_mib, limit, writer.clone()).await?;
-            fault::point("volume.resized")?;
             let Some(writer) = writer else { return Ok(()) };
-            let sandbox = node.registry.find(&record.owner, writer.sandbox.as_str());
-            let sandbox = sandbox.ok_or_else(|| gone(&writer))?;
             let bytes = size_mib << 20;
-            let grown = sandbox.grow_volume(writer.slot, bytes).await;
+            let grown = async {
+                fault::point("volume.resized")?;
+                let sandbox = node.registry.find(&record.owner, writer.sandbox.as_str());
+                let sandbox = sandbox.ok_or_else(|| gone(&writer))?;
+                sandbox.grow_volume(writer.slot, bytes).await
+            };
+            let grown = grown.await;
             let chain = Chain::at(node.layout.volume(&record.id));
             if grown.is_err() && chain.bytes().is_ok_and(|there| there < bytes) {
                 let back = record.size_mib;
@@ -271,7 +274,11 @@ async fn copy_at_rest(
 pub(crate) async fn remove(node: &Node, id: &VolumeId) -> Result<()> {
     let place = node.layout.volume(id);
     let _alone = node.volumes.lock().await;
-    let removed = match blocking(move || Ok(files::remove_any(&place)?)).await {
+    let removing = move || {
+        files::remove_any(&place)?;
+        Ok(fault::point("volume.removed")?)
+    };
+    let removed = match blocking(removing).await {
         Ok(()) => node.store.delete_volume(id).await,
         Err(error) => Err(error),
     };
@@ -280,6 +287,20 @@ pub(crate) async fn remove(node: &Node, id: &VolumeId) -> Result<()> {
             "a volume is not wholly removed yet");
     }
     removed
+}
+
+/// Takes back a size that the disk did not get: the daemon died before, or could not say so.
+pub(crate) async fn settle_size(node: &Node, volume: &VolumeRecord, writer: &Attachment) {
+    let chain = Chain::at(node.layout.volume(&volume.id));
+    let Ok(mib) = chain.bytes().map(|bytes| bytes >> 20) else { return };
+    if mib >= volume.size_mib {
+        return;
+    }
+    let settled = node.store.resize_volume(&volume.id, mib, u64::MAX, Some(writer.clone())).await;
+    if let Err(error) = settled {
+        tracing::warn!(volume = %volume.name, error = base::chain(&error),
+            "a volume is smaller than it says");
+    }
 }
 
 pub(crate) fn new_record(owner: &User, name: &str, size_mib: u64) -> Result<VolumeRecord> {

@@ -12,6 +12,6 @@ mod facade;
 mod mounts;
 
 pub(crate) use self::{
-    facade::{copy, find, new_record, of, remove},
+    facade::{copy, find, new_record, of, remove, settle_size},
     mounts::check,
 };
