@@ -15,6 +15,7 @@ use crate::{
     chain::Chain,
     guest::{Channel, Patience},
     node::{Engine, Node, blocking},
+    processes::Processes,
     template::{self, About, Shape, Template},
 };
 
@@ -23,6 +24,9 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t ran
 
 /// Tells the agent that the disk may be of another sandbox.
 const NEW: &str = "bhatti.new";
+
+/// Tell the agent whether the image wants its services.
+const SERVICES: [&str; 2] = ["bhatti.services=off", "bhatti.services=on"];
 
 /// How often the guest forks before it is recorded, so that its page cache holds what every
 /// command needs.
@@ -170,9 +174,13 @@ fn first_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
 
 /// A boot from the kernel.
 pub(crate) fn cold_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
+    let mut command_line = format!("{COMMAND_LINE} {}", engine.qemu.kernel_arguments());
+    if let Some(wanted) = Processes::of(&shape.image)?.services {
+        command_line = format!("{command_line} {}", SERVICES[usize::from(wanted)]);
+    }
     Ok(Boot::Cold {
         kernel: open_to_monitors(&shape.bundle.vmlinux())?,
         initramfs: open_to_monitors(&shape.initramfs)?,
-        command_line: format!("{COMMAND_LINE} {}", engine.qemu.kernel_arguments()),
+        command_line,
     })
 }
