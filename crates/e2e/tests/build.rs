@@ -301,6 +301,7 @@ async fn what_fails_or_makes_no_sense_leaves_nothing() {
         ("FROM busybox\nUSER nobody-there\nRUN true", ErrorCode::BuildFailed, "Dockerfile:3"),
         ("FROM busybox\nCOPY a /bin/sh/x", ErrorCode::NotDirectory, "Dockerfile:2"),
         ("FROM busybox\nCOPY --from=busybox /none /x", ErrorCode::FileNotFound, "Dockerfile:2"),
+        ("FROM busybox\nLABEL bhatti.services=no", ErrorCode::ImageInvalid, "Dockerfile:2"),
         ("FROM UPPER", ErrorCode::ImageNotFound, "Dockerfile:1"),
     ] {
         let (_, outcome) = build(&node, &request("bad", text), files()).await;

@@ -246,7 +246,10 @@ impl Shared {
         let agent = &self.agent;
         let (send, recv) = stream.split();
         match request {
-            Request::Exec(exec) => exec::serve(agent, &exec, send, recv).await,
+            Request::Exec(exec) => {
+                exec::serve(agent, &exec, send, recv).await;
+                agent.services.are_wanted();
+            }
             Request::ActivityWatch => activity::watch(agent, send, recv).await,
             Request::JobOutput(output) => {
                 jobs::serve_output(agent, &output, send, recv).await;

@@ -33,6 +33,7 @@ pub(crate) async fn serve(
         Ok(counted) => counted,
         Err(error) => return Some((stream, Response::Error(error))),
     };
+    agent.services.are_wanted();
     let connected = tokio::select! {
         biased;
         () = stream.closed() => return None,

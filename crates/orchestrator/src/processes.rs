@@ -12,6 +12,13 @@ const PROGRAM_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of anything else.
 const TEXT_MAX: usize = 4096;
 
+/// The label by which an image says whether the systemd that it has is run: `on` or `off`.
+const SERVICES: &str = "bhatti.services";
+
+/// Where an image's own init is. The machine has one, and it runs systemd without being asked.
+const INITS: [&str; 4] =
+    ["/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"];
+
 /// Shells that just wait for somebody to type.
 const SHELLS: [&str; 6] = ["sh", "bash", "ash", "dash", "zsh", "ksh"];
 
@@ -24,6 +31,8 @@ pub(crate) struct Processes {
     pub program: Vec<String>,
     /// What that is told to end by.
     pub stop_signal: Option<String>,
+    /// Whether systemd is to run if the image has it; as the image's files say, if nothing.
+    pub services: Option<bool>,
 }
 
 impl Processes {
@@ -50,8 +59,10 @@ impl Processes {
             working_dir: said(&config.working_dir).map(absolute),
         };
         check(&defaults, &program)?;
-        let program = if is_idle_shell(&program) { Vec::new() } else { program };
-        Ok(Self { defaults, program, stop_signal: said(&config.stop_signal) })
+        let idle = is_idle_shell(&program) || is_init(&program);
+        let program = if idle { Vec::new() } else { program };
+        let stop_signal = said(&config.stop_signal);
+        Ok(Self { defaults, program, stop_signal, services: services(config)? })
     }
 }
 
@@ -59,6 +70,24 @@ impl Processes {
 fn is_idle_shell(program: &[String]) -> bool {
     let [only] = program else { return false };
     SHELLS.contains(&only.rsplit('/').next().unwrap_or_default())
+}
+
+/// Whether it is what would be the machine's first process if the image were a container's.
+fn is_init(program: &[String]) -> bool {
+    let [only] = program else { return false };
+    INITS.contains(&only.as_str())
+}
+
+fn services(config: &Config) -> Result<Option<bool>> {
+    match config.labels.get(SERVICES).map(String::as_str) {
+        None => Ok(None),
+        Some("on") => Ok(Some(true)),
+        Some("off") => Ok(Some(false)),
+        Some(other) => {
+            let what = format!("the image's label {SERVICES} is {other:?}");
+            Err(Error::new(Kind::ImageInvalid, what).hint("it can be on or off"))
+        }
+    }
 }
 
 fn check(defaults: &Defaults, program: &[String]) -> Result<()> {
@@ -106,11 +135,30 @@ mod tests {
             ("/entrypoint.sh", "nginx -g x", "/entrypoint.sh nginx -g x"),
             ("/entrypoint.sh", "bash", "/entrypoint.sh bash"),
             ("tini", "", "tini"),
+            ("", "/sbin/init", ""),
+            ("/lib/systemd/systemd", "", ""),
+            ("/sbin/init", "--log-level=debug", "/sbin/init --log-level=debug"),
         ] {
             let config =
                 Config { entrypoint: words(entrypoint), cmd: words(cmd), ..Config::default() };
             let processes = Processes::from_config(&config).unwrap();
             assert_eq!(processes.program, words(expected), "{entrypoint} {cmd}");
+        }
+    }
+
+    #[test]
+    fn an_image_says_whether_its_services_run_or_nothing() {
+        let said = |value: Option<&str>| {
+            let labels = value.map(|value| (SERVICES.to_owned(), value.to_owned()));
+            let config = Config { labels: labels.into_iter().collect(), ..Config::default() };
+            Processes::from_config(&config).map(|processes| processes.services)
+        };
+        assert_eq!(said(None).unwrap(), None);
+        assert_eq!(said(Some("on")).unwrap(), Some(true));
+        assert_eq!(said(Some("off")).unwrap(), Some(false));
+        for wrong in ["", "OFF", "false", "off panic=1"] {
+            let error = said(Some(wrong)).unwrap_err();
+            assert_eq!((error.kind, error.hint.is_some()), (Kind::ImageInvalid, true), "{wrong}");
         }
     }
 

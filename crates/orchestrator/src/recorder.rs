@@ -16,6 +16,7 @@ use crate::{
     chain::Chain,
     guest::{Channel, Patience},
     node::{Engine, Node, blocking},
+    processes::Processes,
     template::{self, About, Shape, Template},
 };
 
@@ -24,6 +25,9 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t ran
 
 /// Tells the agent that the disk may be of another sandbox.
 const NEW: &str = "bhatti.new";
+
+/// Tell the agent whether the image wants its services.
+const SERVICES: [&str; 2] = ["bhatti.services=off", "bhatti.services=on"];
 
 /// How often the guest forks before it is recorded, so that its page cache holds what every
 /// command needs.
@@ -80,7 +84,7 @@ async fn record_in(
             volumes: awaited_volumes(shape.volumes),
         },
         nic: Some(node.networking.loose().await?),
-        boot: first_boot(&shape.bundle, &shape.initramfs, &engine)?,
+        boot: first_boot(shape, &engine)?,
         run_dir: node.make_run(name)?,
         confinement: Some(node.confinement(name, 0, shape.machine, false)?),
     };
@@ -170,8 +174,8 @@ fn open_to_monitors(path: &Path) -> Result<OwnedFd> {
 }
 
 /// The first boot of an image: what an earlier sandbox left of itself is not its business.
-fn first_boot(bundle: &KernelBundle, initramfs: &Path, engine: &Engine) -> Result<Boot> {
-    match cold_boot(bundle, initramfs, engine)? {
+fn first_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
+    match cold_boot(shape, engine)? {
         Boot::Cold { kernel, initramfs, command_line } => {
             let command_line = format!("{command_line} {NEW}");
             Ok(Boot::Cold { kernel, initramfs, command_line })
@@ -181,10 +185,28 @@ fn first_boot(bundle: &KernelBundle, initramfs: &Path, engine: &Engine) -> Resul
 }
 
 /// A boot from the kernel.
-pub(crate) fn cold_boot(bundle: &KernelBundle, initramfs: &Path, engine: &Engine) -> Result<Boot> {
+pub(crate) fn cold_boot(shape: &Shape, engine: &Engine) -> Result<Boot> {
+    boot(&shape.bundle, &shape.initramfs, engine, Processes::of(&shape.image)?.services)
+}
+
+/// The same, with nothing of the image started.
+pub(crate) fn bare_boot(bundle: &KernelBundle, initramfs: &Path, engine: &Engine) -> Result<Boot> {
+    boot(bundle, initramfs, engine, Some(false))
+}
+
+fn boot(
+    bundle: &KernelBundle,
+    initramfs: &Path,
+    engine: &Engine,
+    services: Option<bool>,
+) -> Result<Boot> {
+    let mut command_line = format!("{COMMAND_LINE} {}", engine.qemu.kernel_arguments());
+    if let Some(wanted) = services {
+        command_line = format!("{command_line} {}", SERVICES[usize::from(wanted)]);
+    }
     Ok(Boot::Cold {
         kernel: open_to_monitors(&bundle.vmlinux())?,
         initramfs: open_to_monitors(initramfs)?,
-        command_line: format!("{COMMAND_LINE} {}", engine.qemu.kernel_arguments()),
+        command_line,
     })
 }

@@ -170,7 +170,7 @@ fn layers_that_do_not_fit_are_not_kept_and_damage_is_nothing_known() {
     assert!(matches!(keep_packed(data, &image, &wrong), Err(ImageError::Layer(_))));
     assert_eq!(packed(data, &image).root, Some(vec![root]));
     let path = data.join("images/packed").join(image.digest());
-    let (half, lost) = (files::temporary_sibling(&path), path.with_file_name("0".repeat(64)));
+    let (half, lost) = (base::files::temporary_sibling(&path), path.with_file_name("0".repeat(64)));
     for left in [&half, &lost] {
         fs::write(left, "{").unwrap();
     }

@@ -55,7 +55,7 @@ pub(super) const DOCKER: Tier = Tier {
 
 pub(super) const BROWSER: Tier = Tier {
     packages: &[
-        "chromium",
+        "chromium-headless-shell",
         "dbus",
         "fonts-liberation",
         "fonts-noto-cjk",

@@ -136,3 +136,32 @@ async fn an_archive_of_it_is_as_good(node: &Node) {
     assert_eq!(guest.exec(&started).await.unwrap().exit_code, 0);
     guest.client.destroy(&guest.id).await.unwrap();
 }
+
+/// Stands where systemd does in an image, and is over at once.
+const SERVICES: &str = "#!/bin/sh\necho \"$@\" > /services-ran\n";
+
+#[tokio::test]
+async fn services_of_a_pulled_image_run_unless_its_label_says_off() {
+    let node = node();
+    let registry = Registry::start();
+    for (label, expected) in [(None, "there"), (Some("off"), "not there")] {
+        let layer = programs(node.data())
+            .directory("lib/systemd")
+            .file("lib/systemd/systemd", 0o755, SERVICES.as_bytes())
+            .directory("sbin")
+            .symlink("sbin/init", "/lib/systemd/systemd");
+        let mut config = json!({"Cmd": ["/sbin/init"], "Env": ["PATH=/bin"]});
+        if let Some(label) = label {
+            config["Labels"] = json!({"bhatti.services": label});
+        }
+        let name = label.unwrap_or("on");
+        registry.push(&Layout::new(vec![layer], &config), name);
+        let image = Some(registry.reference(name));
+        let request = CreateSandbox { image, ..create_request(name) };
+        let mut guest = Guest::create_by(node.admin(), request).await;
+        let looked = "if [ -s /services-ran ]; then echo there; else echo not there; fi";
+        assert_eq!(guest.sh(looked).await, expected, "{label:?}");
+        // It is nothing that the sandbox runs besides.
+        assert!(guest.client.sessions(&guest.id).await.unwrap().is_empty());
+    }
+}

@@ -1,6 +1,6 @@
 //! systemd is the real one, whatever becomes of the machine around it.
 
-use api::{ExecRequest, JobStatus, Status};
+use api::{BuildEvent, BuildImage, ExecRequest, JobStatus, StartFrom, Status};
 use e2e::{DISK_MB, Guest, Node, Terminal, root, sh, signal};
 
 use super::sandbox_of;
@@ -173,4 +173,34 @@ async fn a_machine_that_systemd_turns_off_is_off_and_starts_again_with_its_units
     guest.root("test -e /tmp/kept && test $(wc -l < /root/begun) = 2").await;
     let journal = guest.root("journalctl --output=cat --no-pager").await;
     assert!(journal.contains("Started counter"), "{journal}");
+}
+
+/// What a machine says that has systemd and does not run it.
+const WITHOUT: &str = "init\n0::/\noffline";
+
+#[tokio::test]
+async fn an_image_whose_label_says_so_is_without_its_services_at_each_boot() {
+    let node = Node::start();
+    let request = BuildImage {
+        name: "quiet".to_owned(),
+        dockerfile: "FROM services\nLABEL bhatti.services=off\n".to_owned(),
+        ..BuildImage::default()
+    };
+    let nothing = std::io::Cursor::new(vec![0; 1024]);
+    let mut admin = node.admin();
+    let mut events = admin.image_build(&request, nothing).await.unwrap();
+    while let Some(event) = events.next().await.unwrap() {
+        assert!(!matches!(event, BuildEvent::Error(_)), "{event:?}");
+    }
+    let mut quiet = sandbox_of(&node, "quiet", 256, DISK_MB).await;
+    let looked = "cat /proc/1/comm /proc/self/cgroup; systemctl is-system-running; true";
+    assert_eq!(quiet.sh(looked).await, WITHOUT);
+    // The image's own file says so too, and so does what its sandbox makes of that.
+    let mut other = with_services(&node).await;
+    other.root("echo services off > /etc/bhatti.conf").await;
+    for machine in [&mut quiet, &mut other] {
+        machine.stop().await;
+        machine.start(Some(StartFrom::Disk)).await.unwrap();
+        assert_eq!(machine.sh(looked).await, WITHOUT);
+    }
 }

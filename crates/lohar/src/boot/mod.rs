@@ -29,6 +29,9 @@ const PROBE: &str = "bhatti.probe";
 /// On the kernel's command line: the disk may have been another guest's.
 const NEW: &str = "bhatti.new";
 
+/// On the kernel's command line: whether the image wants its services.
+const SERVICES: [(&str, bool); 2] = [("bhatti.services=on", true), ("bhatti.services=off", false)];
+
 /// Why the guest cannot run.
 #[derive(Debug, Error)]
 #[error("{doing}: {source}")]
@@ -63,6 +66,11 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
 fn was_told(wanted: &str) -> bool {
     let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     line.split_ascii_whitespace().any(|word| word == wanted)
+}
+
+/// Whether the image wants its services, as the host knows it; nothing if that knows nothing.
+pub(crate) fn services() -> Option<bool> {
+    SERVICES.into_iter().find(|(word, _)| was_told(word)).map(|(_, wanted)| wanted)
 }
 
 /// Removes a directory that need not exist.

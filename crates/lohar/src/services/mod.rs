@@ -24,10 +24,11 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal};
 use tokio::net::UnixDatagram;
 use tokio::sync::oneshot::Receiver;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::agent::{Agent, lock};
+use crate::boot;
 use crate::conf::Conf;
 use crate::log;
 use crate::reaper::Ended;
@@ -37,7 +38,8 @@ use crate::sys::{self, Beside, Launch, Place, Spawned};
 /// come.
 const SETTLED: Duration = Duration::from_secs(150);
 
-/// How long services stand still after the guest has become somebody.
+/// Longest time that services stand still after the guest has become somebody, which a first command
+/// waits for if it needs one of them.
 const YOUR_TURN: Duration = Duration::from_millis(300);
 
 /// Longest message of systemd to its manager.
@@ -54,6 +56,8 @@ pub(crate) struct Services {
     state: Mutex<State>,
     /// Whether there is nothing to wait for.
     settled: watch::Sender<bool>,
+    /// Told when there is no reason any more for them to stand still.
+    wanted: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -74,9 +78,18 @@ impl Services {
     /// Those of the guest whose root is at `root`; nothing is started yet.
     pub(crate) fn at(root: &Path) -> Self {
         // Only the root of a machine has an init; tests have directories.
-        let program = (root == Path::new("/") && Conf::read(root).services).then(program).flatten();
+        let wanted = || boot::services().unwrap_or_else(|| Conf::read(root).services);
+        let program = (root == Path::new("/") && wanted()).then(program).flatten();
         let settled = watch::Sender::new(program.is_none());
-        Self { program, state: Mutex::default(), settled }
+        Self { program, state: Mutex::default(), settled, wanted: Notify::new() }
+    }
+
+    /// The guest's first command is over, or somebody wants to reach a service: if they stand still,
+    /// they need not any longer.
+    pub(crate) fn are_wanted(&self) {
+        if lock(&self.state).held {
+            self.wanted.notify_one();
+        }
     }
 
     /// How to join them, if they run.
@@ -156,15 +169,15 @@ pub(crate) fn hold(agent: &Agent) {
     }
 }
 
-/// Lets them go on, in a moment, now that the guest is somebody: whoever has made it is told so first,
-/// and most have a first command that is over by then.
+/// Lets them go on now that the guest is somebody: after its first command, or when somebody wants to
+/// reach one of them, or if neither happens for a while.
 pub(crate) async fn go_on(agent: &Agent) {
     let services = &agent.services;
-    if !std::mem::take(&mut lock(&services.state).held) {
+    if !lock(&services.state).held {
         return;
     }
-    let forever = std::future::pending::<()>();
-    let _over = timeout(YOUR_TURN, forever).await;
+    let _over = timeout(YOUR_TURN, services.wanted.notified()).await;
+    lock(&services.state).held = false;
     if let Err(error) = files::freeze(false) {
         log::warn(&format!("services do not go on: {error}"));
     }

@@ -22,6 +22,7 @@ use crate::{
     images::{BUILT, Making, NewImage},
     model::User,
     node::blocking,
+    processes::Processes,
 };
 
 /// Whom commands run as if the image does not say: by number, because an image need not have a list of
@@ -204,6 +205,8 @@ impl Run {
             current.said.config.history.push(step.text.clone());
             let work = self.work(current, planned, &instruction).await.map_err(place)?;
             current.said.apply(&instruction);
+            // Here it can be said which line it was; a sandbox would be refused later.
+            Processes::from_config(&current.said.config).map_err(place)?;
             match work {
                 None => self.step(&step.text, current.all_cached).await,
                 Some((key, work)) => {

@@ -170,7 +170,7 @@ impl Driver {
             image: shape.image.files().to_vec(),
             modules: shape.bundle.modules_image(),
             scratch: template::disk(&self.node.layout.template(&origin.template)),
-            boot: recorder::cold_boot(&shape.bundle, &shape.initramfs, &engine)?,
+            boot: recorder::cold_boot(&shape, &engine)?,
             template: None,
         };
         let _turn = self.node.turn().await?;

@@ -162,7 +162,7 @@ impl Packing {
             ram: Ram::fresh(MACHINE.memory_mib)?,
             disks,
             nic: Some(node.networking.loose().await?),
-            boot: recorder::cold_boot(&bundle, &initramfs, &engine)?,
+            boot: recorder::bare_boot(&bundle, &initramfs, &engine)?,
             run_dir: node.make_run(name)?,
             confinement: Some(node.confinement(name, 0, MACHINE, false)?),
         };
