@@ -166,7 +166,9 @@ impl Packing {
             run_dir: node.make_run(name)?,
             confinement: Some(node.confinement(name, 0, MACHINE, false)?),
         };
-        Ok(engine.qemu.launch(plan)?)
+        let vm = engine.qemu.launch(plan)?;
+        node.pressure.look();
+        Ok(vm)
     }
 
     /// Has the guest pack what is not known yet.
