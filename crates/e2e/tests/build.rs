@@ -195,6 +195,17 @@ async fn an_image_is_as_its_dockerfile_says_and_nothing_is_done_twice() {
         "12:13:640:regular file\n0:0:755:directory"
     );
     guest.client.destroy("of-all").await.unwrap();
+    // Whoever it is given to hears what it says.
+    let mut content = guest.client.image_export("all").await.unwrap();
+    let mut archive_of_it = Vec::new();
+    while let Some(piece) = content.chunk().await.unwrap() {
+        archive_of_it.extend_from_slice(&piece);
+    }
+    drop(content);
+    let text = String::from_utf8_lossy(&archive_of_it);
+    for said in ["\"GREETING=hello world\"", "\"WorkingDir\":\"/app/data\"", "owned\0"] {
+        assert!(text.contains(said), "{said}");
+    }
 
     // The same once more, then with another file, then without the cache.
     let (again, same) = built(&node, &request, files("A")).await;

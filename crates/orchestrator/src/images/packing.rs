@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   root of a recipe ────┐    a VM that is nobody's sandbox
-//!   disk of a saved one ─┴─► agent ─ archive of what it has ─► disk::layer::add ─► kept with the image
+//!   disk of a saved one ─┴─► agent ─ archive ─► disk::layer::add ─► kept by its digest
 //! ```
 //! No file system of an image is looked into on the host: a kernel does that in a VM without a network, in
 //! which nothing of the image is started. What comes out of it is believed as little as what a registry sends.
@@ -166,7 +166,9 @@ impl Packing {
             run_dir: node.make_run(name)?,
             confinement: Some(node.confinement(name, 0, MACHINE, false)?),
         };
-        Ok(engine.qemu.launch(plan)?)
+        let vm = engine.qemu.launch(plan)?;
+        node.pressure.look();
+        Ok(vm)
     }
 
     /// Has the guest pack what is not known yet.
@@ -286,4 +288,44 @@ fn unfit(error: Error) -> Error {
 
 fn cannot(why: &str) -> Error {
     Error::new(Kind::ImageInvalid, format!("the image cannot be exported: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pieces: Vec<Option<&'static [u8]>>) -> io::Result<Vec<u8>> {
+        let (sender, receiver) = mpsc::channel(pieces.len());
+        for piece in pieces {
+            sender.try_send(piece.map(Bytes::from_static)).unwrap();
+        }
+        drop(sender);
+        let mut archive = Archive { pieces: receiver, piece: Bytes::new(), ended: false };
+        let mut all = Vec::new();
+        archive.read_to_end(&mut all).map(|_| all)
+    }
+
+    #[test]
+    fn an_archive_without_its_end_is_not_whole() {
+        assert_eq!(read(vec![Some(b"ab"), Some(b""), Some(b"c"), None]).unwrap(), b"abc");
+        assert_eq!(read(vec![None, Some(b"d")]).unwrap(), b"");
+        let error = read(vec![Some(b"ab"), Some(b"c")]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_a_guest_says_is_the_image_s_fault_and_its_silence_is_not() {
+        for (said, told) in [
+            (Kind::Internal, Kind::ImageInvalid),
+            (Kind::FileNotFound, Kind::ImageInvalid),
+            (Kind::AgentUnreachable, Kind::AgentUnreachable),
+            (Kind::VmDied, Kind::VmDied),
+        ] {
+            assert_eq!(unfit(Error::new(said, "x")).kind, told);
+        }
+        let large = LayerError::TooLarge { what: "entries", limit: 1 };
+        let told = refused(large);
+        assert_eq!(told.kind, Kind::ImageInvalid);
+        assert!(told.hint.is_some_and(|hint| hint.contains("image save")));
+    }
 }
