@@ -36,7 +36,8 @@ test: bootstrap-tests build faulty
 	scripts/test.sh
 
 # What is too large to be made and tested each time: minutes, and a gigabyte or two from the
-# distribution's archive.
+# distribution's archive. An image that is there stays, also if its recipe has changed since:
+# bhatti --data-dir target/test-data image prepare browser --update
 test-tiers: bootstrap-tests build
 	@scripts/prepare.sh "$(BHATTI)" "$(TEST_DATA)" busybox minimal services node docker browser computer
 	@BHATTI_BIN="$(BHATTI)" BHATTI_TEST_DATA="$(TEST_DATA)" BHATTI_TEST_TIERS=yes \

@@ -79,6 +79,12 @@ async fn docker_runs_containers_on_its_bridge_over_its_overlay() {
         let ports = copy.client.ports(&copy.id).await.unwrap();
         assert!(ports.iter().any(|port| port.container_port == 8080), "{ports:?}");
         assert_eq!(copy.sh("docker exec web /bin/busybox echo in").await, "in");
+        // The one that was copied goes on, asleep or not.
+        guest.stop().await;
+        for machine in [&mut copy, &mut *guest] {
+            assert_eq!(machine.sh("docker run --rm hello /bin/busybox echo more").await, "more");
+            assert_eq!(machine.sh(by_port).await, "from-the-container");
+        }
     })
     .await;
 }
@@ -87,9 +93,7 @@ async fn docker_runs_containers_on_its_bridge_over_its_overlay() {
 const RENDER: &str = "
 const { chromium } = require('/usr/local/lib/node_modules/playwright-core');
 (async () => {
-  const connect = () => chromium.connectOverCDP('http://127.0.0.1:9222', { timeout: 60000 });
-  // An emulated processor may not be done with the first in time.
-  const browser = await connect().catch(connect);
+  const browser = await chromium.connectOverCDP('http://127.0.0.1:9222', { timeout: 100000 });
   const page = await browser.newPage({ viewport: { width: 320, height: 200 } });
   await page.setContent('<title>ok</title><body style=\"background:#0080ff\"><h1>hello</h1>');
   const png = await page.screenshot({ path: '/tmp/page.png' });
@@ -107,16 +111,35 @@ const { chromium } = require('/usr/local/lib/node_modules/playwright-core');
 })().catch((error) => { console.error(error); process.exit(1); });
 ";
 
+const RENDERED: &str = "ok 0,128,255,255";
+
+/// Microseconds of a processor that the browser has had.
+const SPENT: &str =
+    "sed -n 's/^usage_usec //p' /sys/fs/cgroup/system.slice/chromium.service/cpu.stat";
+
 #[tokio::test]
-async fn the_browser_answers_and_renders_a_page_in_copies_too() {
+async fn the_browser_answers_and_renders_pages_and_does_nothing_by_itself() {
     in_tier("browser", 2048, async |node, guest| {
         let version = "curl --silent --fail http://127.0.0.1:9222/json/version";
-        assert!(guest.sh(version).await.contains("\"Browser\": \"Chrome/"));
+        let told = guest.sh(version).await;
+        assert!(told.contains("Chrome/") && told.contains("webSocketDebuggerUrl"), "{told}");
+        assert_eq!(guest.sh("systemctl is-active chromium").await, "active");
+        let spent = guest.sh(&format!("{SPENT}; sleep 3; {SPENT}")).await;
+        let (before, after) = spent.split_once('\n').unwrap();
+        let spent = after.parse::<u64>().unwrap() - before.parse::<u64>().unwrap();
+        assert!(spent < 1_000_000, "{spent} µs in 3 s");
         guest.write("/tmp/render.js", RENDER.as_bytes().to_vec()).await.unwrap();
-        assert_eq!(guest.sh("node /tmp/render.js").await, "ok 0,128,255,255");
+        assert_eq!(guest.sh("node /tmp/render.js").await, RENDERED);
+
         let mut copy = guest.fork("copy", 1, || node.admin()).await.remove(0);
+        copy.stop().await;
+        for machine in [&mut copy, &mut *guest] {
+            assert_eq!(machine.sh(version).await, told, "it is another one");
+        }
+        assert_eq!(copy.sh("node /tmp/render.js").await, RENDERED);
         copy.root("systemctl restart chromium").await;
-        assert!(copy.sh(version).await.contains("webSocketDebuggerUrl"));
+        let again = copy.sh(version).await;
+        assert!(again.contains("webSocketDebuggerUrl") && again != told, "{again}");
     })
     .await;
 }
@@ -164,18 +187,25 @@ while b'RFB 003.' not in said:
 print(width, height, len(colours) > 8)
 ";
 
+const TYPE: &str = "DISPLAY=:0 xdotool type 'echo typed > /tmp/typed\n'; \
+                    until [ -s /tmp/typed ]; do sleep 0.1; done";
+
 #[tokio::test]
 async fn the_computer_shows_a_desktop() {
-    in_tier("computer", 2048, async |_, guest| {
-        assert_eq!(guest.sh("screen-size; active-window").await, "1280 800\nxterm");
-        assert!(guest.sh("list-windows").await.contains(" xterm"));
-        guest.sh("screenshot /tmp/screen.png").await;
+    in_tier("computer", 2048, async |node, guest| {
         guest.write("/tmp/look.py", LOOK.as_bytes().to_vec()).await.unwrap();
-        assert_eq!(guest.sh("python3 /tmp/look.py").await, "1280 800 True");
-        let page = "curl --silent --fail http://127.0.0.1:6080/vnc.html";
-        assert!(guest.sh(page).await.contains("noVNC"));
-        // What is typed on the screen arrives there.
-        guest.sh("DISPLAY=:0 xdotool type 'echo typed > /tmp/typed\n'; until [ -s /tmp/typed ]; do sleep 0.1; done").await;
+        let mut copy = guest.fork("copy", 1, || node.admin()).await.remove(0);
+        copy.stop().await;
+        for machine in [&mut *guest, &mut copy] {
+            assert_eq!(machine.sh("screen-size; active-window").await, "1280 800\nxterm");
+            assert!(machine.sh("list-windows").await.contains(" xterm"));
+            machine.sh("screenshot /tmp/screen.png").await;
+            assert_eq!(machine.sh("python3 /tmp/look.py").await, "1280 800 True");
+            let page = "curl --silent --fail http://127.0.0.1:6080/vnc.html";
+            assert!(machine.sh(page).await.contains("noVNC"));
+            // What is typed on the screen arrives there.
+            machine.sh(TYPE).await;
+        }
     })
     .await;
 }

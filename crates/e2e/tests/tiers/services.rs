@@ -197,7 +197,7 @@ async fn an_image_whose_label_says_so_is_without_its_services_at_each_boot() {
     assert_eq!(quiet.sh(looked).await, WITHOUT);
     // The image's own file says so too, and so does what its sandbox makes of that.
     let mut other = with_services(&node).await;
-    other.root("echo services off > /etc/bhatti.conf").await;
+    other.root("echo services off > /etc/bhatti.conf; sync").await;
     for machine in [&mut quiet, &mut other] {
         machine.stop().await;
         machine.start(Some(StartFrom::Disk)).await.unwrap();

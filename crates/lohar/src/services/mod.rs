@@ -97,6 +97,15 @@ impl Services {
         lock(&self.state).running.as_ref().map(|running| Arc::clone(&running.beside))
     }
 
+    /// Waits until they need not stand still any longer; whether they do.
+    async fn stand_still(&self) -> bool {
+        if !lock(&self.state).held {
+            return false;
+        }
+        let _over = timeout(YOUR_TURN, self.wanted.notified()).await;
+        std::mem::take(&mut lock(&self.state).held)
+    }
+
     /// Asks them to end, each in its order; whether there are any.
     pub(crate) fn power_off(&self) -> bool {
         let running = lock(&self.state).running.clone();
@@ -172,13 +181,9 @@ pub(crate) fn hold(agent: &Agent) {
 /// Lets them go on now that the guest is somebody: after its first command, or when somebody wants to
 /// reach one of them, or if neither happens for a while.
 pub(crate) async fn go_on(agent: &Agent) {
-    let services = &agent.services;
-    if !lock(&services.state).held {
-        return;
-    }
-    let _over = timeout(YOUR_TURN, services.wanted.notified()).await;
-    lock(&services.state).held = false;
-    if let Err(error) = files::freeze(false) {
+    if agent.services.stand_still().await
+        && let Err(error) = files::freeze(false)
+    {
         log::warn(&format!("services do not go on: {error}"));
     }
 }
@@ -262,4 +267,25 @@ fn listen(path: &str) -> io::Result<Socket> {
         _ => {}
     }
     Socket::bind(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::PATIENCE;
+
+    #[tokio::test]
+    async fn services_stand_still_until_they_are_wanted_and_not_for_ever() {
+        let services = Services::at(Path::new("/nowhere"));
+        let at_once = || timeout(Duration::ZERO, services.stand_still());
+        assert_eq!(at_once().await, Ok(false));
+        // As they did not stand still, this is of no consequence.
+        services.are_wanted();
+        lock(&services.state).held = true;
+        assert!(at_once().await.is_err());
+        services.are_wanted();
+        assert_eq!(at_once().await, Ok(true));
+        lock(&services.state).held = true;
+        assert_eq!(timeout(PATIENCE, services.stand_still()).await, Ok(true));
+    }
 }
