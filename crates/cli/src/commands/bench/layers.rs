@@ -250,4 +250,23 @@ mod tests {
         let names = [PathBuf::from("a"), PathBuf::from("a/x")].into_iter().collect();
         assert_eq!(joined(&names), b"a\0a/x\0");
     }
+
+    #[test]
+    fn the_registry_has_what_was_put_into_it_and_counts_layers() {
+        let content = Content::default();
+        let layer = content.blob(LAYER, b"layer".to_vec());
+        content.put("manifests/one".to_owned(), MANIFEST, b"{}".to_vec());
+        assert_eq!((layer["size"].as_u64(), &layer["mediaType"]), (Some(5), &LAYER.into()));
+        let blob = format!("/v2/{NAME}/blobs/{}", layer["digest"].as_str().unwrap());
+        for (path, status) in [
+            ("/v2/", StatusCode::OK),
+            ("/v2/bench/manifests/one", StatusCode::OK),
+            (&blob, StatusCode::OK),
+            ("/v2/bench/manifests/two", StatusCode::NOT_FOUND),
+            ("/v2/other/manifests/one", StatusCode::NOT_FOUND),
+        ] {
+            assert_eq!(content.answer(path).status(), status, "{path}");
+        }
+        assert_eq!(content.layers.load(Ordering::Relaxed), 1);
+    }
 }
