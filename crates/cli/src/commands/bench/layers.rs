@@ -168,7 +168,11 @@ impl Registry {
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": self.described,
         });
-        self.content.put(format!("manifests/{label}"), MANIFEST, manifest.to_string().into_bytes());
+        self.content.put(
+            &format!("manifests/{label}"),
+            MANIFEST,
+            manifest.to_string().into_bytes(),
+        );
         self.content.layers.store(0, Ordering::Relaxed);
         format!("{}/{NAME}:{label}", self.address)
     }
@@ -185,11 +189,11 @@ impl Content {
         let id = hash::bytes(&bytes);
         let digest = digest(&id);
         let described = json!({"mediaType": media, "digest": digest, "size": bytes.len()});
-        self.put(format!("blobs/{digest}"), media, bytes);
+        self.put(&format!("blobs/{digest}"), media, bytes);
         described
     }
 
-    fn put(&self, path: String, media: &'static str, bytes: Vec<u8>) {
+    fn put(&self, path: &str, media: &'static str, bytes: Vec<u8>) {
         let mut all = self.by_path.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(format!("/v2/{NAME}/{path}"), (media, bytes.into()));
     }
@@ -255,7 +259,7 @@ mod tests {
     fn the_registry_has_what_was_put_into_it_and_counts_layers() {
         let content = Content::default();
         let layer = content.blob(LAYER, b"layer".to_vec());
-        content.put("manifests/one".to_owned(), MANIFEST, b"{}".to_vec());
+        content.put("manifests/one", MANIFEST, b"{}".to_vec());
         assert_eq!((layer["size"].as_u64(), &layer["mediaType"]), (Some(5), &LAYER.into()));
         let blob = format!("/v2/{NAME}/blobs/{}", layer["digest"].as_str().unwrap());
         for (path, status) in [
