@@ -108,7 +108,7 @@ impl Vm {
     /// [`VmError`]; the VM is of no use then.
     pub async fn detach(&self, slot: u32, layers: &[u32]) -> Result<(), VmError> {
         let drive = Drive::Volume(slot);
-        let (name, arguments) = show(drive, drive.awaited_node());
+        let (name, arguments) = show(drive, &drive.awaited_node());
         self.command(name, arguments).await?;
         for number in layers.iter().rev() {
             self.drop_layer(drive, *number).await?;
@@ -206,12 +206,12 @@ fn disk(drive: Drive, layers: &Opened) -> Vec<Step> {
         });
         steps.push(("blockdev-add", node));
     }
-    steps.push(show(drive, top));
+    steps.push(show(drive, &top));
     steps
 }
 
 /// What makes a device show a node.
-fn show(drive: Drive, node: String) -> Step {
+fn show(drive: Drive, node: &str) -> Step {
     let path = format!("/machine/peripheral/{}", drive.device());
     ("qom-set", json!({"path": path, "property": "drive", "value": node}))
 }

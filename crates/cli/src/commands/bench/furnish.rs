@@ -16,7 +16,11 @@ use crate::commands::preparing;
 
 /// Gives `data` the current kernel of the data directory `of` and those of the images that `of` has. Nothing
 /// is copied if both are on the same file system.
-pub(super) fn furnish(data: &Path, of: &Path, images: &[&str]) -> Result<()> {
+pub(super) fn furnish<'a>(
+    data: &Path,
+    of: &Path,
+    images: impl Iterator<Item = &'a str>,
+) -> Result<()> {
     let kernel = kernel::current(of).map_err(|e| preparing::with_hint(e, KernelError::hint))?;
     let kernels = data.join("kernels");
     fs::create_dir_all(&kernels)?;

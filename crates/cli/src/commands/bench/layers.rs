@@ -168,7 +168,11 @@ impl Registry {
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": self.described,
         });
-        self.content.put(format!("manifests/{label}"), MANIFEST, manifest.to_string().into_bytes());
+        self.content.put(
+            &format!("manifests/{label}"),
+            MANIFEST,
+            manifest.to_string().into_bytes(),
+        );
         self.content.layers.store(0, Ordering::Relaxed);
         format!("{}/{NAME}:{label}", self.address)
     }
@@ -185,11 +189,11 @@ impl Content {
         let id = hash::bytes(&bytes);
         let digest = digest(&id);
         let described = json!({"mediaType": media, "digest": digest, "size": bytes.len()});
-        self.put(format!("blobs/{digest}"), media, bytes);
+        self.put(&format!("blobs/{digest}"), media, bytes);
         described
     }
 
-    fn put(&self, path: String, media: &'static str, bytes: Vec<u8>) {
+    fn put(&self, path: &str, media: &'static str, bytes: Vec<u8>) {
         let mut all = self.by_path.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(format!("/v2/{NAME}/{path}"), (media, bytes.into()));
     }
@@ -249,5 +253,24 @@ mod tests {
         assert_eq!(split(&files[..1], 2)[0].len(), 1);
         let names = [PathBuf::from("a"), PathBuf::from("a/x")].into_iter().collect();
         assert_eq!(joined(&names), b"a\0a/x\0");
+    }
+
+    #[test]
+    fn the_registry_has_what_was_put_into_it_and_counts_layers() {
+        let content = Content::default();
+        let layer = content.blob(LAYER, b"layer".to_vec());
+        content.put("manifests/one", MANIFEST, b"{}".to_vec());
+        assert_eq!((layer["size"].as_u64(), &layer["mediaType"]), (Some(5), &LAYER.into()));
+        let blob = format!("/v2/{NAME}/blobs/{}", layer["digest"].as_str().unwrap());
+        for (path, status) in [
+            ("/v2/", StatusCode::OK),
+            ("/v2/bench/manifests/one", StatusCode::OK),
+            (&blob, StatusCode::OK),
+            ("/v2/bench/manifests/two", StatusCode::NOT_FOUND),
+            ("/v2/other/manifests/one", StatusCode::NOT_FOUND),
+        ] {
+            assert_eq!(content.answer(path).status(), status, "{path}");
+        }
+        assert_eq!(content.layers.load(Ordering::Relaxed), 1);
     }
 }

@@ -212,8 +212,10 @@ async fn measure(
     slot: &mut Option<Daemon>,
 ) -> Result<Report> {
     let started = Instant::now();
-    let image = request.image.as_deref().unwrap_or_default();
-    furnish::furnish(scratch, user_data, &[image, docker::IMAGE])?;
+    let samples = Samples::of(&args.only);
+    let docker = samples.want(&[Row::DockerRun]).then_some(docker::IMAGE);
+    let images = request.image.as_deref().into_iter().chain(docker);
+    furnish::furnish(scratch, user_data, images)?;
     daemon::prepare(scratch, user_data, user_data)?;
     daemon::serve_public(scratch)?;
     let (daemon, _) = Daemon::start(scratch).await?;
@@ -223,7 +225,6 @@ async fn measure(
     let accelerator = if health.accelerator == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg };
     let qemu = Qemu::find(accelerator)?;
     let host = Host::look(health, &qemu, scratch, &request);
-    let samples = Samples::of(&args.only);
     let kit = None;
     let mut bench =
         Bench { printer, started, user_data, daemon, client, qemu, request, kit, samples };
