@@ -15,6 +15,7 @@
 //! everything that has a length is bounded ([`Limits`]).
 
 mod archive;
+mod entries;
 mod error;
 mod export;
 mod header;
@@ -23,6 +24,7 @@ mod input;
 pub(crate) mod outer;
 pub(crate) mod path;
 mod pax;
+mod scan;
 mod store;
 mod zstd;
 
@@ -38,9 +40,12 @@ use fs_err as fs;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-pub use self::error::LayerError;
 pub(crate) use self::error::shown;
 use self::{archive::Archive, index::Entry, input::Input};
+pub use self::{
+    error::LayerError,
+    scan::{Scan, Scanned},
+};
 use crate::{
     DiskError, FileEntry, manifest,
     staging::{self, Staging},

@@ -120,7 +120,7 @@ async fn nothing_is_left(node: &Node) {
             Ok(entries) => entries.count(),
             Err(_) => 0,
         };
-        let left = node.monitors().len() + entries("sandboxes") + entries("images/incoming");
+        let left = node.monitors().len() + entries("sandboxes") + entries("incoming");
         (left == 0).then_some(())
     })
     .await;

@@ -35,12 +35,17 @@ fn run(command: Command) -> Vec<u8> {
 
 impl Registry {
     async fn start(user: Option<&str>) -> Self {
+        Self::at("127.0.0.1", user).await
+    }
+
+    /// One at an address of this host.
+    async fn at(address: &str, user: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = json!({
             "version": "0.1",
             "log": {"level": "info"},
             "storage": {"filesystem": {"rootdirectory": dir.path().join("data")}},
-            "http": {"addr": "127.0.0.1:0"},
+            "http": {"addr": format!("{address}:0")},
         });
         if let Some(user) = user {
             let (name, password) = user.split_once(':').unwrap();
@@ -61,11 +66,12 @@ impl Registry {
             Err(error) => panic!("{error}; run scripts/bootstrap.sh tests"),
         };
         let (told, port) = tokio::sync::oneshot::channel();
+        let sign = format!("listening on {address}:");
         // Ends with the registry; until then nothing that it says may fill the pipe.
         std::thread::spawn(move || {
             let mut told = Some(told);
             for line in BufReader::new(reader).lines().map_while(Result::ok) {
-                let port = line.split("listening on 127.0.0.1:").nth(1);
+                let port = line.split(&sign).nth(1);
                 let port = port.map(|rest| rest.chars().take_while(char::is_ascii_digit).collect());
                 if let Some((told, port)) = told.take_if(|_| port.is_some()).zip(port) {
                     let port: String = port;
@@ -80,7 +86,7 @@ impl Registry {
     /// Copies an image of a layout to this registry under a name.
     fn push(&self, layout: &Path, image: &str, name: &str, options: &[&str]) {
         let from = format!("oci:{}:{image}", layout.display());
-        let to = format!("docker://127.0.0.1:{}/{name}", self.port);
+        let to = format!("docker://localhost:{}/{name}", self.port);
         let command = Command::new("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false"]);
         let policy = self.dir.path().join("policy.json");
         fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
@@ -98,9 +104,19 @@ impl Registry {
         user: Option<&str>,
         platform: Platform,
     ) -> Result<Remote, Error> {
+        self.resolve_at("localhost", name, user, platform).await
+    }
+
+    async fn resolve_at(
+        &self,
+        host: &str,
+        name: &str,
+        user: Option<&str>,
+        platform: Platform,
+    ) -> Result<Remote, Error> {
         let reach = Reach { loopback: true, ..Reach::default() };
         let client = Client::new(Options { reach, ..Options::default() }).unwrap();
-        let reference = format!("localhost:{}/{name}", self.port).parse().unwrap();
+        let reference = format!("{host}:{}/{name}", self.port).parse().unwrap();
         let credentials: Option<Credentials> = user.map(|user| user.parse().unwrap());
         client.resolve(&Request { reference, credentials, platform }).await
     }
@@ -231,4 +247,20 @@ async fn an_index_in_a_real_registry_leads_to_each_machine_its_own() {
     let error = registry.resolve_for("all", None, platform).await.unwrap_err();
     assert_eq!(error.kind(), Kind::WrongArchitecture);
     assert!(error.to_string().contains("linux/amd64, linux/arm64"), "{error}");
+}
+
+#[tokio::test]
+async fn a_registry_is_reached_by_an_address_of_ipv6() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("NOT TESTED: this machine has no IPv6");
+        return;
+    }
+    let (images, registry) = (layout(), Registry::at("[::1]", None).await);
+    registry.push(&images.path().join("layout"), "one", "x:1", &[]);
+    let at = async |host| registry.resolve_at(host, "x:1", None, Platform::default()).await;
+    let remote = at("[::1]").await.unwrap();
+    assert_eq!(download(&remote).await, 3);
+    assert_eq!(at("[0:0::1]").await.unwrap().digest(), remote.digest());
+    // The same port of another address is another registry.
+    assert_eq!(at("127.0.0.1").await.unwrap_err().kind(), Kind::Unreachable);
 }

@@ -6,6 +6,7 @@
 
 use super::{
     LayerError,
+    entries::{self, Blocks},
     error::shown,
     header::{BLOCK, Header},
     index::{Device, MAJOR_MAX, MINOR_MAX, Meta, Xattrs},
@@ -13,9 +14,6 @@ use super::{
     path::{EntryPath, Meaning, PATH_MAX, meaning},
     pax::Extensions,
 };
-
-/// No extended header and no long name is larger than this, in bytes.
-const EXTENSION_MAX: u64 = 1 << 20;
 
 /// Most bytes of names and values of one entry's extended attributes; a file system's inode has
 /// room for four times that.
@@ -64,32 +62,9 @@ impl<'a> Archive<'a> {
 
     /// The next entry. What was not read of the content before is passed over.
     pub(super) fn next(&mut self) -> Result<Option<Member>, LayerError> {
-        let mut extensions = Extensions::default();
-        let mut extended = false;
-        loop {
-            self.pass_over()?;
-            let at = self.input.position();
-            let malformed = |reason| LayerError::Header { at, reason };
-            let Some(header) = self.header()? else {
-                if extended {
-                    return Err(malformed("an extended header belongs to no entry"));
-                }
-                return Ok(None);
-            };
-            let size = u64::try_from(header.size).map_err(|_| malformed("its size is negative"))?;
-            match header.kind {
-                // Global headers say nothing that matters here, and volume labels nothing at all.
-                b'g' | b'V' => self.expect(size),
-                b'x' => {
-                    let records = self.extension(size, &malformed)?;
-                    extensions.add(&records).map_err(malformed)?;
-                    extended = true;
-                }
-                b'L' => extensions.path = Some(self.long_name(size, &malformed)?),
-                b'K' => extensions.link = Some(self.long_name(size, &malformed)?),
-                _ => return self.member(header, extensions).map(Some),
-            }
-            extended |= matches!(header.kind, b'L' | b'K');
+        match entries::next(self)? {
+            Some((header, told)) => self.member(header, told).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -123,66 +98,20 @@ impl<'a> Archive<'a> {
         Ok(())
     }
 
-    /// The next header; `None` at the end.
-    fn header(&mut self) -> Result<Option<Header>, LayerError> {
-        let Some(block) = self.block()? else {
-            return self.ended();
-        };
-        let at = self.input.position() - BLOCK as u64;
-        if block.iter().any(|byte| *byte != 0) {
-            let header = Header::parse(&block);
-            return header.map(Some).map_err(|reason| LayerError::Header { at, reason });
-        }
-        match self.block()? {
-            None => self.ended(),
-            Some(second) if second.iter().all(|byte| *byte == 0) => Ok(None),
-            Some(_) => Err(LayerError::Header { at, reason: "it is one block of zeros alone" }),
-        }
-    }
-
-    fn ended(&self) -> Result<Option<Header>, LayerError> {
+    fn ended(&self) -> Result<Option<[u8; BLOCK]>, LayerError> {
         if self.may_lack_end {
             return Ok(None);
         }
         Err(LayerError::Truncated("the archive's end is missing"))
     }
 
-    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, LayerError> {
+    fn one_block(&mut self) -> Result<Option<[u8; BLOCK]>, LayerError> {
         let mut block = [0; BLOCK];
         match self.input.read_up_to(&mut block)? {
             0 => Ok(None),
             BLOCK => Ok(Some(block)),
             _ => Err(LayerError::Truncated("a header is not complete")),
         }
-    }
-
-    fn extension(
-        &mut self,
-        size: u64,
-        malformed: &dyn Fn(&'static str) -> LayerError,
-    ) -> Result<Vec<u8>, LayerError> {
-        if size > EXTENSION_MAX {
-            return Err(malformed("its extension is larger than 1 MiB"));
-        }
-        self.expect(size);
-        let mut bytes = Vec::new();
-        loop {
-            match self.content()? {
-                [] => return Ok(bytes),
-                more => bytes.extend_from_slice(more),
-            }
-        }
-    }
-
-    fn long_name(
-        &mut self,
-        size: u64,
-        malformed: &dyn Fn(&'static str) -> LayerError,
-    ) -> Result<Vec<u8>, LayerError> {
-        let mut name = self.extension(size, malformed)?;
-        // It ends with a zero byte, which some writers leave out.
-        name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
-        Ok(name)
     }
 
     fn member(&mut self, header: Header, told: Extensions) -> Result<Member, LayerError> {
@@ -230,6 +159,42 @@ impl<'a> Archive<'a> {
         let meaning = meaning(EntryPath::clean(&name)?)?;
         self.expect(size);
         Ok(Member { meaning, meta, kind, size })
+    }
+}
+
+impl Blocks for Archive<'_> {
+    fn begin(&mut self) -> Result<u64, LayerError> {
+        self.pass_over()?;
+        Ok(self.input.position())
+    }
+
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, LayerError> {
+        let Some(block) = self.one_block()? else { return self.ended() };
+        if block.iter().any(|byte| *byte != 0) {
+            return Ok(Some(block));
+        }
+        let at = self.input.position() - BLOCK as u64;
+        match self.one_block()? {
+            None => self.ended(),
+            Some(second) if second.iter().all(|byte| *byte == 0) => Ok(None),
+            Some(_) => Err(LayerError::Header { at, reason: "it is one block of zeros alone" }),
+        }
+    }
+
+    fn record(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
+        self.expect(size);
+        let mut bytes = Vec::new();
+        loop {
+            match self.content()? {
+                [] => return Ok(bytes),
+                more => bytes.extend_from_slice(more),
+            }
+        }
+    }
+
+    fn pass(&mut self, size: u64) -> Result<(), LayerError> {
+        self.expect(size);
+        Ok(())
     }
 }
 

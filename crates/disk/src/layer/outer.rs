@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufReader, Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom},
     os::unix::fs::FileExt as _,
     path::Path,
 };
@@ -12,18 +12,15 @@ use fs_err as fs;
 
 use super::{
     LayerError, Limits, directory,
-    header::{BLOCK, Header},
     input::Input,
     path::EntryPath,
-    pax::Extensions,
+    scan::{Scan, Scanned},
     zstd,
 };
 use crate::staging::Staging;
 
 /// No archive of an image has more members; a root file system may.
 const MEMBERS_MAX: usize = 16 << 10;
-/// No extended header and no long name is larger than this, in bytes.
-const EXTENSION_MAX: u64 = 1 << 20;
 /// What is at the top of root file systems and never of archives of images.
 const OF_ROOTS: [&[u8]; 6] = [b"bin", b"etc", b"lib", b"sbin", b"usr", b"var"];
 /// How an archive begins that is compressed in a way that is known, or was in former times.
@@ -91,17 +88,15 @@ pub(crate) fn unpack(
 
 /// Lists an uncompressed archive; `None` if it is, or may as well be, a root file system.
 pub(crate) fn list(archive: &mut dyn Source) -> Result<Option<Members>, LayerError> {
-    let end = archive.seek(SeekFrom::End(0)).map_err(LayerError::Source)?;
-    archive.seek(SeekFrom::Start(0)).map_err(LayerError::Source)?;
-    let mut scan = Scan { archive: BufReader::with_capacity(BLOCK * 8, archive), at: 0, end };
+    let mut scan = Scan::new(archive, true)?;
     let mut members = Members::new();
-    while let Some((name, member)) = scan.next()? {
-        let name = EntryPath::clean(&name)?.as_bytes().to_owned();
+    while let Some(entry) = scan.next_entry()? {
+        let name = EntryPath::clean(&entry.name)?.as_bytes().to_owned();
         let top = name.split(|byte| *byte == b'/').next().unwrap_or_default();
         if OF_ROOTS.contains(&top) {
             return Ok(None);
         }
-        let Some(member) = member else { continue };
+        let Some(member) = member(&entry) else { continue };
         members.entry(name).and_modify(|known| *known = Member::Several).or_insert(member);
         if members.len() > MEMBERS_MAX {
             if is_of_image(&members) {
@@ -119,118 +114,15 @@ fn is_of_image(members: &Members) -> bool {
     has(b"manifest.json") || has(b"oci-layout") && has(b"index.json")
 }
 
-struct Scan<'a> {
-    archive: BufReader<&'a mut dyn Source>,
-    at: u64,
-    end: u64,
-}
-
-type Found = (Vec<u8>, Option<Member>);
-
-impl Scan<'_> {
-    /// The next name, and what it stands for if that can matter.
-    fn next(&mut self) -> Result<Option<Found>, LayerError> {
-        let mut told = Extensions::default();
-        loop {
-            let at = self.at;
-            let malformed = |reason| LayerError::Header { at, reason };
-            let Some(block) = self.block()? else { return Ok(None) };
-            if block.iter().all(|byte| *byte == 0) {
-                return Ok(None);
-            }
-            let header = Header::parse(&block).map_err(malformed)?;
-            let size = u64::try_from(header.size).map_err(|_| malformed("its size is negative"))?;
-            match header.kind {
-                b'g' | b'V' => self.skip(size)?,
-                b'x' => told.add(&self.extension(size, &malformed)?).map_err(malformed)?,
-                b'L' => told.path = Some(self.long_name(size, &malformed)?),
-                b'K' => told.link = Some(self.long_name(size, &malformed)?),
-                _ => return self.member(header, told).map(Some),
-            }
-        }
-    }
-
-    fn member(&mut self, header: Header, told: Extensions) -> Result<Found, LayerError> {
-        let at = self.at;
-        let name = told.path.unwrap_or(header.name);
-        let link = told.link.unwrap_or(header.link);
-        let size = u64::try_from(told.size.unwrap_or(header.size));
-        let reason = "its size is negative";
-        let size = size.map_err(|_| LayerError::Header { at, reason })?;
-        let member = match header.kind {
-            b'0' | 0 | b'7' if name.ends_with(b"/") => None,
-            b'0' | 0 | b'7' if !told.sparse => Some(Member::File { at, size }),
-            b'1' => Some(Member::Link(link)),
-            b'2' => Some(Member::Link(beside(&name, &link))),
-            _ => None,
-        };
-        // All others have no content, whatever they say, unless they are of an unknown kind.
-        if !matches!(header.kind, b'1'..=b'6') {
-            self.skip(size)?;
-        }
-        Ok((name, member))
-    }
-
-    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, LayerError> {
-        if self.at == self.end {
-            return Ok(None);
-        }
-        let mut block = [0; BLOCK];
-        match self.archive.read_exact(&mut block) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(LayerError::Truncated("a header is not complete"));
-            }
-            Err(error) => return Err(LayerError::Source(error)),
-        }
-        self.at += BLOCK as u64;
-        Ok(Some(block))
-    }
-
-    /// Passes over a content.
-    fn skip(&mut self, size: u64) -> Result<(), LayerError> {
-        let next = size.checked_next_multiple_of(BLOCK as u64);
-        let next = next.and_then(|padded| self.at.checked_add(padded));
-        let complete = self.at.checked_add(size).is_some_and(|content| content <= self.end);
-        let Some(next) = next.filter(|_| complete) else {
-            return Err(LayerError::Truncated("a file's content is not complete"));
-        };
-        // Somebody may have cut off the last padding.
-        let next = next.min(self.end);
-        let by = i64::try_from(next - self.at).unwrap_or(i64::MAX);
-        self.archive.seek_relative(by).map_err(LayerError::Source)?;
-        self.at = next;
-        Ok(())
-    }
-
-    fn extension(
-        &mut self,
-        size: u64,
-        malformed: &dyn Fn(&'static str) -> LayerError,
-    ) -> Result<Vec<u8>, LayerError> {
-        if size > EXTENSION_MAX {
-            return Err(malformed("its extension is larger than 1 MiB"));
-        }
-        let mut bytes = Vec::new();
-        (&mut self.archive).take(size).read_to_end(&mut bytes).map_err(LayerError::Source)?;
-        if bytes.len() as u64 != size {
-            return Err(LayerError::Truncated("an extended header is not complete"));
-        }
-        let padding = (size.next_multiple_of(BLOCK as u64) - size).min(self.end - self.at - size);
-        let by = i64::try_from(padding).unwrap_or_default();
-        self.archive.seek_relative(by).map_err(LayerError::Source)?;
-        self.at += size + padding;
-        Ok(bytes)
-    }
-
-    fn long_name(
-        &mut self,
-        size: u64,
-        malformed: &dyn Fn(&'static str) -> LayerError,
-    ) -> Result<Vec<u8>, LayerError> {
-        let mut name = self.extension(size, malformed)?;
-        name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
-        Ok(name)
+/// What an entry stands for, if that can matter.
+fn member(entry: &Scanned) -> Option<Member> {
+    let Scanned { name, link, at, size, .. } = entry;
+    match entry.kind {
+        b'0' | 0 | b'7' if name.ends_with(b"/") => None,
+        b'0' | 0 | b'7' if !entry.sparse => Some(Member::File { at: *at, size: *size }),
+        b'1' => Some(Member::Link(link.clone())),
+        b'2' => Some(Member::Link(beside(name, link))),
+        _ => None,
     }
 }
 

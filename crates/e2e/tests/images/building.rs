@@ -88,8 +88,11 @@ async fn what_a_build_begins_with_or_copies_from_is_pulled_and_what_cannot_be_is
     let bad = bad.refused(&node);
     assert_eq!(bad.code, ErrorCode::ImageNotFound, "{bad:?}");
     assert!(bad.error.starts_with("Dockerfile:2: "), "{bad:?}");
+    let large = e2e::registry::Layer::default().file("noise", 0o644, &super::noise(4 << 20));
+    registry.push(&e2e::registry::Layout::new(vec![large], &serde_json::json!({})), "broken:1");
     registry.damage_largest_blob();
-    let damaged = Context::of(&format!("FROM {other}\n")).refused(&node);
+    let broken = format!("FROM {}\n", registry.reference("broken:1"));
+    let damaged = Context::of(&broken).refused(&node);
     assert_eq!(damaged.code, ErrorCode::ImageInvalid, "{damaged:?}");
     registry.stop();
     let gone = Context::of(&format!("FROM {other}\n")).refused(&node);
@@ -186,13 +189,13 @@ async fn a_build_that_finds_no_room_at_any_step_leaves_nothing() {
         assert!(places.contains_key(wanted), "{places:?}");
     }
     node.admin().image_delete("made").await.unwrap();
-    // The first time and the last; what lies between is no other step of the build.
-    let faults = places.iter().flat_map(|(place, count)| {
-        std::collections::BTreeSet::from([1, *count])
-            .into_iter()
-            .map(move |n| format!("{place}@{n}"))
-    });
-    for place in faults {
+    // What a build does besides making a sandbox and destroying it, the last time that it does it.
+    let own = |place: &&String| {
+        let begins = ["copy.", "file.", "image.", "link.", "save.", "store."];
+        begins.iter().any(|begin| place.starts_with(begin))
+    };
+    for place in places.keys().filter(own) {
+        let place = format!("{place}@{}", places[place]);
         node.faults().arm(&format!("{place}=enospc"));
         let output = node.cli(&[&["--json"], &args[..]].concat());
         node.faults().disarm();
