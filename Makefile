@@ -10,7 +10,7 @@ FAULTY := $(BHATTI)-faults
 DATA ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bhatti-demo
 TEST_DATA := $(abspath $(TARGET_DIR))/test-data
 
-.PHONY: build demo test test-tiers lint bench clean-data install bootstrap bootstrap-tests binary faulty
+.PHONY: build demo test test-tiers fuzz lint bench clean-data install bootstrap bootstrap-tests binary faulty
 
 build: bootstrap binary
 
@@ -42,6 +42,11 @@ test-tiers: bootstrap-tests build
 	@scripts/prepare.sh "$(BHATTI)" "$(TEST_DATA)" busybox minimal services node docker browser computer
 	@BHATTI_BIN="$(BHATTI)" BHATTI_TEST_DATA="$(TEST_DATA)" BHATTI_TEST_TIERS=yes \
 	cargo nextest run --release --locked -p e2e -E 'binary(tiers)'
+
+# Each target for so many seconds.
+FUZZ ?= 60
+fuzz: bootstrap
+	@scripts/fuzz.sh all "$(FUZZ)"
 
 lint: bootstrap
 	cargo fmt --all --check

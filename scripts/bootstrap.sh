@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building and running needs, on Debian and Ubuntu, and only what is missing. With the
-# argument "tests" also what only the tests need.
+# argument "tests" also what only the tests need, with "fuzz" what scripts/fuzz.sh does.
 set -euo pipefail
 
 readonly RUST_WANTED=1.90
@@ -59,8 +59,10 @@ tests)
         need chromium chromium
     fi
     ;;
+# The fuzzer itself is C++.
+fuzz) need g++ g++ ;;
 *)
-    echo "usage: bootstrap.sh [tests]" >&2
+    echo "usage: bootstrap.sh [tests|fuzz]" >&2
     exit 2
     ;;
 esac

@@ -32,6 +32,8 @@ pub use client::{
 pub use digest::{Digest, InvalidDigest};
 pub use download::{Downloaded, Downloads, Progress, Remote, State};
 pub use error::{Error, Kind};
+#[cfg(fuzzing)]
+pub use manifest::read_documents;
 pub use manifest::{Layer, Platform};
 pub use reach::{Addresses, Reach, Resolver};
 pub use reference::Reference;

@@ -106,15 +106,10 @@ pub(crate) async fn resolve(
     let top = document.digest.clone();
     let document =
         if document.is_index { choose(session, &document, platform).await? } else { document };
-    let manifest: ImageManifest = parse(session, "its manifest", &document.body)?;
+    let host = &session.host();
+    let manifest: ImageManifest = parse(host, "its manifest", &document.body)?;
     let config = config(session, manifest.config()).await?;
-    let parsed: ImageConfiguration = parse(session, "the image's configuration", &config)?;
-    let (os, architecture) = (parsed.os().to_string(), parsed.architecture().to_string());
-    if !platform.is(&os, &architecture) {
-        let found = vec![format!("{os}/{architecture}")];
-        return Err(Error::WrongArchitecture { wanted: platform.shown(), found });
-    }
-    let layers = layers(session, manifest.layers(), parsed.rootfs().diff_ids(), limits)?;
+    let layers = layers_of(host, &manifest, &config, platform, limits)?;
     Ok(Resolved { digest: document.digest, top, config, layers })
 }
 
@@ -135,13 +130,13 @@ async fn document(
             return Err(bad_digest("the manifest", expected, &digest));
         }
     }
-    let head: Head = parse(session, "its manifest", &body)?;
-    let is_index = kind_of(session, &head, kind.as_deref())?;
+    let is_index = is_index(&session.host(), &body, kind.as_deref())?;
     Ok(Document { digest, body, is_index })
 }
 
 /// Whether it is an index.
-fn kind_of(session: &Session, head: &Head, content_type: Option<&str>) -> Result<bool, Error> {
+fn is_index(host: &str, body: &[u8], content_type: Option<&str>) -> Result<bool, Error> {
+    let head: Head = parse(host, "its manifest", body)?;
     if head.schema_version != 2 {
         let what = format!("a manifest of schema {}", head.schema_version);
         return Err(Error::Unsupported { what });
@@ -158,7 +153,7 @@ fn kind_of(session: &Session, head: &Head, content_type: Option<&str>) -> Result
     };
     // What can be read in two ways is what tricks are made of.
     if head.manifests.is_some() && head.layers.is_some() {
-        return Err(session.malformed("its manifest is an image and an index at once"));
+        return Err(malformed(host, "its manifest is an image and an index at once"));
     }
     Ok(is_index)
 }
@@ -169,13 +164,18 @@ async fn choose(
     index: &Document,
     platform: &Platform,
 ) -> Result<Document, Error> {
-    let index: ImageIndex = parse(session, "its index", &index.body)?;
+    let index: ImageIndex = parse(&session.host(), "its index", &index.body)?;
+    chosen(session, entry_for(&index, platform)?).await
+}
+
+/// What an index has for `platform`.
+fn entry_for<'a>(index: &'a ImageIndex, platform: &Platform) -> Result<&'a Descriptor, Error> {
     let mut found = Vec::new();
     for entry in index.manifests() {
         let Some(of) = entry.platform() else { continue };
         let (os, architecture) = (of.os().to_string(), of.architecture().to_string());
         if platform.is(&os, &architecture) {
-            return chosen(session, entry).await;
+            return Ok(entry);
         }
         let name = shortened(&format!("{os}/{architecture}"));
         // Attestations are listed as images for nobody.
@@ -190,7 +190,7 @@ async fn choose(
 }
 
 async fn chosen(session: &Session, entry: &Descriptor) -> Result<Document, Error> {
-    let digest = digest(session, entry)?;
+    let digest = digest(&session.host(), entry)?;
     let image = document(session, &digest.to_string(), Some(&digest)).await?;
     if image.is_index {
         return Err(Error::Unsupported { what: "an index inside of an index".to_owned() });
@@ -205,7 +205,7 @@ async fn config(session: &Session, entry: &Descriptor) -> Result<Vec<u8>, Error>
         let what = format!("something that is no container image but {:?}", shortened(&kind));
         return Err(Error::Unsupported { what });
     }
-    let expected = digest(session, entry)?;
+    let expected = digest(&session.host(), entry)?;
     let answer = session.fetch(&format!("blobs/{expected}"), Ask::default()).await?;
     let what = "the image's configuration";
     let limit = DOCUMENT_MAX.min(entry.size());
@@ -222,8 +222,25 @@ async fn config(session: &Session, entry: &Descriptor) -> Result<Vec<u8>, Error>
     if found == expected { Ok(body) } else { Err(bad_digest(what, &expected, &found)) }
 }
 
+/// The layers of an image that a configuration says to be for `platform`.
+fn layers_of(
+    host: &str,
+    manifest: &ImageManifest,
+    config: &[u8],
+    platform: &Platform,
+    limits: &Limits,
+) -> Result<Vec<Layer>, Error> {
+    let config: ImageConfiguration = parse(host, "the image's configuration", config)?;
+    let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
+    if !platform.is(&os, &architecture) {
+        let found = vec![format!("{os}/{architecture}")];
+        return Err(Error::WrongArchitecture { wanted: platform.shown(), found });
+    }
+    layers(host, manifest.layers(), config.rootfs().diff_ids(), limits)
+}
+
 fn layers(
-    session: &Session,
+    host: &str,
     entries: &[Descriptor],
     diff_ids: &[String],
     limits: &Limits,
@@ -233,7 +250,7 @@ fn layers(
     if entries.len() != diff_ids.len() {
         let (has, named) = (entries.len(), diff_ids.len());
         let reason = format!("its image has {has} layers, and its configuration names {named}");
-        return Err(session.malformed(&reason));
+        return Err(malformed(host, &reason));
     }
     if entries.len() > limits.layers {
         return too_large("the number of layers", entries.len() as u64, limits.layers as u64);
@@ -249,8 +266,8 @@ fn layers(
             return too_large("a layer", entry.size(), limits.layer_bytes);
         }
         all = all.saturating_add(entry.size());
-        let diff_id = diff_id.parse().map_err(|e| session.malformed(&format!("a layer: {e}")))?;
-        layers.push(Layer { diff_id, digest: digest(session, entry)?, size: entry.size() });
+        let diff_id = diff_id.parse().map_err(|e| malformed(host, &format!("a layer: {e}")))?;
+        layers.push(Layer { diff_id, digest: digest(host, entry)?, size: entry.size() });
     }
     if all > limits.image_bytes {
         return too_large("the image", all, limits.image_bytes);
@@ -268,12 +285,12 @@ fn is_layer(kind: &MediaType) -> bool {
     })
 }
 
-fn digest(session: &Session, entry: &Descriptor) -> Result<Digest, Error> {
+fn digest(host: &str, entry: &Descriptor) -> Result<Digest, Error> {
     entry
         .digest()
         .to_string()
         .parse()
-        .map_err(|e: crate::InvalidDigest| session.malformed(&e.to_string()))
+        .map_err(|e: crate::InvalidDigest| malformed(host, &e.to_string()))
 }
 
 fn check_size(what: &str, entry: &Descriptor, found: usize) -> Result<(), Error> {
@@ -289,16 +306,37 @@ pub(crate) fn bad_digest(what: &str, expected: &Digest, found: &Digest) -> Error
     Error::BadDigest { what: what.to_owned(), reason }
 }
 
-fn parse<'a, T: Deserialize<'a>>(
-    session: &Session,
-    what: &str,
-    body: &'a [u8],
-) -> Result<T, Error> {
+fn parse<'a, T: Deserialize<'a>>(host: &str, what: &str, body: &'a [u8]) -> Result<T, Error> {
     serde_json::from_slice(body)
-        .map_err(|error| session.malformed(&shortened(&format!("{what} cannot be read: {error}"))))
+        .map_err(|error| malformed(host, &shortened(&format!("{what} cannot be read: {error}"))))
 }
 
 /// What strangers wrote, as much of it as is shown.
 fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+fn malformed(host: &str, reason: &str) -> Error {
+    Error::Malformed { host: host.to_owned(), reason: reason.to_owned() }
+}
+
+/// What a manifest, or an index of just one step, and a configuration come to, without a registry.
+///
+/// # Errors
+/// As for a registry that says so.
+#[cfg(fuzzing)]
+pub fn read_documents(
+    manifest: &[u8],
+    config: &[u8],
+    limits: &Limits,
+) -> Result<Vec<Layer>, Error> {
+    let (host, platform) = ("fuzz", Platform::default());
+    if is_index(host, manifest, None)? {
+        let index: ImageIndex = parse(host, "its index", manifest)?;
+        digest(host, entry_for(&index, &platform)?)?;
+        return Ok(Vec::new());
+    }
+    let manifest: ImageManifest = parse(host, "its manifest", manifest)?;
+    digest(host, manifest.config())?;
+    layers_of(host, &manifest, config, &platform, limits)
 }

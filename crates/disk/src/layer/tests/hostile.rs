@@ -22,6 +22,16 @@ use crate::{
     layer::{self, LayerError, LayerId, Limits},
 };
 
+/// Keeps what a test tries, if somebody wants it to begin with: see `scripts/fuzz.sh`.
+pub(crate) fn tried(target: &str, bytes: &[u8]) {
+    let Ok(directory) = std::env::var("BHATTI_FUZZ_TRIED") else { return };
+    let directory = Path::new(&directory).join(target);
+    fs::create_dir_all(&directory).unwrap();
+    if bytes.len() <= 1 << 16 {
+        fs::write(directory.join(base::hash::bytes(bytes)), bytes).unwrap();
+    }
+}
+
 /// A store in a directory with other things around it.
 pub(super) struct House {
     directory: tempfile::TempDir,
@@ -52,6 +62,7 @@ impl House {
     }
 
     pub(super) fn add(&self, archive: &[u8]) -> Result<LayerId, LayerError> {
+        tried("layer", archive);
         let added = layer::add(&self.data(), &mut &*archive, None, &SMALL);
         self.check(added.is_ok());
         added

@@ -7,4 +7,5 @@ mod store;
 mod tarball;
 mod whole;
 
+pub(crate) use self::hostile::tried;
 pub(crate) use tarball::Tarball;
