@@ -145,7 +145,7 @@ impl Sandbox {
     pub(crate) async fn starved(&self) {
         let mut published = self.shared.published.clone();
         if published.wait_for(|now| now.starved).await.is_err() {
-            std::future::pending().await;
+            std::future::pending::<()>().await;
         }
     }
 
