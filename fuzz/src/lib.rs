@@ -44,7 +44,9 @@ impl House {
             let parts: Vec<&str> = path.split('/').collect();
             let known = match parts[..] {
                 ["canary"] => *is_file,
-                ["data"] | ["data", "images"] | ["data", "images", "layers" | "content"] => !is_file,
+                ["data"] | ["data", "images"] | ["data", "images", "layers" | "content"] => {
+                    !is_file
+                }
                 ["data", "images", "layers" | "content", digest] => !is_file && is_digest(digest),
                 ["data", "images", "layers", _, "manifest.json" | "index" | "small" | "data"]
                 | ["data", "images", "content", _, "manifest.json" | "root.erofs"] => *is_file,

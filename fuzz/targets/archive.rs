@@ -11,8 +11,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let house = House::new();
-    let imported =
-        archive::import(&house.data(), &mut Cursor::new(bytes), None, &LIMITS, &|_| ());
+    let imported = archive::import(&house.data(), &mut Cursor::new(bytes), None, &LIMITS, &|_| ());
     house.check();
     let Ok(imported) = imported else { return };
     let made = image::assemble(&house.data(), &imported.layers, imported.config, String::new());

@@ -110,7 +110,7 @@ impl FromStr for Reference {
             }
             None => None,
         };
-        Ok(Self {
+        let reference = Self {
             registry: match address {
                 Some((address, _)) => address.to_string(),
                 None => parsed.registry().to_owned(),
@@ -118,7 +118,12 @@ impl FromStr for Reference {
             repository: parsed.repository().to_owned(),
             tag: parsed.tag().map(str::to_owned),
             digest,
-        })
+        };
+        // It is written out where it is kept, and read again.
+        if reference.to_string().len() > LENGTH_MAX {
+            return Err(refused("it is too long"));
+        }
+        Ok(reference)
     }
 }
 
@@ -290,6 +295,21 @@ mod tests {
             let error = text.parse::<Reference>().unwrap_err();
             assert_eq!(error.kind(), crate::Kind::Reference, "{text:?}");
             assert!(error.to_string().len() < 400, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_once_it_is_completed_is_refused() {
+        for length in LENGTH_MAX - 20..=LENGTH_MAX {
+            let text = format!("{}.x/a", "h".repeat(length - ".x/a".len()));
+            let fits = length + ":latest".len() <= LENGTH_MAX;
+            match text.parse::<Reference>() {
+                Ok(reference) => {
+                    assert!(fits, "{length}");
+                    assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference);
+                }
+                Err(error) => assert!(!fits, "{length}: {error}"),
+            }
         }
     }
 

@@ -159,7 +159,7 @@ impl Store {
         wanted: Option<&str>,
     ) -> Result<Imported, ArchiveError> {
         let limits = Limits { bytes: 1 << 20, ..Limits::default() };
-        crate::layer::tests::tried("archive", archive);
+        layer::tests::tried("archive", archive);
         import(self.0.path(), &mut Cursor::new(archive), wanted, &limits, &|_| ())
     }
 }
