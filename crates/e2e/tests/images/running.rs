@@ -1,8 +1,8 @@
 //! What is in an image is in its sandboxes.
 
-use api::{CreateSandbox, Kill};
+use api::{CreateSandbox, ErrorCode, ExecRequest, Kill};
 use e2e::{
-    Guest, Node, Terminal, create_request,
+    Guest, Node, Terminal, create_request, refused,
     registry::{Layer, Layout, Registry, busybox},
     root, sh,
 };
@@ -97,7 +97,7 @@ async fn a_pulled_image_is_in_its_sandboxes_what_it_was_made_to_be_and_stays_whe
     let mut quiet = Guest::create_by(node.admin(), quiet).await;
     assert!(quiet.client.sessions(&quiet.id).await.unwrap().is_empty());
     let variables = [("GREETING".to_owned(), "hi".to_owned())].into();
-    let told = api::ExecRequest { env: variables, ..sh("echo $GREETING") };
+    let told = ExecRequest { env: variables, ..sh("echo $GREETING") };
     assert_eq!(quiet.exec(&told).await.unwrap().stdout, "hi\n");
 
     let details = node.admin().image("web-1").await.unwrap();
@@ -135,6 +135,35 @@ async fn an_archive_of_it_is_as_good(node: &Node) {
     let started = root("cat /proc/[0-9]*/cmdline | grep -c /opt/entry");
     assert_eq!(guest.exec(&started).await.unwrap().exit_code, 0);
     guest.client.destroy(&guest.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_image_of_a_single_program_is_enough_for_a_sandbox() {
+    let node = node();
+    // Of the client that is attached when its program ends.
+    node.expect_warning("code=agent_unreachable");
+    let only = Layer::default().file("busybox", 0o755, &busybox(node.data()));
+    let config = json!({ "Entrypoint": ["/busybox", "sh", "-c", "echo begun; exec /busybox cat"] });
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("only.tar");
+    Layout::new(vec![only], &config).archive(&path, "only");
+    let imported = node.cli(&["image", "import", "--tar", path.to_str().unwrap()]);
+    assert!(imported.status.success(), "{imported:?}");
+
+    let request = CreateSandbox { image: Some("only".to_owned()), ..create_request("a") };
+    let mut guest = Guest::create_by(node.admin(), request).await;
+    let words = |words: &[&str]| ExecRequest {
+        cmd: words.iter().map(|word| (*word).to_owned()).collect(),
+        ..ExecRequest::default()
+    };
+    let told = guest.exec(&words(&["/busybox", "ls", "/busybox"])).await.unwrap();
+    assert_eq!((told.exit_code, told.stdout.as_str()), (0, "/busybox\n"), "{told:?}");
+    Terminal::open(&guest, "session=init").await.until("begun").await;
+    guest.stop().await;
+    let woken = guest.exec(&words(&["/busybox", "pidof", "busybox"])).await.unwrap();
+    assert_eq!(woken.exit_code, 0, "its program is still there: {woken:?}");
+    let absent = refused(guest.exec(&words(&["sh"])).await);
+    assert_eq!(absent.code, ErrorCode::CommandNotFound);
 }
 
 /// Stands where systemd does in an image, and is over at once.

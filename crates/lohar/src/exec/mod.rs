@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::frame::{Frame, FrameKind};
-use proto::message::{Exec, Exited, Response, WireError};
+use proto::message::{ErrorCode, Exec, Exited, Response, WireError};
 use proto::mux::{MuxError, RecvHalf, SendHalf};
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, waitpid};
@@ -271,7 +271,8 @@ async fn write_all(pipe: &AsyncFd<OwnedFd>, bytes: &[u8]) -> bool {
 }
 
 /// Nanoseconds that starting and reaping one small command takes, once the services run: whoever
-/// asks wants to keep the guest as it is then.
+/// asks wants to keep the guest as it is then. Zero if the image has no such command: one that was made of
+/// a single program need not.
 ///
 /// # Errors
 /// It cannot be started.
@@ -283,7 +284,14 @@ pub(crate) async fn time_spawn(agent: &Arc<Agent>) -> Result<u64, WireError> {
     // Looks at the disk here, when nobody waits, and not at the first command.
     agent.jobs.count_on();
     let begin = std::time::Instant::now();
-    let pid = command.start_silent(agent)?;
+    let pid = match command.start_silent(agent) {
+        Ok(pid) => pid,
+        Err(error) if error.code == ErrorCode::CommandNotFound => {
+            services::hold(agent);
+            return Ok(0);
+        }
+        Err(error) => return Err(error),
+    };
     // The reaper cannot come in between: it runs in this thread.
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
     let took = begin.elapsed();

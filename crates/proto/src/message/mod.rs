@@ -315,7 +315,7 @@ pub enum Response {
     Activity(Activity),
     /// Answers [`Request::TimeSpawn`].
     SpawnTimed {
-        /// Nanoseconds from before the fork to after the reaping.
+        /// Nanoseconds from before the fork to after the reaping; 0 if there is no `/bin/true`.
         nanos: u64,
     },
     /// The operation failed; last frame of its stream.

@@ -79,7 +79,7 @@ mod tests {
             table(&[good, bad]).render(),
             "ID                 STATUS            SIZE      KEPT IN   ENCRYPTED   CREATED\n\
              bak_001122334455   ready             23.4 MB   disk      yes         2026-01-02T03:04:05Z\n\
-             bak_001122334455   failed: no room   0 B       disk      -           2026-01-02T03:04:05Z\n"
+             bak_001122334455   failed: no room   0 bytes   disk      -           2026-01-02T03:04:05Z\n"
         );
     }
 }
