@@ -35,12 +35,11 @@ fn run(command: Command) -> Vec<u8> {
 
 impl Registry {
     async fn start(user: Option<&str>) -> Self {
-        Self::at("127.0.0.1", user).await
+        Self::at("127.0.0.1", user, TempDir::new().unwrap()).await
     }
 
-    /// One at an address of this host.
-    async fn at(address: &str, user: Option<&str>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    /// One at an address of this host, with what is in the directory.
+    async fn at(address: &str, user: Option<&str>, dir: TempDir) -> Self {
         let mut config = json!({
             "version": "0.1",
             "log": {"level": "info"},
@@ -81,6 +80,11 @@ impl Registry {
         });
         let port = timeout(Duration::from_secs(20), port).await.unwrap().unwrap();
         Self { port, dir, _process: process }
+    }
+
+    /// Ends it, and leaves what is in it.
+    fn end(self) -> TempDir {
+        self.dir
     }
 
     /// Copies an image of a layout to this registry under a name.
@@ -125,7 +129,7 @@ impl Registry {
 /// A layout with the image `one` of three layers, one of which is large and two are compressed
 /// alike; for this machine and the two that registries have most.
 fn layout() -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = TempDir::new().unwrap();
     let layout = dir.path().join("layout");
     let image = format!("{}:one", layout.display());
     let umoci = |args: &[&str]| run(Command::new("umoci").args(args));
@@ -144,7 +148,7 @@ fn layout() -> TempDir {
 
 /// All layers, checked.
 async fn download(remote: &Remote) -> usize {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempDir::new().unwrap();
     let mut downloads = remote.download(directory.path(), |_| false, |_| ());
     let mut count = 0;
     while let Some(layer) = downloads.next().await {
@@ -255,8 +259,10 @@ async fn a_registry_is_reached_by_an_address_of_ipv6() {
         println!("NOT TESTED: this machine has no IPv6");
         return;
     }
-    let (images, registry) = (layout(), Registry::at("[::1]", None).await);
-    registry.push(&images.path().join("layout"), "one", "x:1", &[]);
+    // What fills it knows no such addresses.
+    let (images, first) = (layout(), Registry::start(None).await);
+    first.push(&images.path().join("layout"), "one", "x:1", &[]);
+    let registry = Registry::at("[::1]", None, first.end()).await;
     let at = async |host| registry.resolve_at(host, "x:1", None, Platform::default()).await;
     let remote = at("[::1]").await.unwrap();
     assert_eq!(download(&remote).await, 3);

@@ -147,7 +147,8 @@ async fn an_image_of_a_single_program_is_enough_for_a_sandbox() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("only.tar");
     Layout::new(vec![only], &config).archive(&path, "only");
-    let imported = node.cli(&["image", "import", "--tar", path.to_str().unwrap()]);
+    let imported =
+        node.cli(&["image", "import", "--tar", path.to_str().unwrap(), "--name", "only"]);
     assert!(imported.status.success(), "{imported:?}");
 
     let request = CreateSandbox { image: Some("only".to_owned()), ..create_request("a") };
