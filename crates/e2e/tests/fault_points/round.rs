@@ -1,6 +1,9 @@
 //! One operation, and all that can go wrong in it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use api::{
     CreateVolume, EditSandbox, ErrorCode, Sandbox, StartedFrom, Status, VolumeMount,
@@ -14,8 +17,6 @@ use crate::operation::{
 
 /// An operation that is not over by then never will be.
 pub(crate) const HANGS: Duration = Duration::from_secs(60);
-/// Of a place that is passed more often than this, only so many passings and the last are tried.
-const PASSINGS: usize = 3;
 /// The size of the volume.
 const VOLUME_MB: u64 = 16;
 /// Places of single files. That a monitor dies just there is no more to the daemon than its death
@@ -90,13 +91,13 @@ impl Rounds {
         matches!(self.operation, Operation::Pause | Operation::Resume)
     }
 
-    /// Lets each of `actions` happen at every place that the operation passes.
+    /// Lets each of `actions` happen at every place that the operation passes: the first time and the last.
     pub(crate) async fn all(&mut self, actions: &[Action]) {
         let places = self.places().await;
         assert!(self.notes_only() || !places.is_empty(), "{:?} passes no place", self.operation);
         for (place, passings) in &places {
             for &action in actions.iter().filter(|action| action.fits(place)) {
-                for nth in (1..=*passings).filter(|n| *n <= PASSINGS || n == passings) {
+                for nth in BTreeSet::from([1, *passings]) {
                     self.round(place, nth, action).await;
                 }
             }
