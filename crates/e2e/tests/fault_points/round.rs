@@ -58,6 +58,12 @@ impl Action {
         matches!(self, Self::Vmm | Self::Both)
     }
 
+    /// Of so many passings of a place, the last that is tried. What is there after a dead daemon or a full
+    /// disk depends on how much was done; the others only add to one of these.
+    fn last_of(self, passings: usize) -> usize {
+        if matches!(self, Self::Kill | Self::NoSpace) { passings } else { 1 }
+    }
+
     fn fits(self, place: &str) -> bool {
         !self.ends_monitors() || !FILES.iter().any(|file| place.starts_with(file))
     }
@@ -91,13 +97,14 @@ impl Rounds {
         matches!(self.operation, Operation::Pause | Operation::Resume)
     }
 
-    /// Lets each of `actions` happen at every place that the operation passes: the first time and the last.
+    /// Lets each of `actions` happen at every place that the operation passes: the first time, and of some
+    /// the last.
     pub(crate) async fn all(&mut self, actions: &[Action]) {
         let places = self.places().await;
         assert!(self.notes_only() || !places.is_empty(), "{:?} passes no place", self.operation);
         for (place, passings) in &places {
             for &action in actions.iter().filter(|action| action.fits(place)) {
-                for nth in BTreeSet::from([1, *passings]) {
+                for nth in BTreeSet::from([1, action.last_of(*passings)]) {
                     self.round(place, nth, action).await;
                 }
             }
