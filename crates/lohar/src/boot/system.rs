@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::mount::{MountFlags, mount, mount_bind};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use rustix::system::sethostname;
+use rustix::system::{sethostname, sysinfo};
 
 use super::root::{make_directory, mount_on};
 use super::{BootError, Doing};
@@ -30,8 +30,8 @@ pub(super) fn set_up(modules: Option<&Path>) -> Result<(), BootError> {
     let quieter = quiet | MountFlags::NOEXEC;
     let terminals = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount_on("devpts", "/dev/pts", "devpts", terminals, "gid=5,mode=0620,ptmxmode=0666")?;
-    mount_on("tmpfs", "/dev/shm", "tmpfs", quiet, "mode=1777")?;
-    mount_on("tmpfs", "/run", "tmpfs", quiet, "mode=0755")?;
+    mount_on("tmpfs", "/dev/shm", "tmpfs", quiet, &sized("1777", 2))?;
+    mount_on("tmpfs", "/run", "tmpfs", quiet, &sized("0755", 4))?;
     make_directory("/run/lock")?;
     make_directory("/tmp")?;
     open_to_all("/tmp")?;
@@ -59,6 +59,15 @@ pub(super) fn set_up(modules: Option<&Path>) -> Result<(), BootError> {
     setrlimit(Resource::Nofile, limit).doing(|| "set the limit of open files".to_owned())?;
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     Ok(())
+}
+
+/// The options of a file system in memory that may take one part in `parts` of what is free now. By itself it may
+/// take half of all memory, of which the kernel and this agent have most in a small guest: who filled two of
+/// them left so little that the kernel ended every process and then gave up.
+fn sized(mode: &str, parts: u64) -> String {
+    let now = sysinfo();
+    let free = now.freeram.saturating_mul(now.mem_unit.into());
+    format!("mode={mode},size={}k", (free / parts) >> 10)
 }
 
 /// Everybody may make files here, and remove only his own.

@@ -38,7 +38,7 @@ pub(super) fn attachments(connection: &Connection) -> Result<Vec<Attachment>> {
     let mut statement = connection.prepare_cached(
         "SELECT volume, sandbox, sandboxes.name, attachments.slot, target, read_only
          FROM attachments JOIN sandboxes ON sandboxes.id = sandbox
-         ORDER BY sandboxes.created_at, sandbox, attachments.slot",
+         ORDER BY sandboxes.created_at, sandboxes.rowid, attachments.slot",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
