@@ -1,10 +1,16 @@
-use std::{io::Read as _, process::ExitCode, time::Instant};
+use std::{
+    io::Read as _,
+    pin::pin,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use api::{
     Image, PullEvent, PullImage,
     client::{Client, ClientError},
 };
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     app::{App, DONE},
@@ -15,6 +21,8 @@ use crate::{
 
 /// Longest name and password, bytes.
 const AUTH_MAX: u64 = 64 << 10;
+/// How long somebody who ends this waits for the id of what goes on; daemons tell it at once.
+const ID_TIME: Duration = Duration::from_secs(2);
 
 /// Get an image from a registry
 ///
@@ -47,21 +55,27 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         global: args.global,
     };
     let start = Instant::now();
-    let mut task = None;
     let pulled = app.with_client(async |client| {
         let (tell, steps) = progress::steps();
-        let work = pull(client, &request, &mut task, |step| {
+        let (task, told) = oneshot::channel();
+        let mut work = pin!(pull(client, &request, task, |step| {
             tell.send_replace(step);
-        });
-        unless_interrupted(progress::show(app.printer(), steps, work)).await
+        }));
+        match unless_interrupted(progress::show(app.printer(), steps, &mut work)).await? {
+            Ok(image) => Ok(Ok(image)),
+            Err(interrupted) => Ok(Err((interrupted, id(told, work).await))),
+        }
     })?;
     let image = match pulled {
         Ok(image) => image,
-        Err(interrupted) => {
-            let which = task.unwrap_or_else(|| "its id was not told yet".to_owned());
-            app.printer().note(&format!(
-                "the daemon goes on with it ({which}); the same command shows how far it is"
-            ));
+        Err((interrupted, task)) => {
+            let note = match task {
+                Some(task) => format!(
+                    "the daemon goes on with it ({task}); the same command shows how far it is"
+                ),
+                None => "the daemon has not said whether it goes on with it".to_owned(),
+            };
+            app.printer().note(&note);
             return Ok(interrupted.into());
         }
     };
@@ -72,17 +86,36 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     DONE
 }
 
+/// Under which id the daemon goes on, also if it has yet to say that: it may be asking the
+/// registry before its first word has come here.
+async fn id(
+    mut told: oneshot::Receiver<String>,
+    work: impl Future<Output = Result<Image>>,
+) -> Option<String> {
+    let told = async {
+        tokio::select! {
+            biased;
+            task = &mut told => task.ok(),
+            _ = work => told.try_recv().ok(),
+        }
+    };
+    timeout(ID_TIME, told).await.ok()?
+}
+
 /// Pulls, and says meanwhile under which id and how far it is.
 async fn pull(
     client: &mut Client,
     request: &PullImage,
-    task: &mut Option<String>,
+    task: oneshot::Sender<String>,
     mut progress: impl FnMut(String),
 ) -> Result<Image> {
     let mut events = client.image_pull(request).await?;
+    let mut task = Some(task);
     while let Some(event) = events.next().await? {
         match event {
-            PullEvent::Task { task_id } => *task = Some(task_id),
+            PullEvent::Task { task_id } => {
+                let _ = task.take().map(|task| task.send(task_id));
+            }
             PullEvent::Progress { message, done_bytes, total_bytes } => {
                 progress(step(&message, done_bytes, total_bytes));
             }
@@ -123,6 +156,25 @@ mod tests {
             step("fetching 2 layers, 1 unpacked", 1 << 20, Some(3 << 20)),
             "fetching 2 layers, 1 unpacked, 1.0 MB of 3.0 MB"
         );
+    }
+
+    #[tokio::test]
+    async fn who_interrupts_is_told_the_id_unless_there_is_none() {
+        let (tell, told) = oneshot::channel();
+        let work = async {
+            tokio::task::yield_now().await;
+            tell.send("task_1".to_owned()).unwrap();
+            std::future::pending().await
+        };
+        assert_eq!(id(told, work).await.as_deref(), Some("task_1"));
+
+        let (tell, told) = oneshot::channel::<String>();
+        let work = async {
+            tokio::task::yield_now().await;
+            drop(tell);
+            Err(ClientError::StreamCut.into())
+        };
+        assert_eq!(id(told, work).await, None);
     }
 
     #[test]
