@@ -2,8 +2,8 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
+use base::trust;
 use bytes::Bytes;
-use fs_err as fs;
 use http_body_util::{BodyExt as _, Limited, combinators::UnsyncBoxBody};
 use hyper::{
     Request, Response, StatusCode, Uri,
@@ -12,11 +12,7 @@ use hyper::{
     header::{HOST, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -32,9 +28,6 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 const CONNECT_TIME: Duration = Duration::from_secs(15);
 /// Most bytes of an answer that is not the backup itself.
 const ANSWER_MAX: usize = 4 << 20;
-/// Where distributions keep whom they trust.
-const TRUSTED: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -69,27 +62,8 @@ pub(crate) struct Whole {
 impl Client {
     /// One that trusts whom the machine trusts, and those in the file.
     pub(crate) fn new(ca: Option<&Path>) -> io::Result<Self> {
-        let mut roots = RootCertStore::empty();
-        let mut add = |pem: &[u8]| {
-            let certificates = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
-            roots.add_parsable_certificates(certificates).0
-        };
-        if let Some(pem) = TRUSTED.iter().find_map(|path| fs::read(path).ok()) {
-            add(&pem);
-        }
-        if let Some(path) = ca
-            && add(&fs::read(path)?) == 0
-        {
-            let path = path.display();
-            return Err(io::Error::other(format!("{path} holds no certificate in PEM")));
-        }
-        let provider = Arc::new(ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+        let more = ca.map(trust::certificates).transpose()?.unwrap_or_default();
+        Ok(Self { tls: TlsConnector::from(Arc::new(trust::tls(more)?)) })
     }
 
     /// Sends the request and waits for the head of its answer.

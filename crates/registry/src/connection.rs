@@ -10,10 +10,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName},
-};
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -38,19 +35,7 @@ const IDLE_MAX: usize = 8;
 
 /// Whom to trust: who this host trusts, and `more`.
 pub(crate) fn tls(more: Vec<CertificateDer<'static>>) -> io::Result<TlsConnector> {
-    let mut roots = RootCertStore::empty();
-    // Certificates that cannot be read are those of others; without any, connections say so.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for certificate in more {
-        roots.add(certificate).map_err(io::Error::other)?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+    Ok(TlsConnector::from(Arc::new(base::trust::tls(more)?)))
 }
 
 /// A connection that ends with this value.

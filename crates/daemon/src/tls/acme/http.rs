@@ -2,8 +2,8 @@
 
 use std::{future::Future, io, path::Path, pin::Pin, sync::Arc, time::Duration};
 
+use base::trust;
 use bytes::Bytes;
-use fs_err as fs;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Request, Response,
@@ -12,11 +12,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
@@ -24,9 +20,6 @@ use tokio_rustls::TlsConnector;
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// Most bytes of an answer.
 const ANSWER_MAX: usize = 1 << 20;
-/// Where distributions keep whom they trust.
-const TRUSTED: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// Asks whoever proves to be whom the URL names.
 #[derive(Clone)]
@@ -35,26 +28,8 @@ pub(super) struct Https(TlsConnector);
 impl Https {
     /// One that trusts whom the machine trusts, and those in the file.
     pub(super) fn new(ca: Option<&Path>) -> io::Result<Self> {
-        let mut roots = RootCertStore::empty();
-        let mut add = |pem: &[u8]| {
-            let certificates = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
-            roots.add_parsable_certificates(certificates).0
-        };
-        if let Some(pem) = TRUSTED.iter().find_map(|path| fs::read(path).ok()) {
-            add(&pem);
-        }
-        if let Some(path) = ca
-            && add(&fs::read(path)?) == 0
-        {
-            let path = path.display();
-            return Err(io::Error::other(format!("{path} holds no certificate in PEM")));
-        }
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?;
-        let config = builder.with_root_certificates(roots).with_no_client_auth();
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        let more = ca.map(trust::certificates).transpose()?.unwrap_or_default();
+        Ok(Self(TlsConnector::from(Arc::new(trust::tls(more)?))))
     }
 
     async fn ask(
