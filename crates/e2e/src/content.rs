@@ -3,15 +3,15 @@
 use crate::Guest;
 
 /// Puts a file on the disk that is flushed, and starts a process that counts and writes every number
-/// down, on disk and in a file system in memory.
-const PLANT: &str = "seq 1 LINES > /tmp/kept; sync; \
-    (n=0; while :; do n=$((n+1)); echo $n >> /tmp/disk; echo $n >> /dev/shm/memory; usleep 2000; \
+/// down, on disk and in a file system in memory. What an image brought of an earlier one goes.
+const PLANT: &str = "rm -f /tmp/disk; seq 1 LINES > /tmp/kept; sync; \
+    (n=0; while :; do n=$((n+1)); echo $n >> /tmp/disk; echo $n >> /dev/shm/memory; usleep 20000; \
     done) >/dev/null 2>&1 & :";
 const WHOLE: &str = "sha256sum < /tmp/kept | cut -c 1-64";
 /// Fails if a number is missing or was written twice, or if none comes any more.
 const GAPLESS: &str = "for f in /tmp/disk /dev/shm/memory; do \
     was=$(wc -l < $f); looks=0; while [ $(wc -l < $f) = $was ]; do \
-    looks=$((looks+1)); [ $looks -lt 5000 ] || { echo $f stands still; exit 1; }; usleep 1000; done; \
+    looks=$((looks+1)); [ $looks -lt 5000 ] || { echo $f stands still; exit 1; }; usleep 5000; done; \
     awk 'NR != $1 { print FILENAME, NR, $1; exit 1 }' $f || exit 1; done";
 /// Lines of the file that is kept.
 const LINES: u64 = 20_000;

@@ -9,7 +9,7 @@ use e2e::{Guest, Node, refused, sh};
 
 /// Counts in memory and writes every number down, on disk and in a file system in memory.
 const COUNTER: &str = "(n=0; while :; do n=$((n+1)); echo $n >> /tmp/disk; echo $n >> /dev/shm/memory; \
-                       usleep 2000; done) >/dev/null 2>&1 & echo $! > /tmp/pid";
+                       usleep 20000; done) >/dev/null 2>&1 & echo $! > /tmp/pid";
 /// Fails if a number is missing or was written twice.
 const GAPLESS: &str = "for f in /tmp/disk /dev/shm/memory; do \
                        awk 'NR != $1 { print FILENAME, NR, $1; exit 1 }' $f || exit 1; done; \

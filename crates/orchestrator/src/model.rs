@@ -1,12 +1,23 @@
 //! What the orchestrator is asked for and what it shows.
 
+mod idle;
+mod snapshot;
+mod user;
+mod volume;
+
 use std::collections::BTreeMap;
 
-use base::ids::{Name, SandboxId, SnapshotId, UserId, VolumeId};
+use base::ids::{Name, SandboxId, UserId};
 use net::{fabric::Caps, policy::Egress};
 use proto::message::{Init, RestartPolicy};
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    idle::{IdleLimit, IdlePolicy, Policy, Sleeps, StoppedBy},
+    snapshot::{SnapshotKind, SnapshotTaken, SnapshotView},
+    user::{User, UserEdit, UserLimits, UserNetwork},
+    volume::{AttachmentView, VolumeRequest, VolumeState, VolumeUse, VolumeView},
+};
 use crate::activity::ActivityView;
 
 /// What a sandbox is made of; two creates with an equal specification mean the same sandbox.
@@ -42,24 +53,6 @@ pub struct Spec {
     /// it, and it ends with the daemon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
-}
-
-/// A volume that a sandbox has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeUse {
-    /// Which it is.
-    pub volume: VolumeId,
-    /// What it is called.
-    pub name: Name,
-    /// Where it is mounted in the guest.
-    pub target: String,
-    /// Whether the guest cannot write to it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub read_only: bool,
-    /// When its data was copied, Unix seconds: the sandbox is a copy itself and has them alone. Absent
-    /// if it is attached to the volume.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub copied_at: Option<i64>,
 }
 
 /// How a sandbox is connected.
@@ -127,17 +120,6 @@ pub struct CreateRequest {
     pub network: NetworkSpec,
     /// What volumes it is attached to.
     pub volumes: Vec<VolumeRequest>,
-}
-
-/// Asks for a volume in a new sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeRequest {
-    /// What it is called.
-    pub name: String,
-    /// Where it is to be mounted in the guest.
-    pub target: String,
-    /// Whether the guest is only to read it, as others may at the same time.
-    pub read_only: bool,
 }
 
 /// Whether a sandbox's VM exists, as callers see it.
@@ -228,144 +210,6 @@ pub enum StartFrom {
     Disk,
 }
 
-/// A user of this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    /// Its id.
-    pub id: UserId,
-    /// Its unique name.
-    pub name: Name,
-    /// Whether it may manage users.
-    pub admin: bool,
-    /// What it may have.
-    pub limits: UserLimits,
-    /// What holds for its sandboxes that do not say otherwise.
-    pub idle: IdlePolicy,
-    /// What its sandboxes may reach.
-    pub network: UserNetwork,
-    /// Unix seconds.
-    pub created_at: i64,
-}
-
-/// What an admin says about the traffic of a user's sandboxes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserNetwork {
-    /// What none of them exceeds, whatever it says itself; nothing limits them if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ceiling: Option<Egress>,
-    /// What those may reach that do not say; the internet if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default: Option<Egress>,
-    /// How fast each of them may be at most.
-    #[serde(default)]
-    pub caps: Caps,
-}
-
-/// What a user may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UserLimits {
-    /// Most sandboxes at a time, stopped ones included.
-    pub sandboxes: u32,
-    /// Most vCPUs in one sandbox.
-    pub cpus_per_sandbox: u32,
-    /// Most memory in one sandbox, MiB.
-    pub memory_mib_per_sandbox: u64,
-    /// Most named snapshots at a time.
-    pub snapshots: u32,
-    /// Largest sum of the sizes of its volumes, MiB.
-    pub volume_mib: u64,
-}
-
-/// What changes about a user; absent stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UserEdit {
-    /// As in [`UserLimits::sandboxes`].
-    pub sandboxes: Option<u32>,
-    /// As in [`UserLimits::cpus_per_sandbox`].
-    pub cpus_per_sandbox: Option<u32>,
-    /// As in [`UserLimits::memory_mib_per_sandbox`].
-    pub memory_mib_per_sandbox: Option<u64>,
-    /// As in [`UserLimits::snapshots`].
-    pub snapshots: Option<u32>,
-    /// As in [`UserLimits::volume_mib`].
-    pub volume_mib: Option<u64>,
-    /// A new limit; the inner `None` takes the node's again.
-    pub idle_warm: Option<Option<IdleLimit>>,
-    /// A new limit; the inner `None` takes the node's again.
-    pub idle_cold: Option<Option<IdleLimit>>,
-    /// As in [`UserNetwork::ceiling`].
-    pub ceiling: Option<Option<Egress>>,
-    /// As in [`UserNetwork::default`].
-    pub default_egress: Option<Option<Egress>>,
-    /// As in [`UserNetwork::caps`].
-    pub caps: Option<Caps>,
-}
-
-impl Default for UserLimits {
-    fn default() -> Self {
-        Self {
-            sandboxes: 5,
-            cpus_per_sandbox: 4,
-            memory_mib_per_sandbox: 4096,
-            snapshots: 20,
-            volume_mib: 100 << 10,
-        }
-    }
-}
-
-/// How long a sandbox may be idle before something happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum IdleLimit {
-    /// So many seconds.
-    After(u64),
-    /// Without end.
-    Never,
-}
-
-/// What its owner, or an admin for a user, says about idleness. What is absent is taken from the
-/// next wider one: sandbox, user, node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdlePolicy {
-    /// When idle vCPUs are paused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warm: Option<IdleLimit>,
-    /// When an idle sandbox goes to disk, counted from the same moment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cold: Option<IdleLimit>,
-}
-
-/// When a sandbox is put to sleep, counted from when it became idle; absent is never.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sleeps {
-    /// When its vCPUs are paused.
-    pub warm: Option<std::time::Duration>,
-    /// When it goes to disk.
-    pub cold: Option<std::time::Duration>,
-}
-
-/// What its owner says about one sandbox's sleep.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// Whether it is never put to sleep, whatever the limits say.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub keep_hot: bool,
-    /// When it is put to sleep otherwise.
-    #[serde(flatten)]
-    pub idle: IdlePolicy,
-}
-
-/// Who had a sandbox stopped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StoppedBy {
-    /// Its owner: it stays stopped until its owner starts or uses it.
-    #[default]
-    Owner,
-    /// We, because it was idle: any request wakes it.
-    Idleness,
-}
-
 /// Who wants something of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
@@ -394,97 +238,6 @@ pub struct Edit {
     pub labels_add: BTreeMap<String, String>,
     /// Labels to remove; that one is not there is no error.
     pub labels_remove: Vec<String>,
-}
-
-/// What a snapshot holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SnapshotKind {
-    /// Memory and disk: what is made of it goes on where the snapshot was taken.
-    #[default]
-    Memory,
-    /// The disk: what is made of it boots.
-    Disk,
-}
-
-/// A named snapshot as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotView {
-    /// Its id.
-    pub id: SnapshotId,
-    /// Its name, unique among its owner's snapshots.
-    pub name: Name,
-    /// Its owner.
-    pub owner: UserId,
-    /// What it holds.
-    pub kind: SnapshotKind,
-    /// The name that the sandbox had of which it was taken.
-    pub source: Name,
-    /// What a sandbox made of it is made of.
-    pub spec: Spec,
-    /// What its files take on disk, those included that it shares, bytes.
-    pub bytes: u64,
-    /// What would be free if it were deleted, bytes.
-    pub own_bytes: u64,
-    /// Unix seconds.
-    pub created_at: i64,
-}
-
-/// A volume as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeView {
-    /// Its id.
-    pub id: VolumeId,
-    /// Its name, unique among its owner's volumes.
-    pub name: Name,
-    /// Its owner.
-    pub owner: UserId,
-    /// How large it is for a guest, MiB.
-    pub size_mib: u64,
-    /// Where it is in its life.
-    pub state: VolumeState,
-    /// Which sandboxes have it.
-    pub attachments: Vec<AttachmentView>,
-    /// What its files take on disk, those included that it shares, bytes.
-    pub bytes: u64,
-    /// What would be free if it were deleted, bytes.
-    pub own_bytes: u64,
-    /// Unix seconds.
-    pub created_at: i64,
-}
-
-/// A sandbox that has a volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttachmentView {
-    /// Its id.
-    pub sandbox: SandboxId,
-    /// Its name.
-    pub name: Name,
-    /// Where the volume is mounted in it.
-    pub target: String,
-    /// Whether it only reads.
-    pub read_only: bool,
-}
-
-/// Where a volume is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum VolumeState {
-    /// Being written; found after a restart, what there is of it is removed.
-    Making,
-    /// Whole.
-    Ready,
-    /// Being removed; found after a restart, the removal is finished.
-    Removing,
-}
-
-/// The outcome of taking a snapshot.
-#[derive(Debug)]
-pub struct SnapshotTaken {
-    /// The snapshot.
-    pub snapshot: SnapshotView,
-    /// How long the sandbox stood still; absent if it did not run.
-    pub stall: Option<std::time::Duration>,
 }
 
 /// Asks for copies of a living sandbox.

@@ -6,80 +6,44 @@
 //! That is what root can do. Where the daemon is not root each monitor makes a network for its sandbox;
 //! see [`user`].
 
+mod log;
 mod mode;
 mod open;
 mod service;
+mod settings;
 mod spare;
+mod taking_up;
 mod user;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{Arc, OnceLock, Weak},
-    time::Duration,
+    sync::{Arc, OnceLock},
 };
 
 use base::ids::UserId;
-use ipnet::Ipv4Net;
 use net::{
-    Upstreams,
-    address::{Place, Pool, USER_PREFIX},
-    egress::{Attempt, Forbidden},
-    fabric::{Finding, Known, NetError, Networks, Policy, Tap, Uplink, usable, used_by_host},
-    policy::{Egress, Mode},
+    address::{Place, USER_PREFIX},
+    fabric::{Finding, Known, NetError, Networks, Policy, Tap},
 };
 use proto::message::Interface;
 use tokio::sync::{Mutex, OnceCell};
-use vmm::{Nic, VmHandle};
+use vmm::Nic;
 
 use self::open::{Open, Standing};
 pub use self::{
+    log::EgressLog,
     mode::{Connection, NetworkMode},
+    settings::NetworkSettings,
     user::UserEgress,
 };
 use crate::{
     Error, Kind, Result,
     model::{NetworkSpec, User},
-    node::{Node, blocking},
+    node::blocking,
     record::{Record, State},
-    store::{Networks as Numbers, Store},
+    store::Store,
 };
-
-/// How the networks are that the daemon makes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NetworkSettings {
-    /// The range that users' networks are taken from.
-    pub pool: Pool,
-    /// Whether there is a way out.
-    pub uplink: Uplink,
-    /// What no sandbox may reach besides the private ranges.
-    pub forbidden: Vec<Ipv4Net>,
-    /// Who is asked for the addresses of names outside; whom the host asks if there are none.
-    pub dns: Vec<SocketAddr>,
-}
-
-impl NetworkSettings {
-    /// Where there is no way out, names would be one.
-    fn upstreams(&self) -> Upstreams {
-        match self.uplink {
-            Uplink::Host if self.dns.is_empty() => Upstreams::ResolvConf(RESOLV_CONF.into()),
-            Uplink::Host => Upstreams::Fixed(self.dns.clone()),
-            Uplink::None => Upstreams::Fixed(Vec::new()),
-        }
-    }
-}
-
-/// Whom the host asks for the addresses of names.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// When networks that could not be taken up are tried again.
-const RETRIES: [Duration; 4] = [
-    Duration::from_secs(1),
-    Duration::from_secs(10),
-    Duration::from_secs(60),
-    Duration::from_secs(600),
-];
 
 /// Most connections through the proxy that wait for a sandbox that is on disk. Each costs the daemon
 /// two descriptors.
@@ -102,17 +66,6 @@ pub(crate) struct Networking {
     /// Held from reading who is there until it is known, so that nobody leaves in between.
     opening: Mutex<()>,
     open: OnceCell<Open>,
-}
-
-/// What a sandbox tried to reach.
-#[derive(Debug)]
-pub struct EgressLog {
-    /// What it tried, the latest last.
-    pub attempts: Vec<Attempt>,
-    /// A policy that would let all of it through that its user's policy does.
-    pub suggested: Egress,
-    /// What of it the user's policy does not let through; only an admin may change that.
-    pub beyond: Option<Egress>,
 }
 
 impl Networking {
@@ -150,54 +103,6 @@ impl Networking {
         match self.mode {
             NetworkMode::User(_) => Err(user::unchangeable()),
             _ => Ok(()),
-        }
-    }
-
-    /// Goes on with what an earlier daemon left, before any VM is taken up. That it cannot be is
-    /// said and tried again: VMs run on by the rules that they have.
-    pub(crate) async fn take_up(&self, records: &[Record]) {
-        let handles = records.iter().filter_map(|record| match record.state {
-            State::Running { pid, start_time, .. } => Some(VmHandle { pid, start_time }),
-            _ => None,
-        });
-        let handles: Vec<VmHandle> = handles.collect();
-        let found = blocking(move || Ok(handles.iter().find_map(vmm::namespace_of))).await;
-        let found = found.ok().flatten();
-        let is_found = found.is_some();
-        if let Some(namespace) = found {
-            let _ = self.found.set(namespace);
-        }
-        let outcome = match &self.settings {
-            Some(settings) if is_found => self.open(settings, Some(records)).await.map(drop),
-            // Nothing of ours was ever made in the host.
-            _ if !self.root => Ok(()),
-            // What is in the host belongs to nobody, or to VMs that are to have no way out.
-            _ => Networks::clear_host(&self.tag).await.map_err(unavailable),
-        };
-        if let Err(error) = outcome {
-            tracing::error!(error = base::chain(&error), "networks could not be taken up");
-        }
-    }
-
-    /// Goes on trying to take up what an earlier daemon left.
-    pub(crate) async fn keep_trying(node: Weak<Node>) {
-        for wait in RETRIES {
-            let wanted = |node: Arc<Node>| {
-                let this = &node.networking;
-                this.settings.is_some() && this.found.get().is_some() && !this.open.initialized()
-            };
-            if !node.upgrade().is_some_and(wanted) {
-                return;
-            }
-            #[expect(clippy::disallowed_methods, reason = "what failed has no event for its end")]
-            tokio::time::sleep(wait).await;
-            let Some(node) = node.upgrade() else { return };
-            let this = &node.networking;
-            if let Some(settings) = &this.settings
-                && let Err(error) = this.open(settings, None).await
-            {
-                tracing::error!(error = base::chain(&error), "networks could not be taken up");
-            }
         }
     }
 
@@ -309,32 +214,6 @@ impl Networking {
         let message = "networks are off, and sandboxes that ran before still have theirs";
         Err(Error::new(Kind::NetworkUnavailable, message)
             .hint("stop and start those that should have none"))
-    }
-
-    /// What a sandbox tried to reach since the daemon started.
-    pub(crate) fn log(&self, record: &Record) -> EgressLog {
-        let list = Egress { mode: Mode::Allowlist, ..Egress::default() };
-        let (attempts, all) = match (self.open.get(), self.place(record)) {
-            (Some(open), Some(place)) => {
-                (open.service.attempts(place), open.service.suggest(place))
-            }
-            _ => (Vec::new(), list.clone()),
-        };
-        let ceiling = self.store.user_by_id(&record.owner).and_then(|user| user.network.ceiling);
-        let Some(ceiling) = ceiling else {
-            return EgressLog { attempts, suggested: all, beyond: None };
-        };
-        let forbidden = self.forbidden();
-        let (suggested, beyond) = ceiling.part(all, |range| forbidden.touches(range));
-        EgressLog { attempts, suggested, beyond: (beyond != list).then_some(beyond) }
-    }
-
-    /// What nobody may reach unless an admin opens it.
-    pub(crate) fn forbidden(&self) -> Forbidden {
-        match &self.settings {
-            Some(settings) => Forbidden::new(settings.pool, &settings.forbidden),
-            None => Forbidden::new(Pool::default(), &[]),
-        }
     }
 
     /// What is not as it should be; nothing if there are no networks yet.
@@ -450,29 +329,6 @@ fn known(store: &Store, standing: &HashMap<Place, Standing>) -> Known {
         }
     }
     known
-}
-
-impl Numbers {
-    /// Those of a node whose sandboxes are connected like this.
-    pub(crate) fn of(connection: Option<&Connection>) -> Self {
-        let settings = connection.and_then(Connection::networks);
-        let pool = settings.map(|settings| settings.pool).unwrap_or_default();
-        Self { pool, connected: settings.is_some() }
-    }
-
-    /// Which cannot be used, because something else on the host has their addresses by now.
-    ///
-    /// # Errors
-    /// [`Kind::NetworkUnavailable`] if the kernel does not say.
-    pub(crate) async fn taken(&self) -> Result<Vec<u16>> {
-        if !self.connected {
-            return Ok(Vec::new());
-        }
-        let used = used_by_host().await.map_err(unavailable)?;
-        let usable = usable(self.pool, &used);
-        let all = 0..=u16::try_from(self.pool.users() - 1).unwrap_or(u16::MAX);
-        Ok(all.filter(|index| !usable(*index)).collect())
-    }
 }
 
 fn outside(record: &Record) -> Error {

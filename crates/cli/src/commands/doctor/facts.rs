@@ -140,7 +140,8 @@ pub(super) struct Facts {
 /// Looks at everything. Boots a VM only if `probe`, reads whole files only if `verify`.
 pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
     let data = std::path::absolute(app.global().data_dir()).context("find the data directory")?;
-    let (networks, network_mode, certificates) = networks(app, data.join("api.sock"));
+    let socket = socket(app, &data);
+    let (networks, network_mode, certificates) = networks(app, socket.clone());
     let qemu = Qemu::find(Accelerator::Tcg);
     let rootless = Rootless {
         namespaces: UserWalls::possible().map_err(|error| base::chain(&error)),
@@ -181,7 +182,7 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         taps: Tap::loose().map(drop).map_err(|error| error.to_string()),
         networks,
         certificates,
-        backups: backups(app, data.join("api.sock")),
+        backups: backups(app, socket.clone()),
         network_mode,
         rootless,
         forwards_for_anybody: forwarding::for_anybody(),
@@ -189,10 +190,18 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
         memory: host::memory(),
         merges_pages: host::merges_pages(),
         open_files: host::open_files(),
-        daemon: daemon(app, data.join("api.sock")),
+        daemon: daemon(app, socket),
         data_dir: host::data_dir(data),
         version: env!("CARGO_PKG_VERSION"),
     })
+}
+
+/// Where the daemon of this machine listens: where commands go, unless they go elsewhere.
+fn socket(app: &App, data: &std::path::Path) -> PathBuf {
+    match app.target() {
+        Ok(Target { endpoint: Endpoint::Unix(socket), .. }) => socket,
+        _ => data.join("api.sock"),
+    }
 }
 
 /// Where the daemon keeps the verdict too.

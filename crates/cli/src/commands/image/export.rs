@@ -1,6 +1,6 @@
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -13,7 +13,7 @@ use crate::{
     app::{App, DONE},
     commands::{cp::meter::Meter, interrupt::unless_interrupted},
     failure::hinted,
-    human,
+    human, progress,
 };
 
 /// Write an image as an archive of an OCI layout, which other programs can read
@@ -46,10 +46,12 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
     let exported = app.with_client(async |client| {
         let work = async {
             if to_stdout {
-                return export(client, &args.image, &meter, |piece| app.printer().bytes(piece))
-                    .await;
+                return export(client, app, &args.image, &meter, |piece| {
+                    app.printer().bytes(piece)
+                })
+                .await;
             }
-            into_file(client, &args.image, &args.output, &meter).await
+            into_file(client, app, args, &meter).await
         };
         unless_interrupted(work).await
     })?;
@@ -67,11 +69,15 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
 
 async fn export(
     client: &mut Client,
+    app: &App,
     image: &str,
     meter: &Meter,
     mut write: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut content = client.image_export(image).await?;
+    let (tell, steps) = progress::steps();
+    tell.send_replace("packing what is in no layer yet, which is done once".to_owned());
+    let answer = client.image_export(image);
+    let mut content = progress::show(app.printer(), steps, answer).await?;
     while let Some(piece) = content.chunk().await? {
         meter.add(piece.len());
         write(&piece)?;
@@ -80,10 +86,11 @@ async fn export(
 }
 
 /// Writes a file that is there only once it is whole.
-async fn into_file(client: &mut Client, image: &str, path: &Path, meter: &Meter) -> Result<()> {
+async fn into_file(client: &mut Client, app: &App, args: &Args, meter: &Meter) -> Result<()> {
+    let path = &args.output;
     let unfinished = Unfinished(files::temporary_sibling(path));
     let mut file = fs::File::create(&unfinished.0)?;
-    export(client, image, meter, |piece| Ok(file.write_all(piece)?)).await?;
+    export(client, app, &args.image, meter, |piece| Ok(file.write_all(piece)?)).await?;
     file.sync_all()?;
     fs::rename(&unfinished.0, path).context("put the archive in its place")
 }
