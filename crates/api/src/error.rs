@@ -179,6 +179,8 @@ text_enum! {
         VolumeSizeInvalid = "volume_size_invalid",
         /// The user's volumes would be larger than allowed.
         QuotaVolumes = "quota_volumes",
+        /// The user has as many backups as allowed.
+        QuotaBackups = "quota_backups",
         /// The caller has no such backup.
         BackupNotFound = "backup_not_found",
         /// No place for backups is configured, or none of that name.
@@ -275,6 +277,7 @@ impl ErrorCode {
             Self::QuotaSandboxes
             | Self::QuotaSnapshots
             | Self::QuotaVolumes
+            | Self::QuotaBackups
             | Self::QuotaPublished
             | Self::QuotaShares
             | Self::TooManyViewers
@@ -383,7 +386,7 @@ mod tests {
          network_unsupported 400, storage_unclear 409, image_exists 409, image_unavailable 502, registry_denied 403, \
          registry_forbidden 403, image_invalid 400, task_not_found 404, cancelled 409, \
          volume_not_found 404, volume_exists 409, \
-         volume_in_use 409, volume_unclean 409, volume_size_invalid 400, quota_volumes 429, \
+         volume_in_use 409, volume_unclean 409, volume_size_invalid 400, quota_volumes 429, quota_backups 429, \
          backup_not_found 404, backup_unconfigured 400, backup_storage_failed 502, \
          backup_corrupt 409, backup_locked 400, schedule_invalid 400, \
          build_invalid 400, build_failed 400";

@@ -26,6 +26,9 @@ pub struct User {
     /// Largest sum of the sizes of all volumes, in MB.
     #[serde(default)]
     pub max_volume_mb: u64,
+    /// Most backups of volumes at a time.
+    #[serde(default)]
+    pub max_backups: u32,
     /// Seconds of idleness after which the vCPUs of the user's sandboxes are paused that do not say
     /// otherwise; absent if the daemon's setting holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,6 +76,9 @@ pub struct CreateUser {
     /// As in [`User::max_volume_mb`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_volume_mb: Option<u64>,
+    /// As in [`User::max_backups`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_backups: Option<u32>,
     /// As in [`User::idle_warm_sec`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_warm_sec: Option<IdleSetting>,
@@ -109,6 +115,9 @@ pub struct EditUser {
     /// As in [`User::max_volume_mb`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_volume_mb: Option<u64>,
+    /// As in [`User::max_backups`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_backups: Option<u32>,
     /// As in [`User::idle_warm_sec`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_warm_sec: Option<IdleSetting>,

@@ -121,7 +121,7 @@ pub(crate) fn code(kind: Kind) -> ErrorCode {
             ImageInvalid TaskNotFound Cancelled ImageNotFound BuildInvalid BuildFailed FileNotFound
             FileExists DirectoryNotEmpty JobNotFound SessionNotFound SessionAttached PortClosed
             StorageUnclear VolumeNotFound VolumeExists VolumeInUse VolumeUnclean VolumeSizeInvalid
-            QuotaVolumes BackupNotFound BackupUnconfigured BackupStorageFailed BackupCorrupt BackupLocked
+            QuotaVolumes QuotaBackups BackupNotFound BackupUnconfigured BackupStorageFailed BackupCorrupt BackupLocked
             ScheduleInvalid SnapshotNotFound SnapshotExists QuotaSnapshots SnapshotIncompatible NameTaken
             AliasTaken HostPortTaken ShareNotFound QuotaShares UserExists UserInUse InvalidRequest
             InvalidName CommandMissing CommandNotFound CommandNotExecutable IsDirectory NotDirectory
@@ -174,6 +174,7 @@ mod tests {
             (Kind::VolumeUnclean, "volume_unclean", 409),
             (Kind::VolumeSizeInvalid, "volume_size_invalid", 400),
             (Kind::QuotaVolumes, "quota_volumes", 429),
+            (Kind::QuotaBackups, "quota_backups", 429),
             (Kind::SnapshotNotFound, "snapshot_not_found", 404),
             (Kind::SnapshotExists, "snapshot_exists", 409),
             (Kind::QuotaSnapshots, "quota_snapshots", 429),

@@ -265,6 +265,7 @@ pub(crate) fn user(user: model::User, sandboxes: u32) -> User {
         max_memory_mb_per_sandbox: user.limits.memory_mib_per_sandbox,
         max_snapshots: user.limits.snapshots,
         max_volume_mb: user.limits.volume_mib,
+        max_backups: user.limits.backups,
         idle_warm_sec: user.idle.warm.map(limit),
         idle_cold_sec: user.idle.cold.map(limit),
         egress: user.network.ceiling.as_ref().map(traffic::shown_egress),

@@ -5,8 +5,8 @@
 use std::{os::unix::fs::FileExt as _, path::PathBuf};
 
 use api::{
-    BackUpVolume, BackupStatus, CreateSandbox, CreateVolume, ErrorCode, RestoreVolume, SetSchedule,
-    Volume, VolumeBackup, VolumeMount, client::ClientError,
+    BackUpVolume, BackupStatus, CreateSandbox, CreateUser, CreateVolume, EditUser, ErrorCode,
+    RestoreVolume, SetSchedule, Volume, VolumeBackup, VolumeMount, client::ClientError,
 };
 use backup::testing::{Moto, keys};
 use e2e::{Guest, Node, Options, create_request, refused, until};
@@ -325,4 +325,32 @@ async fn whenever_the_daemon_dies_a_backup_is_whole_or_failed_and_the_volume_is_
         volumes.flat_map(|volume| fs_err::read_dir(volume).unwrap()).count()
     };
     assert_eq!(files(&kept), 2, "what was kept, and nothing else");
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_backups_and_no_more() {
+    let (node, kept, _place) = node("", false);
+    node.expect_warning("a backup failed");
+    let bob = CreateUser { name: "bob".into(), max_backups: Some(1), ..CreateUser::default() };
+    let bob = node.user(bob).await;
+    let mut client = node.client(&bob);
+    let request = CreateVolume { name: "data".into(), size_mb: 16 };
+    client.create_volume(&request).await.unwrap();
+    // One that failed is none.
+    let away = kept.with_extension("away");
+    fs_err::rename(&kept, &away).unwrap();
+    let request = BackUpVolume::default();
+    let failed = refused(client.back_up_volume("data", &request, drop).await);
+    assert_eq!(failed.code, ErrorCode::BackupStorageFailed, "{failed:?}");
+    fs_err::rename(&away, &kept).unwrap();
+
+    let first = client.back_up_volume("data", &request, drop).await.unwrap();
+    let one_more = refused(client.back_up_volume("data", &request, drop).await);
+    assert_eq!(one_more.code, ErrorCode::QuotaBackups, "{one_more:?}");
+    assert_eq!(client.volume_backups("data").await.unwrap().len(), 2, "and what failed");
+    client.delete_backup("data", &first.id).await.unwrap();
+    client.back_up_volume("data", &request, drop).await.unwrap();
+    let more = EditUser { max_backups: Some(2), ..EditUser::default() };
+    assert_eq!(node.admin().edit_user("bob", &more).await.unwrap().max_backups, 2);
+    client.back_up_volume("data", &request, drop).await.unwrap();
 }

@@ -58,6 +58,8 @@ pub enum Kind {
     VolumeSizeInvalid,
     /// The volumes of the user would be larger than allowed.
     QuotaVolumes,
+    /// The user has as many backups as allowed.
+    QuotaBackups,
     /// The owner has no backup of that id.
     BackupNotFound,
     /// No place for backups is configured, or none of that name.

@@ -49,6 +49,7 @@ pub(crate) async fn create(
             .unwrap_or(default.memory_mib_per_sandbox),
         snapshots: request.max_snapshots.unwrap_or(default.snapshots),
         volume_mib: request.max_volume_mb.unwrap_or(default.volume_mib),
+        backups: request.max_backups.unwrap_or(default.backups),
     };
     let IdlePolicy { warm, cold } = idle::policy(request.idle_warm_sec, request.idle_cold_sec);
     let more = UserEdit {
@@ -76,6 +77,7 @@ pub(crate) async fn edit(
         memory_mib_per_sandbox: request.max_memory_mb_per_sandbox,
         snapshots: request.max_snapshots,
         volume_mib: request.max_volume_mb,
+        backups: request.max_backups,
         idle_warm: request.idle_warm_sec.map(idle::limit),
         idle_cold: request.idle_cold_sec.map(idle::limit),
         ..traffic::user_edit(request.egress, request.default_egress, request.network_limits)?

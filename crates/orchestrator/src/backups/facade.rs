@@ -111,7 +111,8 @@ impl Orchestrator {
     /// leaves.
     ///
     /// # Errors
-    /// [`Kind::VolumeNotFound`], [`Kind::BackupUnconfigured`], [`Kind::BackupStorageFailed`].
+    /// [`Kind::VolumeNotFound`], [`Kind::BackupUnconfigured`], [`Kind::BackupStorageFailed`],
+    /// [`Kind::QuotaBackups`].
     pub async fn back_up_volume(
         &self,
         owner: &User,
@@ -292,7 +293,9 @@ pub(super) async fn begin(
         state: BackupState::Making,
         created_at,
     };
-    node.store.keep_backup(&backup).await?;
+    let owner = node.store.user_by_id(&backup.owner);
+    let limit = owner.map_or(0, |owner| owner.limits.backups);
+    node.store.new_backup(&backup, limit).await?;
     Ok(backup)
 }
 

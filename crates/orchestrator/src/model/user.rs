@@ -52,6 +52,8 @@ pub struct UserLimits {
     pub snapshots: u32,
     /// Largest sum of the sizes of its volumes, MiB.
     pub volume_mib: u64,
+    /// Most backups of its volumes at a time, those that failed not counted.
+    pub backups: u32,
 }
 
 impl Default for UserLimits {
@@ -62,6 +64,7 @@ impl Default for UserLimits {
             memory_mib_per_sandbox: 4096,
             snapshots: 20,
             volume_mib: 100 << 10,
+            backups: 200,
         }
     }
 }
@@ -79,6 +82,8 @@ pub struct UserEdit {
     pub snapshots: Option<u32>,
     /// As in [`UserLimits::volume_mib`].
     pub volume_mib: Option<u64>,
+    /// As in [`UserLimits::backups`].
+    pub backups: Option<u32>,
     /// A new limit; the inner `None` takes the node's again.
     pub idle_warm: Option<Option<IdleLimit>>,
     /// A new limit; the inner `None` takes the node's again.

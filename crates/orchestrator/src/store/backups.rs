@@ -5,8 +5,8 @@ use rusqlite::{Connection, Row, Transaction, params};
 
 use super::{corrupt, from_json, to_json};
 use crate::{
-    Error, Result,
-    backups::{Backup, Scheduled},
+    Error, Kind, Result,
+    backups::{Backup, BackupState, Scheduled},
 };
 
 /// All backups, oldest first.
@@ -19,6 +19,23 @@ pub(super) fn list(connection: &Connection) -> Result<Vec<Backup>> {
         all.push(read(row)?);
     }
     Ok(all)
+}
+
+/// Keeps a new backup, if its owner has less than `limit`.
+pub(super) fn begin(transaction: &Transaction<'_>, backup: &Backup, limit: u32) -> Result<()> {
+    // Of one that failed there is nothing but the word.
+    let counts = |there: &Backup| {
+        there.owner == backup.owner && !matches!(there.state, BackupState::Failed { .. })
+    };
+    let owned = list(transaction)?.into_iter().filter(counts).count();
+    if u32::try_from(owned).is_ok_and(|owned| owned < limit) {
+        return keep(transaction, backup);
+    }
+    let message = format!("the limit of {limit} backups is reached");
+    Err(Error::new(Kind::QuotaBackups, message).hint(
+        "delete one that is not needed: bhatti volume backup-delete --backup-id ID VOLUME; \
+         schedules remove old ones with --keep-last and others",
+    ))
 }
 
 /// Keeps a backup, new or not.

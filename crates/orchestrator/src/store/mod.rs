@@ -62,6 +62,7 @@ const ADMIN_LIMITS: UserLimits = UserLimits {
     memory_mib_per_sandbox: 1 << 30,
     snapshots: 200,
     volume_mib: 1 << 40,
+    backups: 1 << 20,
 };
 
 /// A handle to the store; clones share it, and it ends with the last of them.
@@ -221,6 +222,15 @@ impl Store {
     /// All backups of volumes, oldest first.
     pub(crate) async fn backups(&self) -> Result<Vec<Backup>> {
         self.writer.run(|c| backups::list(c)).await
+    }
+
+    /// Keeps a new backup.
+    ///
+    /// # Errors
+    /// [`Kind::QuotaBackups`] if its owner has `limit` already.
+    pub(crate) async fn new_backup(&self, backup: &Backup, limit: u32) -> Result<()> {
+        let backup = backup.clone();
+        self.writer.transaction(move |t| backups::begin(t, &backup, limit)).await
     }
 
     /// Keeps a backup as it is now, new or not.

@@ -179,6 +179,10 @@ pub(super) const MIGRATIONS: &[&str] = &[
         failure    TEXT
     ) STRICT;
 ",
+    "
+    ALTER TABLE users ADD COLUMN max_backups INTEGER NOT NULL DEFAULT 200;
+    UPDATE users SET max_backups = 1048576 WHERE admin = 1;
+",
 ];
 
 /// How long to wait for another process that reads the file, such as a backup.

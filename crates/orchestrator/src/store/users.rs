@@ -13,8 +13,8 @@ use crate::{
 pub(super) const KEY_PREFIX: &str = "bht_";
 
 const COLUMNS: &str =
-    "id, name, admin, max_sandboxes, max_cpus, max_memory_mib, max_snapshots, max_volume_mib, idle,
-     network_policy, created_at, key_sha256";
+    "id, name, admin, max_sandboxes, max_cpus, max_memory_mib, max_snapshots, max_volume_mib,
+     max_backups, idle, network_policy, created_at, key_sha256";
 
 /// A user and the digest of its key.
 pub(super) struct WithKey {
@@ -43,8 +43,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, user: User) -> Result<(User,
     let inserted = transaction
         .prepare_cached(
             "INSERT INTO users (id, name, admin, max_sandboxes, max_cpus, max_memory_mib,
-             created_at, key_sha256, max_snapshots, idle, network_policy, max_volume_mib)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+             created_at, key_sha256, max_snapshots, idle, network_policy, max_volume_mib, max_backups)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
              ON CONFLICT (name) DO NOTHING",
         )?
         .execute(params![
@@ -60,6 +60,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, user: User) -> Result<(User,
             to_json(&user.idle)?,
             to_json(&user.network)?,
             i64::try_from(user.limits.volume_mib).unwrap_or(i64::MAX),
+            user.limits.backups,
         ])?;
     if inserted == 0 {
         let message = format!("a user named {:?} exists", user.name.as_str());
@@ -189,6 +190,7 @@ pub(super) fn edit(
         edit.memory_mib_per_sandbox.unwrap_or(limits.memory_mib_per_sandbox);
     limits.snapshots = edit.snapshots.unwrap_or(limits.snapshots);
     limits.volume_mib = edit.volume_mib.unwrap_or(limits.volume_mib);
+    limits.backups = edit.backups.unwrap_or(limits.backups);
     user.idle.warm = edit.idle_warm.unwrap_or(user.idle.warm);
     user.idle.cold = edit.idle_cold.unwrap_or(user.idle.cold);
     let UserNetwork { ceiling, default, caps } = user.network;
@@ -199,7 +201,8 @@ pub(super) fn edit(
     };
     transaction.execute(
         "UPDATE users SET max_sandboxes = ?2, max_cpus = ?3, max_memory_mib = ?4,
-         max_snapshots = ?5, idle = ?6, network_policy = ?7, max_volume_mib = ?8 WHERE id = ?1",
+         max_snapshots = ?5, idle = ?6, network_policy = ?7, max_volume_mib = ?8,
+         max_backups = ?9 WHERE id = ?1",
         params![
             user.id.as_str(),
             user.limits.sandboxes,
@@ -209,6 +212,7 @@ pub(super) fn edit(
             to_json(&user.idle)?,
             to_json(&user.network)?,
             i64::try_from(user.limits.volume_mib).unwrap_or(i64::MAX),
+            user.limits.backups,
         ],
     )?;
     Ok(user)
@@ -242,6 +246,7 @@ fn read(row: &Row<'_>) -> Result<User> {
             memory_mib_per_sandbox: u64::try_from(memory).unwrap_or(0),
             snapshots: row.get("max_snapshots")?,
             volume_mib: u64::try_from(volumes).unwrap_or(0),
+            backups: row.get("max_backups")?,
         },
         idle: from_json(row, "idle")?,
         network: from_json(row, "network_policy")?,

@@ -29,6 +29,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode> {
         max_memory_mb_per_sandbox: limits.max_memory,
         max_snapshots: limits.max_snapshots,
         max_volume_mb: limits.max_volume,
+        max_backups: limits.max_backups,
         idle_warm_sec: limits.idle.warm,
         idle_cold_sec: limits.idle.cold,
         egress: limits.traffic.ceiling(),

@@ -10,7 +10,7 @@ use crate::{
 };
 
 const FLAGS: &str = "--max-sandboxes, --max-cpus, --max-memory, --max-snapshots, --max-volume, \
-                     --idle-warm, --idle-cold, --egress, --allow-host, --allow-cidr, --default-egress, \
+                     --max-backups, --idle-warm, --idle-cold, --egress, --allow-host, --allow-cidr, --default-egress, \
                      --default-allow-host, --default-allow-cidr, --bandwidth, --packets, \
                      --unlimited";
 
@@ -42,6 +42,7 @@ fn request(limits: &Limits) -> EditUser {
         max_memory_mb_per_sandbox: limits.max_memory,
         max_snapshots: limits.max_snapshots,
         max_volume_mb: limits.max_volume,
+        max_backups: limits.max_backups,
         idle_warm_sec: limits.idle.warm,
         idle_cold_sec: limits.idle.cold,
         egress: limits.traffic.ceiling(),
@@ -67,6 +68,7 @@ fn told(request: &EditUser, user: &User) -> String {
         ),
         ("Max snapshots", request.max_snapshots.map(|_| user.max_snapshots.to_string())),
         ("Max volume", request.max_volume_mb.map(|_| format!("{} MB", user.max_volume_mb))),
+        ("Max backups", request.max_backups.map(|_| user.max_backups.to_string())),
         ("Idle warm", request.idle_warm_sec.map(|_| sleep(user.idle_warm_sec))),
         ("Idle cold", request.idle_cold_sec.map(|_| sleep(user.idle_cold_sec))),
         ("Egress", request.egress.as_ref().map(|_| show::ceiling(user))),

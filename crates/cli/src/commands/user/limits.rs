@@ -21,6 +21,9 @@ pub(crate) struct Limits {
     /// Largest sum of the sizes of all volumes: 500M, 20G, 1T
     #[arg(long, value_name = "SIZE", value_parser = crate::commands::volume::size_mb)]
     pub(crate) max_volume: Option<u64>,
+    /// Most backups of volumes at a time
+    #[arg(long, value_name = "N")]
+    pub(crate) max_backups: Option<u32>,
     #[command(flatten)]
     pub(crate) idle: Idle,
     #[command(flatten)]

@@ -66,6 +66,7 @@ pub(crate) mod tests {
             max_memory_mb_per_sandbox: 4096,
             max_snapshots: 20,
             max_volume_mb: 102_400,
+            max_backups: 200,
             idle_warm_sec: None,
             idle_cold_sec: None,
             egress: None,

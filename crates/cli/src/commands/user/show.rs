@@ -34,6 +34,7 @@ fn describe(user: &User) -> String {
     field("Max memory", format!("{} MB", user.max_memory_mb_per_sandbox));
     field("Max snapshots", user.max_snapshots.to_string());
     field("Max volume", format!("{} MB", user.max_volume_mb));
+    field("Max backups", user.max_backups.to_string());
     field("Idle warm", idle::own(user.idle_warm_sec));
     field("Idle cold", idle::own(user.idle_cold_sec));
     field("Egress", ceiling(user));
