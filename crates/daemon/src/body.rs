@@ -17,9 +17,6 @@ use crate::failure::Failure;
 
 /// How long a JSON body may take to arrive.
 pub(crate) const JSON_TIME: Duration = Duration::from_secs(30);
-/// How much of a refused body is read to its end. Closing the connection on a client that still
-/// sends would reset it, and the client would never see the answer.
-const DISCARD_MAX: usize = 16 << 20;
 
 /// Reads a JSON body of at most `limit` bytes.
 pub(crate) async fn json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Failure> {
@@ -41,22 +38,6 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
     let parsed =
         parsed.map_err(|error| Failure::new(ErrorCode::InvalidRequest, error.body_text()))?;
     Ok(parsed.0)
-}
-
-/// Reads and drops what is left of a refused body, up to a limit.
-pub(crate) async fn discard(mut body: Body) {
-    let mut left = DISCARD_MAX;
-    let read = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => break,
-            }
-        }
-    };
-    // Taking too long ends it like being too long does.
-    let _ = tokio::time::timeout(JSON_TIME, read).await;
 }
 
 /// Whether the client wants events as they happen.
@@ -104,8 +85,6 @@ async fn collect_all(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
             frame.map_err(|_| Failure::new(ErrorCode::InvalidRequest, "the body ended early"))?;
         let Ok(data) = frame.into_data() else { continue };
         if collected.len() + data.len() > limit {
-            drop(collected);
-            discard(body).await;
             let message = format!("the body is larger than {limit} bytes");
             return Err(Failure::new(ErrorCode::BodyTooLarge, message));
         }

@@ -31,10 +31,12 @@ use tokio::{
 };
 use tower::Service as _;
 
+use self::lingering::Lingering;
 pub(crate) use self::per_client::{PerClient, network};
 use crate::{auth::Peer, tls::Tls};
 
 mod http2;
+mod lingering;
 mod per_client;
 
 /// Most connections of one listener; further ones wait in its backlog.
@@ -313,7 +315,9 @@ async fn serve_http1(
         upgrade_asked.store(request.headers().contains_key(UPGRADE), Ordering::Relaxed);
         from.put_on(&mut request);
         request.extensions_mut().insert(handover.clone());
-        router.clone().call(request.map(Body::new))
+        let (parts, body) = request.into_parts();
+        let body = Body::new(Lingering::new(body, &parts.headers));
+        router.clone().call(Request::from_parts(parts, body))
     });
     let ended = {
         let mut connection = pin!(

@@ -31,19 +31,13 @@ pub(crate) fn is_of_type(headers: &HeaderMap, wanted: &str) -> bool {
 }
 
 /// Takes the first line of a body, of at most `limit` bytes and without its end; all of the body if
-/// it has no line end. A body that is refused is still read for a while.
+/// it has no line end.
 pub(crate) async fn split(body: Body, limit: usize) -> Result<(Bytes, Rest), Failure> {
     let mut rest = Rest { ahead: Bytes::new(), body };
-    match timeout(JSON_TIME, first_line(&mut rest, limit)).await {
-        Ok(Ok(line)) => Ok((line, rest)),
-        Ok(Err(failure)) => {
-            rest.drain();
-            Err(failure)
-        }
-        Err(_) => {
-            Err(Failure::new(ErrorCode::Timeout, "the body's first line did not arrive in time"))
-        }
-    }
+    let line = timeout(JSON_TIME, first_line(&mut rest, limit)).await.map_err(|_| {
+        Failure::new(ErrorCode::Timeout, "the body's first line did not arrive in time")
+    })??;
+    Ok((line, rest))
 }
 
 async fn first_line(rest: &mut Rest, limit: usize) -> Result<Bytes, Failure> {
@@ -82,22 +76,6 @@ impl Rest {
             }
         }
         Ok(None)
-    }
-
-    /// Reads and drops what still comes, for a limited time and while others go on. Closing the
-    /// connection on a client that still sends would reset it, and the client might never see the
-    /// answer.
-    pub(crate) fn drain(mut self) {
-        tokio::spawn(async move {
-            let read = async {
-                while let Ok(Some(_)) = self.next().await {
-                    // However fast the client is, others and the clock get their turn.
-                    tokio::task::consume_budget().await;
-                }
-            };
-            // Taking too long ends it, too.
-            let _ = timeout(JSON_TIME, read).await;
-        });
     }
 }
 

@@ -65,15 +65,6 @@ pub(crate) enum Stdin {
     Streamed(Rest),
 }
 
-impl Stdin {
-    /// The command could not be started: lets the client finish sending.
-    pub(crate) fn refuse(self) {
-        if let Self::Streamed(rest) = self {
-            rest.drain();
-        }
-    }
-}
-
 /// A command that is being fed. Dropped before its end, it is killed.
 #[derive(Debug)]
 pub(crate) struct Running<C> {
@@ -216,5 +207,4 @@ async fn streamed(
             }
         }
     }
-    rest.drain();
 }

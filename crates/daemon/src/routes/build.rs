@@ -38,19 +38,9 @@ pub(crate) async fn build(
     }
     let most = app.json_body_max.max(dockerfile_max());
     let (line, mut rest) = lead::split(body, most).await?;
-    let taken = async {
-        let request = understand(body::parse(&line)?);
-        let mut build = app.orchestrator.build(&user, request).await?;
-        receive(&mut build, &mut rest).await?;
-        Ok(build)
-    };
-    let build = match taken.await {
-        Ok(build) => build,
-        Err(failure) => {
-            rest.drain();
-            return Err(failure);
-        }
-    };
+    let request = understand(body::parse(&line)?);
+    let mut build = app.orchestrator.build(&user, request).await?;
+    receive(&mut build, &mut rest).await?;
     let (sender, events) = mpsc::channel(EVENTS);
     // Dropped with the connection, which cancels it.
     let running = Running { operation: Box::pin(build.finish(sender)), events, id };

@@ -36,15 +36,7 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<Response, Failure> {
     let (wanted, rest) = read(&request_headers, body, app.json_body_max).await?;
-    let (request, mut contents) = match understand(wanted) {
-        Ok(understood) => understood,
-        Err(failure) => {
-            if let Some(rest) = rest {
-                rest.drain();
-            }
-            return Err(failure);
-        }
-    };
+    let (request, mut contents) = understand(wanted)?;
     if let Some(rest) = rest {
         let (sender, archive) = Archive::channel();
         contents.archive = Some(archive);
@@ -74,13 +66,7 @@ async fn read(
         return Ok((body::json(body, json_body_max).await?, None));
     }
     let (line, rest) = lead::split(body, json_body_max).await?;
-    match body::parse(&line) {
-        Ok(wanted) => Ok((wanted, Some(rest))),
-        Err(failure) => {
-            rest.drain();
-            Err(failure)
-        }
-    }
+    Ok((body::parse(&line)?, Some(rest)))
 }
 
 /// Sends an archive on as it comes. If the client leaves in the middle the sender is dropped, and
@@ -90,7 +76,7 @@ async fn send_on(mut rest: Rest, sender: ArchiveSender) {
         match rest.next().await {
             Ok(Some(data)) => {
                 if sender.send(data).await.is_err() {
-                    return rest.drain();
+                    return;
                 }
             }
             Ok(None) => {

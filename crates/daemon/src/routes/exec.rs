@@ -37,23 +37,11 @@ pub(crate) async fn exec(
     body: Body,
 ) -> Result<Response, Failure> {
     let (request, stdin) = read(&request_headers, body, app.json_body_max).await?;
-    let asked = match understand(request, &stdin) {
-        Ok(asked) => asked,
-        Err(failure) => {
-            stdin.refuse();
-            return Err(failure);
-        }
-    };
+    let asked = understand(request, &stdin)?;
     if asked.detach.is_some() {
         return detached(&sandbox, asked, stdin).await;
     }
-    let execution = match sandbox.exec(asked).await {
-        Ok(execution) => execution,
-        Err(error) => {
-            stdin.refuse();
-            return Err(error.into());
-        }
-    };
+    let execution = sandbox.exec(asked).await?;
     let started = execution.started();
     let started = StreamEvent::Started { pid: started.pid, job_id: started.job.clone() };
     let running = Running::new(execution, stdin);
@@ -71,13 +59,7 @@ async fn read(
 ) -> Result<(ExecRequest, Stdin), Failure> {
     if lead::is_of_type(request_headers, headers::NDJSON) {
         let (line, rest) = lead::split(body, json_body_max).await?;
-        return match body::parse(&line) {
-            Ok(request) => Ok((request, Stdin::Streamed(rest))),
-            Err(failure) => {
-                rest.drain();
-                Err(failure)
-            }
-        };
+        return Ok((body::parse(&line)?, Stdin::Streamed(rest)));
     }
     let request: ExecRequest = body::json(body, json_body_max + STDIN_BODY).await?;
     let invalid = |message| Failure::new(ErrorCode::InvalidRequest, message);
@@ -178,7 +160,6 @@ async fn detached(
     if let Stdin::Streamed(mut rest) = stdin {
         let first = tokio::time::timeout(body::JSON_TIME, rest.next()).await;
         if !matches!(first, Ok(Ok(None))) {
-            rest.drain();
             return Err(no_input());
         }
     }

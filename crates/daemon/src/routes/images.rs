@@ -198,30 +198,19 @@ pub(crate) async fn import(
     State(app): State<App>,
     Caller(user): Caller,
     uri: Uri,
-    mut body: Body,
+    body: Body,
 ) -> Result<(StatusCode, Json<Image>), Failure> {
-    let taken = async {
-        let mut query: HashMap<String, String> = body::query(&uri)?;
-        let name = query.remove("name").ok_or_else(|| {
-            Failure::new(api::ErrorCode::InvalidRequest, "the query has no name for the image")
-        })?;
-        let mut upload = app.orchestrator.import_image(&user, &name, query.remove("ref")).await?;
-        receive(&mut upload, &mut body).await?;
-        Ok(upload)
-    };
-    match taken.await {
-        Ok(upload) => {
-            let image = upload.finish().await?;
-            Ok((StatusCode::CREATED, Json(show::image(image, &app))))
-        }
-        Err(failure) => {
-            body::discard(body).await;
-            Err(failure)
-        }
-    }
+    let mut query: HashMap<String, String> = body::query(&uri)?;
+    let name = query.remove("name").ok_or_else(|| {
+        Failure::new(api::ErrorCode::InvalidRequest, "the query has no name for the image")
+    })?;
+    let mut upload = app.orchestrator.import_image(&user, &name, query.remove("ref")).await?;
+    receive(&mut upload, body).await?;
+    let image = upload.finish().await?;
+    Ok((StatusCode::CREATED, Json(show::image(image, &app))))
 }
 
-async fn receive(upload: &mut Upload, body: &mut Body) -> Result<(), Failure> {
+async fn receive(upload: &mut Upload, mut body: Body) -> Result<(), Failure> {
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|_| Failure::new(api::ErrorCode::InvalidRequest, "the upload ended early"))?;

@@ -38,15 +38,31 @@ async fn over_the_unix_socket_the_kernel_says_who_asks_and_over_tcp_a_key_does()
     let answer = raw(TcpStream::connect(address).await.unwrap(), ask).await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
 
-    // A client that is refused in the middle of sending still sees why.
+    // A client that is refused in the middle of sending still sees why, wherever that was.
     let size = JSON_BODY_MAX + (4 << 20);
-    let large = format!(
-        "POST /sandboxes HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {size}\r\n\
-         \r\n{}",
-        " ".repeat(size)
-    );
-    let answer = raw(UnixStream::connect(&path).await.unwrap(), &large).await;
-    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    let large = |begin: &str| {
+        format!(
+            "POST {begin} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {size}\r\n\
+             \r\n{}",
+            " ".repeat(size)
+        )
+    };
+    for (route, status) in [
+        ("/sandboxes", "413"),
+        ("/images/build", "400"),
+        ("/no/such/route", "404"),
+        ("/sandboxes/none/exec", "404"),
+    ] {
+        let answer = raw(UnixStream::connect(&path).await.unwrap(), &large(route)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{route}: {answer}");
+    }
+    let answer = raw(TcpStream::connect(address).await.unwrap(), &large("/sandboxes")).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    // One that waits for leave to send needs none.
+    let waiting = "POST /no/such/route HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                   content-length: 9\r\nexpect: 100-continue\r\n\r\n";
+    let answer = raw(UnixStream::connect(&path).await.unwrap(), waiting).await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
 
     // An idle connection does not hold up the end.
     let _idle = TcpStream::connect(address).await.unwrap();

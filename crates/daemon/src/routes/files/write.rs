@@ -23,52 +23,38 @@ const SMALL: u64 = 64 << 10;
 pub(crate) async fn write(
     OwnedSandbox(sandbox): OwnedSandbox,
     uri: Uri,
-    mut body: Body,
+    body: Body,
 ) -> Result<Json<FileWritten>, Failure> {
-    let written = async {
-        let query: FilesQuery = body::query(&uri)?;
-        let write = guest::FileWrite {
-            path: queried_path(query.path)?,
-            mode: query.mode.as_deref().map(parse_mode).transpose()?,
-            owner: query.owner,
-            append: query.append,
-        };
-        fill(sandbox.file_write(write).await?, &mut body).await
+    let query: FilesQuery = body::query(&uri)?;
+    let write = guest::FileWrite {
+        path: queried_path(query.path)?,
+        mode: query.mode.as_deref().map(parse_mode).transpose()?,
+        owner: query.owner,
+        append: query.append,
     };
-    let written = written.await;
-    told(written, body).await
+    Ok(told(fill(sandbox.file_write(write).await?, body).await?))
 }
 
 /// `PUT /sandboxes/:id/archive`
 pub(crate) async fn unpack(
     OwnedSandbox(sandbox): OwnedSandbox,
     uri: Uri,
-    mut body: Body,
+    body: Body,
 ) -> Result<Json<FileWritten>, Failure> {
-    let unpacked = async {
-        let query: FilesQuery = body::query(&uri)?;
-        fill(sandbox.unpack(queried_path(query.path)?).await?, &mut body).await
-    };
-    let unpacked = unpacked.await;
-    told(unpacked, body).await
+    let query: FilesQuery = body::query(&uri)?;
+    Ok(told(fill(sandbox.unpack(queried_path(query.path)?).await?, body).await?))
 }
 
-async fn told(written: Result<u64, Failure>, body: Body) -> Result<Json<FileWritten>, Failure> {
-    match written {
-        Ok(size) => Ok(Json(FileWritten { status: "ok".to_owned(), size })),
-        Err(failure) => {
-            body::discard(body).await;
-            Err(failure)
-        }
-    }
+fn told(size: u64) -> Json<FileWritten> {
+    Json(FileWritten { status: "ok".to_owned(), size })
 }
 
 /// Sends a body on and says how long it was.
-async fn fill(mut writing: FileWriting, body: &mut Body) -> Result<u64, Failure> {
+async fn fill(mut writing: FileWriting, mut body: Body) -> Result<u64, Failure> {
     let small = body.size_hint().exact().is_some_and(|length| length <= SMALL);
     let mut size = 0;
     loop {
-        let frame = if small { body.frame().await } else { next(&mut writing, body).await? };
+        let frame = if small { body.frame().await } else { next(&mut writing, &mut body).await? };
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| invalid("the upload ended early"))?;
         if let Ok(data) = frame.into_data() {
