@@ -331,6 +331,7 @@ async fn whenever_the_daemon_dies_a_backup_is_whole_or_failed_and_the_volume_is_
 async fn a_user_has_so_many_backups_and_no_more() {
     let (node, kept, _place) = node("", false);
     node.expect_warning("a backup failed");
+    node.expect_warning("request failed: the directory for backups");
     let bob = CreateUser { name: "bob".into(), max_backups: Some(1), ..CreateUser::default() };
     let bob = node.user(bob).await;
     let mut client = node.client(&bob);

@@ -130,7 +130,8 @@ pub(super) fn kept_badly(error: DestinationError) -> Error {
         }
         _ => Kind::BackupStorageFailed,
     };
-    Error::new(kind, base::chain(&error)).caused_by(error)
+    // All that there is to say is in the message.
+    Error::new(kind, base::chain(&error))
 }
 
 pub(super) fn read_badly(error: FormatError) -> Error {
@@ -140,11 +141,10 @@ pub(super) fn read_badly(error: FormatError) -> Error {
             .hint("give the file with the secret key: --identity key.txt"),
         FormatError::WrongIdentity => Error::new(Kind::BackupLocked, message),
         FormatError::Io(error) if error.kind() == std::io::ErrorKind::Other => {
-            Error::new(Kind::BackupStorageFailed, message).caused_by(error)
+            Error::new(Kind::BackupStorageFailed, message)
         }
         FormatError::Io(error) => error.into(),
-        error => Error::new(Kind::BackupCorrupt, message)
-            .hint("restore another one; nothing was changed by this one")
-            .caused_by(error),
+        _ => Error::new(Kind::BackupCorrupt, message)
+            .hint("restore another one; nothing was changed by this one"),
     }
 }
