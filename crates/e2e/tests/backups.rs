@@ -85,7 +85,7 @@ async fn a_volume_that_is_written_to_is_backed_up_whole_and_comes_back() {
                 sha256sum < t > s; mv t f$i; mv s s$i; sync f$i s$i; done";
     let job = writer.detach(&e2e::sh(busy)).await;
     until("something is written", async || {
-        (writer.sh("ls /d | wc -l").await.trim().parse::<u32>().unwrap() > 20).then_some(())
+        (writer.sh("ls /d | wc -l").await.trim().parse::<u32>().unwrap() > 24).then_some(())
     })
     .await;
     writer.sh("echo before > /d/before; sync").await;
@@ -102,7 +102,7 @@ async fn a_volume_that_is_written_to_is_backed_up_whole_and_comes_back() {
     // To be read only, its file system has to be whole without being mended.
     let mut reader = guest(&node, "reader", "again", true).await;
     assert_eq!(reader.sh("cat /d/before; ls /d/after 2>&1 | grep -c such").await, "before\n1");
-    let whole = "cd /d && n=0; for s in s*; do f=f${s#s}; test \"$(sha256sum < $f)\" = \
+    let whole = "cd /d && n=0; for s in s[0-9]*; do f=f${s#s}; test \"$(sha256sum < $f)\" = \
                  \"$(cat $s)\" || exit 1; n=$((n+1)); done; test $n -ge 10 && echo whole";
     assert_eq!(reader.sh(whole).await, "whole");
 
