@@ -343,6 +343,7 @@ async fn a_user_has_so_many_backups_and_no_more() {
     let request = BackUpVolume::default();
     let failed = refused(client.back_up_volume("data", &request, drop).await);
     assert_eq!(failed.code, ErrorCode::BackupStorageFailed, "{failed:?}");
+    assert!(!failed.error.contains(kept.to_str().unwrap()), "{failed:?}");
     fs_err::rename(&away, &kept).unwrap();
 
     let first = client.back_up_volume("data", &request, drop).await.unwrap();

@@ -123,15 +123,21 @@ pub(super) fn bad_key(error: &KeyError) -> Error {
 }
 
 pub(super) fn kept_badly(error: DestinationError) -> Error {
-    let kind = match &error {
-        DestinationError::Missing(_) => Kind::BackupCorrupt,
-        DestinationError::Folder(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-            Kind::HostDiskFull
+    match error {
+        DestinationError::Folder(cause) => {
+            let kind = match cause.kind() {
+                std::io::ErrorKind::StorageFull => Kind::HostDiskFull,
+                _ => Kind::BackupStorageFailed,
+            };
+            // Where it is on the host is for the log, and not for everybody who has a volume.
+            let message = format!("the directory for backups cannot be used: {}", cause.kind());
+            Error::new(kind, message).caused_by(cause)
         }
-        _ => Kind::BackupStorageFailed,
-    };
-    // All that there is to say is in the message.
-    Error::new(kind, base::chain(&error))
+        missing @ DestinationError::Missing(_) => {
+            Error::new(Kind::BackupCorrupt, base::chain(&missing))
+        }
+        other => Error::new(Kind::BackupStorageFailed, base::chain(&other)),
+    }
 }
 
 pub(super) fn read_badly(error: FormatError) -> Error {
