@@ -140,7 +140,7 @@ pub(super) struct Facts {
 /// Looks at everything. Boots a VM only if `probe`, reads whole files only if `verify`.
 pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
     let data = std::path::absolute(app.global().data_dir()).context("find the data directory")?;
-    let socket = socket(app, &data);
+    let socket = socket(app.target().ok(), &data);
     let (networks, network_mode, certificates) = networks(app, socket.clone());
     let qemu = Qemu::find(Accelerator::Tcg);
     let rootless = Rootless {
@@ -197,9 +197,9 @@ pub(super) fn collect(app: &App, probe: bool, verify: bool) -> Result<Facts> {
 }
 
 /// Where the daemon of this machine listens: where commands go, unless they go elsewhere.
-fn socket(app: &App, data: &std::path::Path) -> PathBuf {
-    match app.target() {
-        Ok(Target { endpoint: Endpoint::Unix(socket), .. }) => socket,
+fn socket(commands: Option<Target>, data: &std::path::Path) -> PathBuf {
+    match commands {
+        Some(Target { endpoint: Endpoint::Unix(socket), .. }) => socket,
         _ => data.join("api.sock"),
     }
 }
@@ -290,5 +290,24 @@ fn daemon(app: &App, socket: PathBuf) -> Daemon {
                 hint: known.and_then(ClientError::hint),
             }),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_daemon_is_asked_where_commands_go_unless_that_is_elsewhere() {
+        let to = |url: &str| Some(Target { endpoint: url.parse().unwrap(), token: None });
+        for (commands, expected) in [
+            (to("unix:///run/b.sock"), "/run/b.sock"),
+            (to("http://127.0.0.1:1"), "/d/api.sock"),
+            (None, "/d/api.sock"),
+        ] {
+            assert_eq!(socket(commands, Path::new("/d")), Path::new(expected));
+        }
     }
 }

@@ -10,9 +10,9 @@ use crate::{
 };
 
 const FLAGS: &str = "--max-sandboxes, --max-cpus, --max-memory, --max-snapshots, --max-volume, \
-                     --max-backups, --idle-warm, --idle-cold, --egress, --allow-host, --allow-cidr, --default-egress, \
-                     --default-allow-host, --default-allow-cidr, --bandwidth, --packets, \
-                     --unlimited";
+                     --max-backups, --idle-warm, --idle-cold, --egress, --allow-host, --allow-cidr, \
+                     --default-egress, --default-allow-host, --default-allow-cidr, --bandwidth, \
+                     --packets, --unlimited";
 
 /// Change what a user may have, what the user's sandboxes may reach, and when they sleep
 ///
